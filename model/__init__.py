@@ -1,0 +1,1 @@
+"""From batches on a device to a trained network: recipe, network, optim, train, evaluate, checkpoint."""
