@@ -1,0 +1,41 @@
+"""Miniature ImageNets for every test, each drawn once a session. Read them; write elsewhere."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline import drawn
+
+SMALL = {"classes": 3, "train": 8, "val": 3, "test": 5}  # 24 + 7 odd files, 9 and 5 images
+
+
+@pytest.fixture(scope="session")
+def archives(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The official archives."""
+    root = tmp_path_factory.mktemp("archives")
+    drawn.write_archives(root, **SMALL)
+    return root
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Class folders in train/ and val/."""
+    root = tmp_path_factory.mktemp("folders")
+    drawn.write_folders(root, **SMALL)
+    return root
+
+
+@pytest.fixture(scope="session")
+def flat(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Class folders in train/, a flat val/ and the development kit."""
+    root = tmp_path_factory.mktemp("flat")
+    drawn.write_folders(root, flat_val=True, **SMALL)
+    return root
+
+
+@pytest.fixture(scope="session")
+def kaggle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Kaggle's tree."""
+    root = tmp_path_factory.mktemp("kaggle")
+    drawn.write_kaggle(root, **SMALL)
+    return root
