@@ -1,0 +1,198 @@
+"""AlexNet as a recipe describes it: the same text on one device, on two, and on a CPU.
+
+Fourth stop of a batch: images come from the loader, logits go to the loss in train.py. With one device both
+towers are groups of the same convolutions; with two each device computes its own tower, and maps are copied
+only where the paper's arrows cross. Parameters, states and dropout masks do not depend on the placement.
+
+Where a pooling window holds its maximum twice, torch sends the gradient to the first, 2012 to both. Ties are
+zeros of a ReLU, whose gradient is zero either way, unless bfloat16 rounds values together: left to torch.
+"""
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.lrn import across_maps, across_places
+from model.placement import Pieces, bordered, exchange, placed
+from model.recipe import Full, Recipe, RunError, Shape
+
+State = dict[str, Tensor]
+Masks = list[Pieces]  # of each dropout, in order, a piece a device: (N, units), boolean
+META = torch.device("meta")  # modules are made there, without torch's own initial weights
+GOLDEN, MIX = -0x61C8864680B583EB, (-0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15)  # splitmix64's, as signed int64
+
+
+class Tower(nn.Module):
+    """What one device holds of each layer: one tower, or all of them as `groups` of the same convolutions."""
+
+    def __init__(self, recipe: Recipe, shapes: Sequence[Shape], device: torch.device, share: int) -> None:
+        super().__init__()
+        self.recipe, self.groups = recipe, recipe.towers // share
+        self.layers = nn.ModuleDict({s.layer.name: self._linear(s, device, share) for s in shapes})
+
+    def _linear(self, shape: Shape, device: torch.device, share: int) -> nn.Module:
+        out, read, *_ = shape.weight
+        layer = shape.layer
+        if isinstance(layer, Full):
+            return nn.Linear(read, out // share, device=META).to_empty(device=device)
+        groups = 1 if layer.crossing else self.groups
+        geometry = (layer.kernel, layer.stride, layer.pad)
+        return nn.Conv2d(read * groups, out // share, *geometry, groups=groups, device=META).to_empty(
+            device=device
+        )
+
+    def linear(self, shape: Shape, x: Tensor) -> Tensor:
+        """The layer itself: (N, maps read, height, width) or (N, units read) to its linear output."""
+        if isinstance(shape.layer, Full):
+            x = x.flatten(1)
+        elif shape.overhang:
+            x = F.pad(x, (0, shape.overhang, 0, shape.overhang))
+        result: Tensor = self.layers[shape.layer.name](x)
+        return result
+
+    def after(self, step: str, x: Tensor) -> Tensor:
+        """One step that stays inside the tower, in place where backward passes do not need its input."""
+        match step:
+            case "relu":
+                return x.relu_()
+            case "pool":
+                return F.max_pool2d(x, self.recipe.pool_size, self.recipe.pool_stride, ceil_mode=True)
+            case "lrn":
+                groups = 1 if self.recipe.lrn_across_towers else self.groups
+                return across_maps(x, self.recipe.lrn, groups)
+            case "spatial":
+                return across_places(x, self.recipe.spatial)
+        raise ValueError(step)
+
+
+class AlexNet(nn.Module):
+    """`seed` draws the initial weights and, with the step and the row, every dropout mask."""
+
+    def __init__(self, recipe: Recipe, devices: Sequence[torch.device | str], seed: int) -> None:
+        super().__init__()
+        self.recipe, self.seed = recipe, seed
+        self.devices = placed(recipe, devices)
+        self.shapes = recipe.shapes()
+        share = len(self.devices)
+        self.towers = nn.ModuleList(Tower(recipe, self.shapes[:-1], device, share) for device in self.devices)
+        self.head = Tower(recipe, self.shapes[-1:], self.devices[0], 1)  # the classes, on the first device
+        self.load(self._initial())
+
+    def _holders(self, shape: Shape) -> list[Tower]:
+        return [self.head] if shape is self.shapes[-1] else list(self.towers)  # type: ignore[arg-type]
+
+    def _initial(self) -> State:
+        """Normal weights, constant biases; drawn in canonical form, so that every placement starts alike."""
+        draw = torch.Generator().manual_seed(self.seed)
+        state: State = {}
+        for shape in self.shapes:
+            name = shape.layer.name
+            state[f"{name}.weight"] = torch.randn(shape.weight, generator=draw).mul_(shape.std)
+            state[f"{name}.bias"] = torch.full(shape.weight[:1], float(shape.layer.bias))
+        return state
+
+    def forward(self, images: Tensor, masks: Masks | None = None) -> Tensor:
+        """(N, 3, crop, crop) -> (N, classes), on the first device; trains with masks, evaluates without.
+
+        Images are 0..255 minus the mean image. Dropout multiplies by the mask in training and by `keep` in
+        evaluation, as 2012 did: rescaling by 1 / keep in training would double what fc7 and fc8 read.
+        """
+        for _, pieces in self.walk(images, masks):  # noqa: B007
+            pass
+        return pieces[0]
+
+    def walk(self, images: Tensor, masks: Masks | None = None) -> Iterator[tuple[Shape, Pieces]]:
+        """Each layer's linear output, a piece a device, as it is computed; the next step overwrites it."""
+        pieces, drops = [images], iter(masks or ())
+        for shape in self.shapes:
+            holders = self._holders(shape)
+            if shape.layer.crossing:
+                pieces = exchange(pieces, self.devices[: len(holders)])
+            pieces = [tower.linear(shape, x) for tower, x in zip(holders, pieces, strict=True)]
+            yield shape, pieces
+            for step in shape.layer.then:
+                if step == "dropout":
+                    pieces = [x * mask for x, mask in zip(pieces, next(drops), strict=True)] if masks \
+                        else [x * self.recipe.keep for x in pieces]  # fmt: skip
+                elif step == "lrn" and self.recipe.lrn_across_towers and len(pieces) > 1:
+                    pieces = self._lrn_across(holders, pieces)
+                else:
+                    pieces = [tower.after(step, x) for tower, x in zip(holders, pieces, strict=True)]
+
+    def _lrn_across(self, holders: list[Tower], pieces: Pieces) -> Pieces:
+        """LRN whose windows cross the towers' border, as the paper prints it: each tower borrows two maps."""
+        wide = bordered(pieces, self.recipe.lrn.size // 2)
+        return [tower.after("lrn", x).narrow(1, before, piece.shape[1])
+                for tower, piece, (x, before) in zip(holders, pieces, wide, strict=True)]  # fmt: skip
+
+    def masks(self, step: int, start: int, count: int) -> Masks:
+        """Which units dropout keeps for rows start to start + count of the global batch of `step`.
+
+        A pure function of seed, step, row and unit in integers, so that replicas, placements and kinds of
+        device agree: bits of a counter, mixed as splitmix64 does. keep is rounded to a multiple of 2 ** -16.
+        """
+        return [
+            self._mask(index, shape, step, start, count)
+            for index, shape in enumerate(self.shapes)
+            if "dropout" in shape.layer.then
+        ]
+
+    def _mask(self, index: int, shape: Shape, step: int, start: int, count: int) -> Pieces:
+        key = hashlib.blake2b(f"{self.seed} {step} {index}".encode(), digest_size=8).digest()
+        units, share = shape.weight[0], shape.weight[0] // len(self.devices)
+        words = math.ceil(units / 4)  # of 64 bits, 16 a unit
+        most = max(1, round(self.recipe.keep * 2**16)) - 2**15 - 1  # of a signed 16-bit number that is kept
+        pieces = []
+        for tower, device in enumerate(self.devices):
+            x = torch.arange(start * words, (start + count) * words, device=device)
+            x.mul_(GOLDEN).add_(int.from_bytes(key, "little", signed=True))
+            for shift, factor in ((30, MIX[0]), (27, MIX[1]), (31, 1)):
+                x.bitwise_xor_((x >> shift).bitwise_and_(2 ** (64 - shift) - 1)).mul_(factor)
+            lanes = x.view(torch.int16).view(count, 4 * words)
+            pieces.append(lanes[:, tower * share : (tower + 1) * share] <= most)
+        return pieces
+
+    def pieces(self) -> Iterator[tuple[str, str, list[nn.Parameter]]]:
+        """(layer name, "weight" or "bias", its parameters in the order of the devices), layer by layer."""
+        for shape in self.shapes:
+            name = shape.layer.name
+            for kind in ("weight", "bias"):
+                yield name, kind, [getattr(tower.layers[name], kind) for tower in self._holders(shape)]
+
+    def state(self) -> State:
+        """The parameters on the CPU in canonical form: "conv1.weight" holds both towers' filters."""
+        return {f"{name}.{kind}": canonical(pieces) for name, kind, pieces in self.pieces()}
+
+    def load(self, state: State) -> None:
+        """Takes a `state` of any placement; RunError names the first tensor that does not fit."""
+        fit(state, {f"{shape.layer.name}.{kind}": size for shape in self.shapes
+                    for kind, size in (("weight", shape.weight), ("bias", shape.weight[:1]))})  # fmt: skip
+        for name, kind, pieces in self.pieces():
+            scatter(state[f"{name}.{kind}"], pieces)
+
+
+def canonical(pieces: Sequence[Tensor]) -> Tensor:
+    """A copy on the CPU of what the devices hold in pieces."""
+    return torch.cat([piece.detach().cpu() for piece in pieces])
+
+
+@torch.no_grad()
+def scatter(whole: Tensor, pieces: Sequence[Tensor]) -> None:
+    """The inverse of `canonical`, into the pieces' memory."""
+    for piece, part in zip(pieces, torch.split(whole, [len(piece) for piece in pieces]), strict=True):
+        piece.copy_(part)
+
+
+def fit(state: State, sizes: Mapping[str, tuple[int, ...]]) -> None:
+    """RunError unless the state has exactly these tensors of these sizes."""
+    for name, size in sizes.items():
+        if name not in state:
+            raise RunError(f"the saved state has no {name}, which the recipe's network has")
+        if tuple(state[name].shape) != size:
+            raise RunError(f"the saved {name} is {tuple(state[name].shape)}, the recipe's is {size}")
+    if extra := sorted(state.keys() - sizes.keys()):
+        raise RunError(f"the saved state has {extra[0]}, which the recipe's network has not")
