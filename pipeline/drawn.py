@@ -20,7 +20,7 @@ import numpy.typing as npt
 import scipy.io
 from PIL import Image
 
-Field = npt.NDArray[np.float32]  # (H, W)
+Field = npt.NDArray[Any]  # (H, W) float32; NumPy types its arithmetic with numbers as float64
 File = tuple[str, int, bytes]  # its name, its label, its bytes
 
 DAMAGED = 3  # a truncated JPEG, a web page, an empty file: prep must reject them
@@ -29,14 +29,15 @@ DISGUISED = 4  # a CMYK, a grey and a turned (EXIF) JPEG and a PNG, all named .J
 
 def saw(t: Field) -> Field:
     """The distance to the nearest integer, 0 to 0.5."""
-    return np.abs(t - np.rint(t))
+    distance: Field = np.abs(t - np.rint(t))
+    return distance
 
 
 def polygon(x: Field, y: Field, sides: int) -> Field:
     """The distance to the nearest edge of a regular polygon of inradius 1, positive inside."""
     turns = [2 * math.pi * k / sides + math.pi / 2 for k in range(sides)]
-    edges = [math.cos(t) * x + math.sin(t) * y for t in turns]
-    return 1 - np.maximum.reduce(edges)
+    across: Field = np.maximum.reduce([math.cos(t) * x + math.sin(t) * y for t in turns])
+    return 1 - across
 
 
 def stripes(x: Field, y: Field) -> Field:
@@ -70,7 +71,7 @@ def rays(x: Field, y: Field) -> Field:
 
 
 def dots(x: Field, y: Field) -> Field:
-    return 0.3 - np.hypot(x - np.rint(x), y - np.rint(y))
+    return 0.3 - np.hypot(saw(x), saw(y))
 
 
 def triangles(x: Field, y: Field) -> Field:
@@ -115,10 +116,8 @@ def draw(label: int, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
     down = (y.astype(np.float32) - height * rng.uniform(0.35, 0.65)) / short
 
     period, angle = rng.uniform(finest, coarsest), rng.uniform(-0.6, 0.6)
-    u, v = (
-        math.cos(angle) * across + math.sin(angle) * down,
-        math.cos(angle) * down - math.sin(angle) * across,
-    )
+    cos, sin = math.cos(angle), math.sin(angle)
+    u, v = cos * across + sin * down, cos * down - sin * across
     focus = short * rng.uniform(0.15, 1)  # 1: sharp to the pixel
     mask = np.clip(0.5 + pattern(u / period, v / period) * period * focus, 0, 1)
 
@@ -166,7 +165,7 @@ def jpeg(pixels: npt.NDArray[np.uint8], mode: str = "RGB", **options: Any) -> by
 
 @dataclass(frozen=True)
 class Miniature:
-    classes: int = 10
+    classes: int = 10  # 2 to 40
     train: int = 100  # of each class
     val: int = 20  # of each class
     test: int = 0  # in all
@@ -181,9 +180,8 @@ class Miniature:
         for label in range(self.classes):
             files = [jpeg(self.image(0, label, number)) for number in range(self.train)]
             if self.damaged:
-                files += [
-                    self.odd_file(kind, label) for kind in range(label, DAMAGED + DISGUISED, self.classes)
-                ]
+                kinds = range(label, DAMAGED + DISGUISED, self.classes)
+                files += [self.odd_file(kind, label) for kind in kinds]
             for number, data in enumerate(files):
                 yield f"{WNIDS[label]}_{number}.JPEG", label, data
 
@@ -226,13 +224,13 @@ class Miniature:
         """The classes by id and above them, as in the real one, the synsets that are no classes. (N, 1)"""
         names = ["ILSVRC2012_ID", "WNID", "words", "gloss"]
         names += ["num_children", "children", "wordnet_height", "num_train_images"]
-        leaves = [
+        leaves: list[tuple[Any, ...]] = [
             (self.devkit_id(i), WNIDS[i], WORDS[i], f"a drawing of {WORDS[i]}", 0, [], 0, self.train)
             for i in range(self.classes)
         ]
         first = self.classes + 1
         ids = range(1, first)
-        above = [
+        above: list[tuple[Any, ...]] = [
             (first, "n00001740", "pattern", "what is drawn", 2, [first + 1, first + 2], 2, 0),
             (first + 1, "n03300000", "odd pattern", "one of odd id", len(ids[::2]), ids[::2], 1, 0),
             (first + 2, "n00500000", "even pattern", "one of even id", len(ids[1::2]), ids[1::2], 1, 0),
@@ -246,13 +244,8 @@ class Miniature:
         meta = io.BytesIO()
         scipy.io.savemat(meta, {"synsets": self.synsets()})
         truth = "".join(f"{self.devkit_id(label)}\n" for label in self.val_labels())
-        data = "ILSVRC2012_devkit_t12/data/"
-        return tar(
-            [
-                (data + "meta.mat", meta.getvalue()),
-                (data + "ILSVRC2012_validation_ground_truth.txt", truth.encode()),
-            ]
-        )
+        files = {"meta.mat": meta.getvalue(), "ILSVRC2012_validation_ground_truth.txt": truth.encode()}
+        return tar((f"ILSVRC2012_devkit_t12/data/{name}", data) for name, data in files.items())
 
 
 def tar(files: Iterable[tuple[str, bytes]]) -> bytes:
@@ -276,9 +269,8 @@ def write_archives(root: Path, *, devkit_tar: bool = False, **counts: Any) -> No
     classes: dict[str, list[tuple[str, bytes]]] = {}
     for name, label, data in small.train_files():
         classes.setdefault(WNIDS[label], []).append((name, data))
-    write(
-        root / "ILSVRC2012_img_train.tar", tar((f"{wnid}.tar", tar(files)) for wnid, files in classes.items())
-    )
+    class_tars = ((f"{wnid}.tar", tar(files)) for wnid, files in classes.items())
+    write(root / "ILSVRC2012_img_train.tar", tar(class_tars))
     write(root / "ILSVRC2012_img_val.tar", tar((name, data) for name, _, data in small.val_files()))
     if small.test:
         files = ((f"test/{name}", data) for name, _, data in small.test_files())
@@ -305,19 +297,18 @@ def write_folders(root: Path, *, flat_val: bool = False, **counts: Any) -> None:
 def write_kaggle(root: Path, **counts: Any) -> None:
     """Kaggle's tree and its two tables, the solution's rows in no particular order."""
     small = Miniature(**counts)
-    for split, files in (
-        ("train", small.train_files()),
-        ("val", small.val_files()),
-        ("test", small.test_files()),
-    ):
-        for name, label, data in files:
-            folder = root / "ILSVRC/Data/CLS-LOC" / split
-            write((folder / WNIDS[label] if split == "train" else folder) / name, data)
+    images = root / "ILSVRC/Data/CLS-LOC"
+    for name, label, data in small.train_files():
+        write(images / "train" / WNIDS[label] / name, data)
+    for name, _, data in small.val_files():
+        write(images / "val" / name, data)
+    for name, _, data in small.test_files():
+        write(images / "test" / name, data)
     mapping = "".join(f"{WNIDS[label]} {WORDS[label]}\n" for label in range(small.classes))
     write(root / "LOC_synset_mapping.txt", mapping.encode())
-    boxes = [
+    rows = [
         f"ILSVRC2012_val_{number:08d},"
-        + f"{WNIDS[label]} 10 20 110 120 " * (1 + number % 3)  # one for each object
+        + f"{WNIDS[label]} 10 20 110 120 " * (1 + number % 3)  # a box an object
         for number, label in enumerate(small.val_labels(), start=1)
     ]
-    write(root / "LOC_val_solution.csv", "\n".join(["ImageId,PredictionString", *boxes[::-1], ""]).encode())
+    write(root / "LOC_val_solution.csv", "\n".join(["ImageId,PredictionString", *rows[::-1], ""]).encode())
