@@ -1,0 +1,85 @@
+"""One image: any bytes that ImageNet calls .JPEG -> RGB pixels -> the 256x256 that AlexNet is trained on."""
+
+import io
+import warnings
+
+import numpy as np
+import simplejpeg
+from PIL import Image, UnidentifiedImageError
+
+MAX_PIXELS = 100_000_000  # declared: what would take more than this much memory is no photograph
+MAX_BYTES = 2**28
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
+DALI_FORMATS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"RIFF")  # all of them but GIF
+QUALITY, SUBSAMPLING = 95, "444"
+
+
+class BadImage(Exception):
+    """Why an image cannot be used."""
+
+
+def decode(data: bytes) -> Image.Image:
+    """The RGB image in `data`. Any damage is a BadImage, also what libjpeg only warns of and pads with grey.
+
+    Pixels in stored order: the EXIF rotation is ignored, as the 2012 code ignored it.
+    """
+    if not data:
+        raise BadImage("empty file")
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of odd metadata, as a few good JPEGs have
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            if image.width * image.height > MAX_PIXELS:
+                raise Image.DecompressionBombError
+            # MPO, a JPEG with more pictures behind it, is what some cameras write
+            return _decode_jpeg(data, image) if image.format in ("JPEG", "MPO") else _to_rgb(image)
+    except MemoryError:
+        raise
+    except Image.DecompressionBombError:
+        raise BadImage(f"declares more pixels than the limit of {MAX_PIXELS:,}") from None
+    except UnidentifiedImageError:
+        raise BadImage(f"no image format known here: it begins with {data[:12]!r}") from None
+    except Exception as error:  # damaged bytes make Pillow raise nearly anything
+        raise BadImage(f"{error or type(error).__name__}") from None
+
+
+def square(image: Image.Image, size: int = 256) -> Image.Image:
+    """The shorter side to `size`, and of that the centre `size` x `size`: in one antialiased resize."""
+    width, height = image.size
+    side = min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    box = (left, top, left + side, top + side)
+    return image.resize((size, size), Image.Resampling.BILINEAR, box=box)
+
+
+def encode(image: Image.Image | np.ndarray) -> bytes:
+    """RGB pixels -> JPEG."""
+    pixels = np.ascontiguousarray(image)
+    data: bytes = simplejpeg.encode_jpeg(pixels, QUALITY, "RGB", SUBSAMPLING, fastdct=False)
+    return data
+
+
+def dali_reads(data: bytes) -> bool:
+    """Whether DALI decodes what `decode` accepts, going by the first bytes."""
+    return data.startswith(DALI_FORMATS)
+
+
+def _decode_jpeg(data: bytes, image: Image.Image) -> Image.Image:
+    """simplejpeg is the same libjpeg-turbo as Pillow's and DALI's, and tells its warnings."""
+    colours = "CMYK" if image.mode == "CMYK" else "RGB"
+    try:
+        pixels = simplejpeg.decode_jpeg(data, colours, fastdct=False, fastupsample=False, strict=True)
+    except ValueError as error:
+        if "subsampling" not in str(error):
+            raise
+        return image.convert("RGB")  # sampled in a way that the TurboJPEG interface has no name for
+    if colours == "CMYK":
+        return image.convert("RGB")
+    return Image.fromarray(pixels)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Pillow's own conversion drops alpha, as wanted, but clips 16 bits to 8 where they need scaling."""
+    if image.mode.startswith("I;16"):
+        wide = np.asarray(image).astype(np.uint32)
+        image = Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8))
+    return image.convert("RGB")

@@ -1,0 +1,80 @@
+"""What the training images have in common: their mean image, and how their colours vary.
+
+Summed as integers over the 256x256 pixels that prep cuts out, before JPEG codes them: exact, in any order.
+"""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from pipeline.dataset import replacing
+
+SIDE = 256
+# The colour products of 4 neighbouring pixels are one 12x12 Gram matrix: BLAS is slow at 3 columns.
+TOGETHER = 4
+
+
+class Sums:
+    """Integer sums over images: each pixel's, and the products of the colours at a pixel."""
+
+    def __init__(self) -> None:
+        self.images = 0
+        self.pixels = np.zeros((SIDE, SIDE, 3), np.uint64)
+        self.products = np.zeros((3, 3), np.uint64)
+
+    def add(self, image: np.ndarray) -> None:
+        """`image`: (256, 256, 3) uint8."""
+        self.images += 1
+        self.pixels += image
+        # float64 holds every partial sum exactly: 65536 pixels * 255^2 < 2^53
+        rows = image.reshape(-1, 3 * TOGETHER).astype(np.float64)
+        gram = (rows.T @ rows).reshape(TOGETHER, 3, TOGETHER, 3)
+        self.products += np.einsum("kikj->ij", gram).astype(np.uint64)
+
+    def merge(self, images: int, pixels: np.ndarray, products: np.ndarray) -> None:
+        self.images += images
+        self.pixels += pixels
+        self.products += products
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """All in 0..255 units; RGB order."""
+
+    mean: np.ndarray  # (256, 256, 3) float32: the mean image
+    channel_mean: np.ndarray  # (3,) float64
+    covariance: np.ndarray  # (3, 3) float64, of the colours of all pixels
+    eigenvectors: np.ndarray  # (3, 3) float64, columns, the largest first
+    eigenvalues: np.ndarray  # (3,) float64
+    deviations: np.ndarray  # (3,) float64: the eigenvalues' square roots, which the colour noise multiplies
+
+    @classmethod
+    def of(cls, sums: Sums) -> Self:
+        # Python's integers have no limit and their quotient is rounded once.
+        n = sums.images * SIDE * SIDE
+        total = [int(x) for x in sums.pixels.sum((0, 1))]
+        products = sums.products.tolist()
+        covariance = np.array(
+            [[(n * products[i][j] - total[i] * total[j]) / n**2 for j in range(3)] for i in range(3)]
+        )
+        values, vectors = np.linalg.eigh(covariance)
+        vectors *= np.where(vectors.sum(0) < 0, -1, 1)  # of the two signs, one for all machines
+        return cls(
+            mean=(sums.pixels / sums.images).astype(np.float32),
+            channel_mean=np.array([x / n for x in total]),
+            covariance=covariance,
+            eigenvectors=vectors[:, ::-1],
+            eigenvalues=values[::-1],
+            deviations=np.sqrt(np.maximum(values[::-1], 0)),
+        )
+
+    @classmethod
+    def load(cls, path: Path | str) -> Self:
+        with np.load(path) as arrays:
+            return cls(**{field.name: arrays[field.name] for field in fields(cls)})
+
+    def save(self, path: Path | str) -> None:
+        with replacing(Path(path)) as file:
+            np.savez(file, **{field.name: getattr(self, field.name) for field in fields(self)})
