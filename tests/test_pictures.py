@@ -1,0 +1,122 @@
+"""The pictures: their size, and pixels whose colours are known."""
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cli import pictures
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        return np.asarray(image.convert("RGB"))
+
+
+def step_kernel() -> np.ndarray:
+    """Left half lowest, right half highest, in red only; green and blue in the middle of the range."""
+    kernel = np.zeros((3, 11, 11), np.float32)
+    kernel[0, :, :5], kernel[0, :, 5:] = -0.25, 0.25
+    return kernel
+
+
+def test_a_known_kernel_has_its_colours(tmp_path: Path) -> None:
+    weight = np.random.default_rng(0).normal(size=(96, 3, 11, 11)).astype(np.float32)
+    weight[0] = weight[95] = step_kernel()
+    pictures.filters(weight, tmp_path / "filters.png", "conv1")
+    picture = pixels(tmp_path / "filters.png")
+    zoom, tower_height = 6, 6 * (3 * 12 - 1)
+    assert picture.shape[1] == 40 + zoom * (16 * 12 - 1) + 16
+    assert picture.shape[0] == 56 + 2 * tower_height + 16 + 16
+    first, last = picture[56:, 40:], picture[: -16 + 1, : -16 + 1]
+    assert first[3, 3].tolist() == [0, 128, 128] and first[3, 63].tolist() == [255, 128, 128]  # of tower a
+    assert (
+        first[3, 5 * zoom - 1, 0] == 0 and first[3, 5 * zoom, 0] == 255
+    )  # the edge is where the kernel has it
+    assert first[3, 11 * zoom + 2].tolist() == [255, 255, 255]  # the gap to its neighbour
+    assert last[-4, -4].tolist() == [255, 128, 128]  # of tower b
+
+
+def test_a_kernel_is_scaled_by_itself_and_a_constant_one_is_grey() -> None:
+    kernels = np.stack([step_kernel(), 1000 * step_kernel() - 7, np.full((3, 11, 11), 3.0)])
+    sheet = pictures.mosaic(kernels)
+    assert sheet.shape == (11, 35, 3)
+    assert np.array_equal(sheet[:, :11], sheet[:, 12:23])
+    assert (sheet[:, 24:] == 128).all()
+
+
+@pytest.mark.parametrize(
+    ("count", "shape"), [(48, (3, 16)), (24, (2, 12)), (12, (1, 12)), (17, (2, 16)), (1, (1, 1))]
+)
+def test_rows_and_columns(count: int, shape: tuple[int, int]) -> None:
+    sheet = pictures.mosaic(np.zeros((count, 3, 5, 5)))
+    assert sheet.shape == (6 * shape[0] - 1, 6 * shape[1] - 1, 3)
+
+
+@pytest.mark.parametrize("count", [8, 24, 7])
+def test_narrow_networks_fit_too(count: int, tmp_path: Path) -> None:
+    pictures.filters(
+        np.random.default_rng(0).normal(size=(count, 3, 11, 11)), tmp_path / "filters.png", "conv1"
+    )
+    assert pixels(tmp_path / "filters.png").std() > 10
+
+
+def metrics(epochs: int) -> list[dict[str, Any]]:
+    steps = [n / 10 for n in range(1, 10 * epochs + 1)]
+    train = [
+        {
+            "kind": "train",
+            "step": 0,
+            "epoch": x,
+            "loss": 7 / (1 + x),
+            "top1_err": 99 / (1 + x),
+            "lr": 0.01 / (1 + (x > 2)),
+        }
+        for x in steps
+    ]
+    val = [
+        {"kind": "val", "step": 0, "epoch": x, "loss": 8 / (1 + x), "top1_err": 90 / x, "top5_err": 50 / x}
+        for x in range(1, epochs + 1)
+    ]
+    return train + val
+
+
+@pytest.mark.parametrize("epochs", [0, 1, 5])
+def test_curves_at_any_length(epochs: int, tmp_path: Path) -> None:
+    pictures.curves(metrics(epochs), tmp_path / "curves.png", "a run")
+    picture = pixels(tmp_path / "curves.png")
+    assert picture.shape == (480, 1200, 3)
+    red = tuple(int(pictures.TOP1[at : at + 2], 16) for at in (1, 3, 5))
+    assert (picture == red).all(axis=-1).any() == (epochs > 0)
+
+
+def test_a_drop_of_the_learning_rate_is_one_line_in_each_half() -> None:
+    figure = pictures.new_figure(100, 100)
+    axes = figure.add_subplot()
+    pictures.mark_drops(axes, [row for row in metrics(5) if row["kind"] == "train"])
+    assert [line.get_xdata() for line in axes.lines] == [[2.1, 2.1]]
+    assert [text.get_text() for text in axes.texts] == ["lr 0.005"]
+
+
+def test_pdf_by_suffix(tmp_path: Path) -> None:
+    pictures.curves(metrics(3), tmp_path / "curves.pdf", "a run")
+    pictures.filters(np.random.default_rng(0).normal(size=(8, 3, 11, 11)), tmp_path / "filters.pdf", "conv1")
+    assert all((tmp_path / name).read_bytes().startswith(b"%PDF") for name in ("curves.pdf", "filters.pdf"))
+
+
+def test_no_display_and_no_pyplot(tmp_path: Path) -> None:
+    code = f"""
+import sys, numpy, pathlib
+from cli import pictures
+assert "matplotlib" not in sys.modules
+pictures.filters(numpy.zeros((4, 3, 11, 11)), pathlib.Path({str(tmp_path / "a.png")!r}), "a")
+assert "matplotlib" in sys.modules and "matplotlib.pyplot" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert Image.open(io.BytesIO((tmp_path / "a.png").read_bytes())).format == "PNG"
