@@ -1,0 +1,58 @@
+"""The house keeps its shape: imports point one way, and the command line answers before torch wakes up."""
+
+import ast
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FORBIDDEN = {
+    "pipeline": {"model", "cli", "tools", "tests", "click", "rich"},
+    "model": {"pipeline", "cli", "tools", "tests", "click", "rich"},
+    "cli": {"tools", "tests"},
+    "tools": {"tests"},
+}
+
+
+def imports(path: Path) -> set[str]:
+    """The top-level packages that a file imports, at its top or in a function."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively: the import path is the file path"
+            found.add(str(node.module).partition(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_imports_point_one_way(package: str) -> None:
+    wrong = {path.name: sorted(imports(path) & FORBIDDEN[package]) for path in (ROOT / package).rglob("*.py")}
+    assert not {name: packages for name, packages in wrong.items() if packages}
+
+
+def test_the_command_line_wakes_nothing_heavy() -> None:
+    code = "import sys, cli; print(*sys.modules)"
+    woken = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    heavy = {"torch", "nvidia", "matplotlib", "scipy", "tensorboard"}
+    assert "cli" in woken.stdout.split() and not heavy & set(woken.stdout.split())
+
+
+def test_help_answers_at_once() -> None:
+    def seconds() -> float:
+        """Of processor time, which a busy machine does not stretch as it does the clock."""
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, "-m", "cli", "--help"], cwd=ROOT, capture_output=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    assert min(seconds() for _ in range(3)) < 1
+
+
+def test_the_tests_shadow_no_package() -> None:
+    """A tests/model/__init__.py would be imported in place of model."""
+    assert not list(Path(__file__).parent.glob("*/__init__.py"))
