@@ -120,7 +120,7 @@ def find_fault(dataset: Dataset, shard: Shard) -> str | None:
     return None if size == shard.bytes else f"ends at byte {size} instead of {shard.bytes}"
 
 
-def find_faults(dataset: Dataset, checksums: bool, threads: int = 1) -> dict[str, str]:
+def find_faults(dataset: Dataset, checksums: bool = False, threads: int = 1) -> dict[str, str]:
     """Shard name -> fault, for each bad shard; with `checksums` every byte is read again."""
     shards = [shard for shards in dataset.splits.values() for shard in shards]
 

@@ -1,0 +1,199 @@
+"""alexnet-dali prep: once, before the first training."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from pipeline.dataset import Dataset
+    from pipeline.prep import Progress
+
+EVERY = 5.0  # seconds between plain lines
+
+
+@click.command("prep")
+@click.option(
+    "--imagenet-root",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="ImageNet: the archives, or class folders, or Kaggle's ILSVRC.",
+)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default="data/imagenet",
+    envvar="ALEXNET_DALI_DATA",
+    show_envvar=True,
+    help="Where the prepared dataset goes.",
+)
+@click.option(
+    "--size",
+    type=click.Choice(["256", "original"]),
+    default="256",
+    help="Store the centre 256x256 of each image, or the image as it came.",
+)
+@click.option("--seed", type=click.IntRange(0), default=0, help="Of the order of train.")
+@click.option(
+    "--val-fraction",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Of a root without val: the part of each class that becomes val.",
+)
+@click.option("--workers", type=click.IntRange(1), help="Processes.  [default: one a core]")
+@click.option(
+    "--max-rejected",
+    type=click.FloatRange(0, 1),
+    default=0.001,
+    help="The part of the images that may be unusable; one image always may.",
+)
+@click.option("--verify", is_flag=True, help="Of a finished dataset: read every byte and compare checksums.")
+def command(
+    imagenet_root: Path | None,
+    out: Path,
+    size: str,
+    seed: int,
+    val_fraction: float | None,
+    workers: int | None,
+    max_rejected: float,
+    verify: bool,
+) -> None:
+    """Make the dataset that train and eval read.
+
+    Stopped at any point, the same command goes on where it was. On a finished dataset it checks the shards,
+    and makes those again that are missing or damaged.
+    """
+    from pipeline.dataset import DataError, find_faults
+    from pipeline.prep import find_finished, prepare, repair
+    from pipeline.source import find_source
+
+    workers = workers or len(os.sched_getaffinity(0))
+    with _stopped_by_signals():
+        finished = find_finished(out, size, seed)
+        faults = find_faults(finished, verify, workers) if finished else {}
+        if finished and not faults:
+            click.echo(f"{out} is prepared, every shard {'has its checksum' if verify else 'is there'}.")
+            _show(finished, None)
+            return
+        for name, fault in faults.items():
+            click.echo(f"{out / name} {fault}")
+        if imagenet_root is None:
+            if faults:
+                raise DataError(f"{len(faults)} damaged: give --imagenet-root DIR to make them again")
+            raise click.UsageError(f"{out} is not prepared yet: give --imagenet-root DIR")
+        click.echo(f"Looking at {imagenet_root} ...")
+        source = find_source(imagenet_root, val_fraction, seed)
+        click.echo(f"Found {source.kind}")
+        with _Display() as display:
+            if finished:
+                dataset = repair(finished, faults, source, workers=workers, report=display)
+            else:
+                dataset = prepare(
+                    source,
+                    out,
+                    size=size,
+                    seed=seed,
+                    workers=workers,
+                    max_rejected=max_rejected,
+                    report=display,
+                )
+    _show(dataset, display.rate)
+
+
+def _show(dataset: "Dataset", rate: float | None) -> None:
+    rows = {"classes": f"{len(dataset.classes):,}"}
+    for split, shards in dataset.splits.items():
+        rows[split] = f"{dataset.samples(split):,} images in {len(shards):,} shard{'s' * (len(shards) != 1)}"
+    rows["rejected"] = f"{dataset.made.get('rejected'):,}, listed in {dataset.root / 'rejected.jsonl'}"
+    size = sum(shard.bytes for shards in dataset.splits.values() for shard in shards)
+    rows["on disk"] = f"{size / 1e9:,.2f} GB in {dataset.root}"
+    if rate:
+        rows["speed"] = f"{rate:,.0f} images/s"
+    default = next(option.default for option in command.params if option.name == "out")
+    data = (
+        ""
+        if str(dataset.root) in (default, os.environ.get("ALEXNET_DALI_DATA"))
+        else f" --data {dataset.root}"
+    )
+    rows["next"] = f"alexnet-dali train{data}"
+    for name, value in rows.items():
+        click.echo(f"  {name:<10}{value}")
+
+
+class _Display:
+    """Told of progress: a live bar on a terminal, a plain line every few seconds elsewhere."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        console = Console(highlight=False)
+        self.live = console.is_terminal
+        columns = "{task.completed:,.0f} of {task.total:,.0f}  {task.fields[rate]:,.0f} images/s"
+        self.bar = Progress(
+            BarColumn(bar_width=24),
+            TextColumn(columns + "  {task.fields[rejected]} rejected"),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+            console=console,
+            disable=not self.live,
+        )
+        self.task: Any = None
+        self.started = self.printed = time.monotonic()
+        self.first = self.done = 0
+
+    def __enter__(self) -> "_Display":
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.stop()
+
+    @property
+    def rate(self) -> float:
+        return (self.done - self.first) / max(time.monotonic() - self.started, 1e-9)
+
+    def __call__(self, progress: "Progress") -> None:
+        self.done = progress.done
+        fields: dict[str, Any] = {"completed": self.done, "rejected": progress.rejected}
+        if self.task is None:
+            self.first = self.done
+            self.task = self.bar.add_task("", total=progress.total, rate=0.0, **fields)
+            if self.first and not self.live:
+                click.echo(f"{self.first:,} images are done already")
+        self.bar.update(self.task, rate=self.rate, **fields)
+        if not self.live and time.monotonic() - self.printed > EVERY:
+            self.printed = time.monotonic()
+            left = (progress.total - self.done) / max(self.rate, 1e-9)
+            click.echo(
+                f"{self.done:,} of {progress.total:,} images  {self.rate:,.0f} images/s  "
+                f"{progress.rejected:,} rejected  {left / 60:,.0f} min left"
+            )
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGINT end prep at once but in order; a second one does not even wait for that."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for each in before:
+            signal.signal(each, signal.SIG_DFL)
+        click.echo(
+            f"\nstopped by {signal.Signals(number).name}; the same command goes on from here", err=True
+        )
+        raise SystemExit(128 + number)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

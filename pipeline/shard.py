@@ -1,0 +1,152 @@
+"""One shard: from a list of samples to a WebDataset tar, DALI's index of it, and a record of what is in it.
+
+A shard depends on its task alone, so that it can be made by any process, at any time, and made again.
+"""
+
+import hashlib
+import json
+import os
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Self
+
+import numpy as np
+
+from pipeline.dataset import INDEX, replacing
+from pipeline.image import MAX_BYTES, BadImage, dali_reads, decode, encode, square
+from pipeline.source import Sample
+from pipeline.statistics import Sums
+
+
+@dataclass(frozen=True)
+class Task:
+    split: str
+    number: int
+    first: int  # place of the first sample in its split, which names it: a rejected one leaves a gap
+    size: str
+    samples: tuple[Sample, ...]
+    folder: Path  # prep's work folder
+
+    @property
+    def name(self) -> str:
+        return f"{self.split}/{self.number:06d}.tar"
+
+    def made(self, suffix: str) -> Path:
+        """A file of this shard while prep is at work."""
+        return self.folder / f"{self.split}-{self.number:06d}{suffix}"
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is in a shard, and the sums over its images where they count for the statistics."""
+
+    bytes: int
+    sha256: str
+    rows: np.ndarray  # INDEX
+    names: list[str]
+    rejected: list[dict[str, Any]]
+    sums: Sums
+
+    def save(self, path: Path) -> None:
+        text = json.dumps([self.bytes, self.sha256, self.names, self.rejected])
+        with replacing(path) as file:
+            np.savez(
+                file,
+                rows=self.rows,
+                text=np.frombuffer(text.encode(), np.uint8),
+                images=self.sums.images,
+                pixels=self.sums.pixels.astype(np.uint32) if self.sums.images else 0,
+                products=self.sums.products,
+            )
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        sums = Sums()
+        with np.load(path) as arrays:
+            size, sha256, names, rejected = json.loads(arrays["text"].tobytes())
+            if images := int(arrays["images"]):
+                sums.merge(images, arrays["pixels"], arrays["products"])
+            return cls(size, sha256, arrays["rows"], names, rejected, sums)
+
+
+class ShardWriter:
+    """A tar whose bytes depend on its contents only."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.hash = hashlib.sha256()
+        self.bytes = 0
+        self.index: list[str] = []
+
+    def add(self, key: int, image: bytes, label: int) -> int:
+        """Writes a sample; where its image begins."""
+        parts = [("jpg", image)] + ([("cls", b"%05d" % label)] if label >= 0 else [])
+        places = [(suffix, self._member(f"{key:08d}.{suffix}", data), len(data)) for suffix, data in parts]
+        self.index.append(
+            " ".join(f"{suffix} {offset} {size} {key:08d}.{suffix}" for suffix, offset, size in places)
+        )
+        return places[0][1]
+
+    def finish(self) -> str:
+        """Ends the tar; the text of its index."""
+        self._write(bytes(-(self.bytes + 1024) % tarfile.RECORDSIZE + 1024))
+        return "".join(line + "\n" for line in [f"v1.2 {len(self.index)}", *self.index])
+
+    def _member(self, name: str, data: bytes) -> int:
+        info = tarfile.TarInfo(name)
+        info.size = len(data)
+        self._write(info.tobuf(tarfile.USTAR_FORMAT))
+        offset = self.bytes
+        self._write(data)
+        self._write(bytes(-len(data) % tarfile.BLOCKSIZE))
+        return offset
+
+    def _write(self, data: bytes) -> None:
+        self.file.write(data)
+        self.hash.update(data)
+        self.bytes += len(data)
+
+
+def make_shard(task: Task) -> int:
+    """Makes the shard and its record in the work folder; how many images were rejected."""
+    rows, names, rejected, sums = [], [], [], Sums()
+    with open(task.made(".tar"), "wb", buffering=2**20) as file:
+        shard = ShardWriter(file)
+        for key, sample in enumerate(task.samples, task.first):
+            try:
+                pixels, image = prepare_image(sample.read(MAX_BYTES), task.size)
+            except BadImage as error:
+                rejected.append(
+                    {"split": task.split, "name": sample.name, "file": sample.path, "offset": sample.offset}
+                    | {"label": sample.label, "reason": str(error)}
+                )
+                continue
+            rows.append((task.number, shard.add(key, image, sample.label), len(image), sample.label))
+            names.append(sample.name)
+            if task.split == "train":
+                sums.add(pixels)
+        task.made(".idx").write_text(shard.finish())
+    digest = shard.hash.hexdigest()
+    Record(shard.bytes, digest, np.array(rows, INDEX), names, rejected, sums).save(task.made(".made"))
+    return len(rejected)
+
+
+def prepare_image(data: bytes | None, size: str) -> tuple[np.ndarray, bytes]:
+    """A source's bytes -> the 256x256 pixels (256, 256, 3) uint8, and the bytes that are stored."""
+    if data is None:
+        raise BadImage(f"larger than {MAX_BYTES:,} bytes")
+    image = decode(data)
+    pixels = np.asarray(square(image))
+    if size == "original":
+        return pixels, data if dali_reads(data) else encode(image)
+    return pixels, encode(pixels)
+
+
+def commit(task: Task, out: Path) -> None:
+    """Moves a shard to its place; its record comes last, and is what says that the shard is done."""
+    for suffix in (".idx", ".tar"):
+        with open(task.made(suffix), "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(task.made(suffix), out / task.split / f"{task.number:06d}{suffix}")
+    os.replace(task.made(".made"), task.made(".npz"))

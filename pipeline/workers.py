@@ -1,0 +1,103 @@
+"""Processes that do tasks side by side, end with their parent, and whose failures reach it."""
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import wait
+from typing import Any, TypeVar, cast
+
+from pipeline.dataset import DataError
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+PR_SET_PDEATHSIG = 1
+AHEAD = 2  # tasks a worker holds, so that it need not wait while the parent is busy
+
+
+def run_tasks(
+    function: Callable[[Task], Result], tasks: Iterable[Task], workers: int
+) -> Iterator[tuple[Task, Result]]:
+    """Each task with its result, as they come. Leaving the loop early kills the workers."""
+    queue = iter(tasks)
+    crew: dict[Any, Any] = {}  # the pipe to each process
+    given: dict[Any, list[Task]] = {}
+    try:
+        with _for_children():
+            for _ in range(workers):
+                _hire(function, crew)
+        given.update((connection, []) for connection in crew)
+        for connection in list(crew) * AHEAD:
+            _give(connection, given[connection], queue)
+        while waiting := [connection for connection in crew if given[connection]]:
+            for connection in cast(list[Any], wait(waiting)):
+                result = connection.recv()
+                if isinstance(result, Exception):
+                    raise result
+                task = given[connection].pop(0)
+                _give(connection, given[connection], queue)
+                yield task, result
+    except (EOFError, ConnectionError):
+        dead = next((process for process in crew.values() if not process.is_alive()), None)
+        raise DataError(
+            f"a worker process died (exit status {dead and dead.exitcode}; -9 is often a lack of memory): "
+            "run the same command again to go on, perhaps with fewer --workers"
+        ) from None
+    finally:
+        for process in crew.values():
+            process.kill()
+        for connection, process in crew.items():
+            process.join()
+            connection.close()
+
+
+def _hire(function: Callable[[Any], Any], crew: dict[Any, Any]) -> None:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_work, args=(function, theirs, os.getpid()), daemon=True)
+    process.start()
+    theirs.close()  # so that the end of the process is the end of the pipe
+    crew[ours] = process
+
+
+def _give(connection: Any, given: list[Task], queue: Iterator[Task]) -> None:
+    for task in queue:
+        connection.send(task)
+        given.append(task)
+        return
+
+
+@contextmanager
+def _for_children() -> Iterator[None]:
+    """What a process started in here inherits: one thread for BLAS, and deafness to the signals that stop its
+    parent, which kills it in its own time."""
+    one = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    before = {name: os.environ.get(name) for name in one}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    os.environ.update(one)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _work(function: Callable[[Any], Any], connection: Any, parent: int) -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it was gone before the line above
+        return
+    while True:
+        try:
+            task = connection.recv()
+        except EOFError:
+            return
+        try:
+            result = function(task)
+        except Exception as error:
+            error.add_note(traceback.format_exc())
+            result = error
+        connection.send(result)
