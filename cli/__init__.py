@@ -1,1 +1,39 @@
-"""The command line: alexnet-dali."""
+"""The command line: alexnet-dali. Commands compose pipeline and model; user errors become one line here."""
+
+from typing import Any
+
+import click
+
+from cli import demo, doctor, evaluate, prep, train
+from model.recipe import RunError
+from pipeline.dataset import DataError
+
+
+class Boundary(click.Group):
+    """Turns what a user can mend into one line and exit status 1; a bug keeps its traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (DataError, RunError) as error:
+            raise click.ClickException(str(error)) from None
+        except OSError as error:
+            if error.filename is None or error.strerror is None:
+                raise
+            raise click.ClickException(f"{error.filename}: {error.strerror}") from None
+
+
+@click.group(cls=Boundary, context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="alexnet-dali")
+def main() -> None:
+    """AlexNet (Krizhevsky, Sutskever, Hinton 2012), trained the way a GPU wants to be fed.
+
+    \b
+    alexnet-dali prep --imagenet-root DIR
+    alexnet-dali train --gpus 0,1
+    alexnet-dali eval --ten-crop
+    """
+
+
+for module in (prep, train, evaluate, doctor, demo):
+    main.add_command(module.command)

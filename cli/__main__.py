@@ -1,0 +1,5 @@
+"""python -m cli: the same as alexnet-dali, in a checkout that is not installed."""
+
+from cli import main
+
+main()

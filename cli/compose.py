@@ -1,0 +1,96 @@
+"""What train and eval put together: devices, processes, images as a recipe wants them."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from model import schedule
+from model.recipe import Recipe, RunError
+from model.replicas import Replicas
+from pipeline.dataset import Dataset
+from pipeline.graph import STORED
+from pipeline.statistics import Statistics
+
+
+def choose_devices(gpus: str | None, device: str | None) -> list[torch.device]:
+    """The devices of this process's replica; several processes on a machine share out --gpus."""
+    if gpus and device:
+        raise RunError("--gpus and --device say the same thing in two ways; give one of them")
+    if device:
+        try:
+            return [torch.device(name) for name in device.split(",")]
+        except RuntimeError:
+            raise RunError(f"--device {device}: no such device; it is cpu, or cuda:0 and so on") from None
+    local, count = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    there = torch.cuda.device_count()
+    if gpus is None and there == 0:
+        raise RunError("no GPU was found; train on the CPU with --device cpu (alexnet-dali doctor says more)")
+    try:
+        numbers = [int(number) for number in (gpus or ",".join(map(str, range(count)))).split(",")]
+    except ValueError:
+        raise RunError(f"--gpus {gpus}: give numbers with commas between them, as 0 or 0,1") from None
+    if missing := [number for number in numbers if not 0 <= number < there]:
+        raise RunError(f"GPU {missing[0]} is not there ({there} found); try --gpus 0, or --device cpu")
+    if len(numbers) % count:
+        raise RunError(f"--gpus {gpus}: {len(numbers)} GPUs cannot be dealt to {count} processes")
+    size = len(numbers) // count
+    return [torch.device("cuda", number) for number in numbers[local * size : (local + 1) * size]]
+
+
+def join_replicas(device: torch.device) -> Replicas:
+    """The processes that torchrun started, or this one alone."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return Replicas()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return Replicas(dist.get_rank(), dist.get_world_size(), dist.new_group(backend="gloo"))
+
+
+def use_precision(precision: str | None, device: torch.device) -> str:
+    """The precision asked for, or the device's default. float32 means it: no TF32 in its place."""
+    precision = precision or ("bfloat16" if device.type == "cuda" else "float32")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision != "float32"
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    return precision
+
+
+def image_options(
+    dataset: Dataset, recipe: Recipe, device: torch.device, replicas: Replicas, workers: int | None
+) -> dict[str, Any]:
+    """What train and evaluation batches have in common; mean: the centre part of the mean image."""
+    statistics = Statistics.load(dataset.root / "statistics.npz")
+    edge = (STORED - recipe.crop) // 2
+    mean = statistics.mean[edge : edge + recipe.crop, edge : edge + recipe.crop].transpose(2, 0, 1)
+    return {
+        "mean": np.ascontiguousarray(mean, np.float32),
+        "device": device,
+        "threads": workers or len(os.sched_getaffinity(0)),
+        "half": device.type == "cuda",
+        "rank": replicas.rank,
+        "world": replicas.world,
+    }
+
+
+def colour_noise(dataset: Dataset, recipe: Recipe) -> Callable[[int], tuple[np.ndarray, float]]:
+    """Epoch -> the matrix and the divisor of its colour noise, in 0..255 units.
+
+    2012 multiplied the eigenvectors by standard deviations. The paper says eigenvalues, which make sense for
+    pixels in 0..1 only: a 255th of the variance in 0..255 units, once the shift is back in those units.
+    """
+    statistics = Statistics.load(dataset.root / "statistics.npz")
+    size = {"deviations": statistics.deviations, "eigenvalues": statistics.eigenvalues / 255}[
+        recipe.noise_basis
+    ]
+    matrix = recipe.noise * statistics.eigenvectors * size
+    divisor = 1 + recipe.noise if recipe.noise_divided else 1.0
+
+    def of_epoch(epoch: int) -> tuple[np.ndarray, float]:
+        return (matrix, divisor) if schedule.noise(recipe, epoch) else (0 * matrix, 1.0)
+
+    return of_epoch

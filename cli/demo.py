@@ -1,0 +1,43 @@
+"""alexnet-dali demo: the three commands on a small ImageNet that is drawn on the spot."""
+
+import shlex
+from pathlib import Path
+
+import click
+
+CLASSES, TRAIN, VAL = 10, 100, 30  # images of each class
+# A quarter of the width, batches of 32: enough to see it learn in two minutes on two cores.
+TRAINING = ["--width", "0.25", "--batch-size", "32", "--epochs", "20"]
+
+
+@click.command("demo")
+@click.option("--out", type=click.Path(path_type=Path), default="demo", help="Folder for all that it makes.")
+@click.option("--device", default="cpu", help="Where to train.")
+def command(out: Path, device: str) -> None:
+    """Prepare, train and evaluate on drawn images: no data, no GPU, a few minutes."""
+    from cli import pictures
+    from model import checkpoint
+    from model.run import read_metrics
+    from pipeline import drawn
+
+    root, data, run = out / "archives", out / "imagenet", out / "runs" / "demo"
+    if not (root / "ILSVRC2012_img_train.tar").exists():
+        click.echo(f"drawing {CLASSES} classes as the official archives in {root}")
+        drawn.write_archives(root, classes=CLASSES, train=TRAIN, val=VAL)
+    call("prep", "--imagenet-root", root, "--out", data, "--max-rejected", 0.01)  # three are broken on purpose
+    call("train", "--data", data, "--run", run, "--device", device, *TRAINING)
+    call("eval", "--ten-crop", "--data", data, "--run", run, "--device", device)
+    weights = checkpoint.read(run / "last.pt")["weights"]
+    pictures.filters(weights["conv1.weight"].numpy(), out / "filters.png", "What the first layer learned")
+    pictures.curves(read_metrics(run / "metrics.jsonl"), out / "curves.png", "The demo's training")
+    click.echo(f"guessing: top-1 error {100 - 100 / CLASSES:.0f} %, top-5 error {100 - 500 / CLASSES:.0f} %")
+    click.echo(f"pictures: {out / 'filters.png'}, {out / 'curves.png'}")
+
+
+def call(*arguments: object) -> None:
+    """A command as if typed, and shown so."""
+    from cli import main
+
+    words = [str(argument) for argument in arguments]
+    click.echo(f"\n$ alexnet-dali {shlex.join(words)}")
+    main(words, standalone_mode=False)

@@ -1,0 +1,141 @@
+"""alexnet-dali eval."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli import options
+from model.recipe import Recipe, RunError
+
+if TYPE_CHECKING:
+    from pipeline.dataset import Dataset
+
+# The paper's table 2 (ILSVRC-2012 validation images, percent), and what net 145's own log says of "1 CNN"
+PAPER = {"1 CNN": (40.7, 18.2), "1 CNN, 2012 log": (40.664, 18.21), "5 CNNs": (38.1, 16.4)}
+
+
+@click.command("eval")
+@options.data
+@options.gpus
+@options.device
+@options.precision
+@options.workers
+@click.option("--run", "run_name", help="The run to evaluate.  [default: the newest in runs/]")
+@click.option(
+    "--checkpoint", type=click.Choice(["last", "best"]), default="last", help="Which of its states."
+)
+@click.option("--split", type=click.Choice(["val", "train", "test"]), default="val", help="Which images.")
+@click.option(
+    "--ten-crop", is_flag=True, help="Average the paper's ten views: corners, centre, and mirrored."
+)
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the result there.")
+@click.option(
+    "--predictions", type=click.Path(path_type=Path), help="Write probabilities, labels, names (.npz)."
+)
+def command(data: Path, run_name: str | None, json_path: Path | None, **settings: Any) -> None:
+    """Top-1 and top-5 error of a trained network, every image counted once.
+
+    Test images have no labels: with --split test there are only --predictions.
+    """
+    from model import checkpoint
+    from pipeline.dataset import open_dataset
+
+    if settings["split"] == "test" and not settings["predictions"]:
+        raise click.UsageError("test images have no labels to count errors by; give --predictions FILE")
+    dataset = open_dataset(data)
+    path = find_run(run_name) / f"{settings['checkpoint']}.pt"
+    saved = checkpoint.read(path)
+    recipe = Recipe.from_dict(saved["identity"]["recipe"])
+    if recipe.classes < len(dataset.classes):
+        raise RunError(f"{path} tells {recipe.classes} classes apart, {data} has {len(dataset.classes)}")
+    result = evaluate_run(recipe, saved["weights"], dataset, settings)
+    result = {"run": str(path.parent), "checkpoint": path.name, "step": saved["step"], **result}
+    if json_path:
+        json_path.write_text(json.dumps(result, indent=1) + "\n")
+    if settings["split"] != "test":
+        print_errors(result)
+
+
+def find_run(name: str | None) -> Path:
+    """The folder of the named run, or of the one in runs/ that was saved last."""
+    if name:
+        return options.run_path(name)
+    states = sorted(Path("runs").glob("*/last.pt"), key=lambda path: path.stat().st_mtime)
+    if not states:
+        raise RunError(
+            "no trained run in runs/; train one (alexnet-dali train) or name its folder with --run"
+        )
+    return states[-1].parent
+
+
+def evaluate_run(
+    recipe: Recipe, weights: Any, dataset: "Dataset", settings: dict[str, Any]
+) -> dict[str, Any]:
+    """The errors of a network on a split of a dataset, in percent."""
+    import numpy as np
+    from rich.progress import Progress
+
+    from cli import compose
+    from model.evaluate import evaluate, rates
+    from model.network import AlexNet
+    from model.replicas import Replicas
+    from pipeline.batches import EvaluationBatches
+    from pipeline.dataset import read_names
+    from pipeline.graph import CENTRE_VIEW, TEN_VIEWS
+
+    split, views = settings["split"], TEN_VIEWS if settings["ten_crop"] else CENTRE_VIEW
+    devices = compose.choose_devices(settings["gpus"], settings["device"])
+    precision = compose.use_precision(settings["precision"], devices[0])
+    network = AlexNet(recipe, devices, seed=0)
+    network.load(weights)
+    batches = EvaluationBatches(
+        dataset,
+        split,
+        views=views,
+        batch_size=max(1, recipe.batch_size // len(views)),  # so many crops at a time as in training
+        **compose.image_options(dataset, recipe, devices[0], Replicas(), settings["workers"]),
+    )
+    with Progress(transient=True) as progress:
+        task = progress.add_task(f"{split}, {len(views)} views", total=dataset.samples(split))
+        found = evaluate(
+            network,
+            batches,
+            precision=precision,
+            keep=bool(settings["predictions"]),
+            each=lambda images: progress.advance(task, images),
+        )
+    images = int(found.sums[0])
+    if images != dataset.samples(split):
+        raise RunError(
+            f"{images} images were counted, {dataset.root} has {dataset.samples(split)} in {split}"
+        )
+    if settings["predictions"]:
+        np.savez(
+            settings["predictions"],
+            probabilities=found.probabilities.numpy(),
+            labels=batches.samples.index["label"],
+            names=np.array(read_names(dataset, split)),
+            wnids=np.array([category.wnid for category in dataset.classes]),
+        )
+    errors = {} if split == "test" else rates(found.sums)
+    return {"split": split, "images": images, "views": len(views), **errors, "precision": precision}
+
+
+def print_errors(result: dict[str, Any]) -> None:
+    """Ours above the paper's."""
+    from rich.console import Console
+    from rich.table import Table
+
+    views = "ten views" if result["views"] > 1 else "centre crop"
+    table = Table(
+        title=f"{result['run']}, {result['images']:,} {result['split']} images", title_justify="left"
+    )
+    for heading in ("", "top-1 error", "top-5 error"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    table.add_row(f"this run, {views}", f"{result['top1_err']:.2f} %", f"{result['top5_err']:.2f} %")
+    table.add_section()
+    for name, (top1, top5) in PAPER.items():
+        table.add_row(f"{name} (ILSVRC-2012 val, ten views)", f"{top1} %", f"{top5} %")
+    Console().print(table)

@@ -1,0 +1,32 @@
+"""Options that several commands share."""
+
+from pathlib import Path
+
+import click
+
+data = click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    default="data/imagenet",
+    envvar="ALEXNET_DALI_DATA",
+    show_envvar=True,
+    help="The prepared dataset.",
+)
+gpus = click.option(
+    "--gpus", metavar="N[,N]", help="One GPU for the whole network, or two: a tower on each.  [default: 0]"
+)
+device = click.option(
+    "--device", metavar="NAME[,NAME]", help="Torch devices instead of --gpus: cpu, or cpu,cpu."
+)
+precision = click.option(
+    "--precision",
+    type=click.Choice(["bfloat16", "tf32", "float32"]),
+    help="Of convolutions and matrix products.  [default: bfloat16 on GPUs, float32 on a CPU]",
+)
+workers = click.option("--workers", type=click.IntRange(1), help="Decoding threads.  [default: all cores]")
+RUNS = Path("runs")
+
+
+def run_path(name: str) -> Path:
+    """A run's folder: a plain name lies in runs/, anything else is a path."""
+    return RUNS / name if len(Path(name).parts) == 1 else Path(name)

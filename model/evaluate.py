@@ -1,0 +1,68 @@
+"""Errors as the paper counts them: top-1 and top-5, of one view or averaged over ten (paper section 4.1)."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+def tally(probabilities: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """(4,) float64 sums over a batch: images, -log p(label), top-1 errors, top-5 errors.
+
+    probabilities: (rows, classes); labels: (rows,) int64. Classes that tie with the label share the places
+    left, as in the 2012 code (src/layer_kernels.cu), so that a constant output scores as chance.
+    """
+    of_label = probabilities.gather(1, labels[:, None])
+    above = (probabilities > of_label).sum(1)
+    ties = (probabilities == of_label).sum(1)
+    wrong = [(1 - ((top - above) / ties).clamp(0, 1)).double().sum() for top in (1, 5)]
+    loss = -of_label.double().clamp_min(torch.finfo(torch.float32).tiny).log().sum()
+    return torch.stack([torch.full_like(loss, len(labels)), loss, *wrong])
+
+
+def rates(sums: torch.Tensor) -> dict[str, float]:
+    """A tally as loss (nats an image) and errors (percent). Waits for the device."""
+    images, loss, top1, top5 = sums.tolist()
+    return {"loss": loss / images, "top1_err": 100 * top1 / images, "top5_err": 100 * top5 / images}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    sums: torch.Tensor  # (4,), as `tally`
+    probabilities: (
+        torch.Tensor
+    )  # (images, classes) float32 on the CPU, in the order given; no rows unless kept
+
+
+@torch.inference_mode()
+def evaluate(
+    network: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    precision: str,
+    keep: bool = False,
+    each: Callable[[int], None] = lambda images: None,
+) -> Evaluation:
+    """Every image of `batches` once; the softmax outputs of its views are averaged.
+
+    images: (rows, views, 3, crop, crop), labels: (rows,); -1, an unknown label, gets a meaningless tally.
+    `each` is called after a batch with its number of images.
+    """
+    sums, kept = torch.zeros(4, dtype=torch.float64), []
+    for images, labels in batches:
+        with autocast(images.device, precision):
+            logits = network(images.flatten(0, 1))
+        probabilities = logits.float().softmax(1).unflatten(0, images.shape[:2]).mean(1)
+        sums = sums.to(labels.device) + tally(probabilities, labels.clamp_min(0))
+        if keep:
+            kept.append(probabilities.cpu())
+        each(len(labels))
+    return Evaluation(sums, torch.cat(kept) if kept else torch.empty(0, 0))
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Matrix products and convolutions in bfloat16 where `precision` says so; weights stay float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")

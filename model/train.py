@@ -1,0 +1,218 @@
+"""Sixth stop: the step, the epoch, the loop. Takes any iterable of (images, labels), updates the weights."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from model import checkpoint, schedule
+from model.evaluate import Batch, Evaluation, autocast, rates, tally
+from model.network import AlexNet
+from model.optim import Momentum
+from model.recipe import Recipe, RunError
+from model.replicas import Replicas
+from model.run import Row, RunDirectory
+
+
+class Stopped(Exception):
+    """The run was asked to stop; what it had done is saved."""
+
+
+@dataclass
+class State:
+    """Where a run is. With weights and velocities, all that it takes to go on."""
+
+    step: int = 0
+    history: list[Row] = field(default_factory=list)  # the validation after each epoch
+    sums: torch.Tensor = field(
+        default_factory=lambda: torch.zeros(4, dtype=torch.float64)
+    )  # since the last row
+
+
+def take_up(
+    folder: Path,
+    network: AlexNet,
+    optimiser: Momentum,
+    identity: dict[str, Any],
+    replicas: Replicas,
+    warn: Callable[[str], None],
+) -> State:
+    """Bring network and velocities to where the run in `folder` was saved; a new run starts at step 0."""
+    saved = checkpoint.latest(folder, warn)
+    if saved is None:
+        return State()
+    checkpoint.refuse_changes(folder, saved["identity"], identity)
+    network.load(saved["weights"])
+    optimiser.load(saved["velocities"])
+    return State(saved["step"], saved["history"], replicas.own(saved["sums"]))
+
+
+@dataclass
+class Watch:
+    """The world outside a run: asked whether to stop, told what happens."""
+
+    stop: Callable[[], bool] = lambda: False
+    step: Callable[[int], None] = lambda step: None
+    row: Callable[[Row], None] = lambda row: None
+
+
+@dataclass
+class Trainer:
+    """One run, from wherever it stands to its end.
+
+    batches: this process's rows of each global batch, from state.step on. images: of an epoch.
+    validate: evaluates the validation split over all processes, calling its argument after every batch.
+    identity: what must be the same when the run is taken up again.
+    """
+
+    network: AlexNet
+    optimiser: Momentum
+    recipe: Recipe
+    batches: Iterator[Batch]
+    images: int
+    validate: Callable[[Callable[[int], None]], Evaluation]
+    run: RunDirectory
+    identity: dict[str, Any]
+    state: State
+    precision: str
+    replicas: Replicas = field(default_factory=Replicas)
+    watch: Watch = field(default_factory=Watch)
+    save_seconds: float = 600
+    log_steps: int = 50
+    dead_start: int = (
+        5000  # steps (half an epoch of ImageNet) by which the loss must have left that of guessing
+    )
+
+    def train(self) -> None:
+        """To the end of the schedule. Stopped when asked to; RunError when the loss is lost or stays put."""
+        self.model = self.replicas.wrap(self.network)
+        self.state.sums = self.state.sums.to(self.network.devices[0])
+        self._start_clock()
+        self.saved = time.monotonic()
+        per_epoch = -(-self.images // self.recipe.batch_size)
+        while True:
+            epoch, within = divmod(self.state.step, per_epoch)
+            if within == 0 and epoch > len(self.state.history):
+                self._validate(epoch)
+            if schedule.finished(self.recipe, self._errors()):
+                self._save()
+                return
+            self._epoch(epoch + 1, per_epoch)
+
+    def _epoch(self, epoch: int, per_epoch: int) -> None:
+        self.rates = schedule.rates(self.recipe, epoch, self._errors())
+        self.optimiser.set_rates(self.rates)
+        for step in range(self.state.step, epoch * per_epoch):
+            asked = time.perf_counter()
+            images, labels = next(self.batches)
+            self.waited += time.perf_counter() - asked
+            position = step % per_epoch * self.recipe.batch_size
+            self._step(images, labels, total=min(self.recipe.batch_size, self.images - position))
+            self.watch.step(self.state.step)
+            ends = self.state.step == epoch * per_epoch
+            if ends or self.state.step % self.log_steps == 0:
+                self._log(self.state.step / per_epoch)
+            due = ends or time.monotonic() - self.saved > self.save_seconds
+            stop, save = self.replicas.any([self.watch.stop(), due])
+            if stop or save:
+                self._save()
+            if stop:
+                raise Stopped
+
+    def _step(self, images: torch.Tensor, labels: torch.Tensor, total: int) -> None:
+        """One update by the gradient averaged over the global batch of `total` images; waits for nothing."""
+        rows, state = self.replicas.rows(total), self.state
+        masks = self.network.masks(state.step, rows.start, len(rows))
+        with autocast(images.device, self.precision):
+            logits = self.model(images, masks).float()
+        # the wrapped network averages over processes, whose shares may differ: each is weighed by its size
+        loss = F.cross_entropy(logits, labels, reduction="sum") * (self.replicas.world / total)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        state.sums += tally(logits.detach().softmax(1), labels)
+        state.step += 1
+        self.seen += total
+
+    def _log(self, epoch: float) -> None:
+        """A metrics row of the steps since the last one. Waits for the device."""
+        step, sums = self.state.step, self.replicas.gather(self.state.sums).sum(0)
+        found = rates(sums)
+        seconds = time.perf_counter() - self.started
+        row: Row = {
+            "kind": "train",
+            "step": step,
+            "epoch": epoch,
+            **found,
+            "lr": self.rates.weight[self.recipe.layers[-1].name],
+            "img_s": self.seen / seconds,
+            "data_time": self.waited / seconds,
+        }
+        if not math.isfinite(found["loss"]):
+            raise RunError(
+                f"the loss became {found['loss']} before step {step}; {self.run.path} keeps the state saved "
+                "before. Look at metrics.jsonl there, and try --precision float32 under another --run"
+            )
+        guessing = math.log(self.recipe.classes)
+        if step - self.log_steps < self.dead_start <= step and found["loss"] > 0.998 * guessing:
+            raise RunError(
+                f"dead start: after {step} steps the loss is {found['loss']:.3f}, that of guessing among "
+                f"{self.recipe.classes} classes ({guessing:.3f}). Look at the recipe: original starts where "
+                "the paper's printed one may not"
+            )
+        self._tell(row)
+        self.state.sums = torch.zeros_like(self.state.sums)
+        self._start_clock()
+
+    def _validate(self, epoch: int) -> None:
+        """Errors on the validation split; the state before it is on disk."""
+
+        def each(images: int) -> None:
+            if self.replicas.world == 1 and self.watch.stop():
+                raise Stopped
+
+        sums = self.replicas.gather(self.validate(each).sums).sum(0)
+        row: Row = {"kind": "val", "step": self.state.step, "epoch": epoch, **rates(sums)}
+        if not math.isfinite(row["loss"]):
+            raise RunError(f"the validation loss of epoch {epoch} is {row['loss']}; try --precision float32")
+        self._tell(row)
+        if row["top1_err"] < min(self._errors(), default=math.inf) and self.replicas.first:
+            checkpoint.save(self.run.path / "best.pt", self._content(torch.empty(0)))
+        self.state.history.append(row)
+        self._start_clock()
+
+    def _tell(self, row: Row) -> None:
+        if self.replicas.first:
+            self.run.add(row)
+        self.watch.row(row)
+
+    def _save(self) -> None:
+        """The state, after the metrics that led to it."""
+        sums = self.replicas.gather(self.state.sums)
+        if not sums.isfinite().all():  # the next row says so; do not replace the last good state
+            return
+        if self.replicas.first:
+            self.run.flush()
+            checkpoint.save_last(self.run.path, self._content(sums))
+        self.saved = time.monotonic()
+
+    def _content(self, sums: torch.Tensor) -> dict[str, Any]:
+        return {
+            "identity": self.identity,
+            "step": self.state.step,
+            "history": self.state.history,
+            "sums": sums,
+            "weights": self.network.state(),
+            "velocities": self.optimiser.state(),
+        }
+
+    def _errors(self) -> list[float]:
+        return [row["top1_err"] for row in self.state.history]
+
+    def _start_clock(self) -> None:
+        self.started, self.waited, self.seen = time.perf_counter(), 0.0, 0

@@ -1,0 +1,210 @@
+"""Fifth stop: dataset and DALI graph become torch batches on the training device; they go to model/train.py.
+
+Batches leave DALI without a copy. A training stream starts at any step and never ends; an evaluation stream
+gives every image of its split exactly once.
+"""
+
+import mmap
+from collections import deque
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.dlpack import from_dlpack
+
+from pipeline import graph, image
+from pipeline.dataset import DataError, Dataset, read_index, read_names
+from pipeline.order import draws, epoch_order, share
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+Colour = Callable[[int], tuple[np.ndarray, float]]
+Feed = Iterator[tuple[np.ndarray, tuple[Any, ...]]]  # sample numbers, and what the graph takes
+
+
+class TrainBatches:
+    """Endless (images, labels) from step `start` on: float (rows, 3, crop, crop), int64 (rows,).
+
+    A global batch is `batch_size` images, the last of an epoch what is left; this process takes its `share`.
+    mean: (3, crop, crop). colour: epoch (from 1) -> (3, 3) matrix that turns three N(0, 1) numbers into an
+    RGB shift in 0..255 units, and the divisor that follows. DataError names an image that cannot be decoded.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        *,
+        mean: np.ndarray,
+        batch_size: int,
+        offsets: int,
+        colour: Colour,
+        seed: int,
+        start: int,
+        device: torch.device,
+        threads: int,
+        half: bool,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.samples = Samples(dataset, "train")
+        self.batch_size, self.offsets, self.colour, self.seed = batch_size, offsets, colour, seed
+        self.start, self.rank, self.world = start, rank, world
+        self.steps_per_epoch = -(-len(self.samples) // batch_size)
+        largest = share(batch_size, world - 1, world)
+        make = partial(
+            graph.train_graph,
+            mean=mean,
+            resize=dataset.size == "original",
+            half=half,
+            **_executor(device, threads, largest.stop - largest.start),
+        )
+        self._stream = _Stream(make, self._feed(), self.samples, device)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self._stream
+
+    def total(self, step: int) -> int:
+        """Images in the global batch of `step`."""
+        return min(self.batch_size, len(self.samples) - step % self.steps_per_epoch * self.batch_size)
+
+    def _feed(self) -> Feed:
+        epoch, skip = divmod(self.start, self.steps_per_epoch)
+        step = self.start
+        while True:
+            order = epoch_order(self.samples.index["shard"], self.seed, epoch)
+            matrix, divisor = self.colour(epoch + 1)
+            for first in range(skip * self.batch_size, len(order), self.batch_size):
+                total = self.total(step)
+                rows = share(total, self.rank, self.world)
+                chosen = order[first : first + total][rows]
+                random = draws(self.seed, step, total, rows, self.offsets)
+                shift = (random.normal @ matrix.T).astype(np.float32)
+                scale = np.full(len(chosen), 1 / divisor, np.float32)
+                jpegs, labels = self.samples.read(chosen)
+                yield chosen, (jpegs, labels, random.top, random.left, random.mirror, shift, scale)
+                step += 1
+            epoch, skip = epoch + 1, 0
+
+
+class EvaluationBatches:
+    """This process's share of a split, each image once and in order.
+
+    Images are float (rows, views, 3, crop, crop), labels int64 (rows,), -1 where there is none.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        split: str,
+        *,
+        mean: np.ndarray,
+        views: tuple[tuple[int, int, int], ...],
+        batch_size: int,
+        device: torch.device,
+        threads: int,
+        half: bool,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.samples = Samples(dataset, split)
+        self.rows = share(len(self.samples), rank, world)
+        self.batch_size = batch_size
+        make = partial(
+            graph.evaluation_graph,
+            mean=mean,
+            resize=dataset.size == "original",
+            half=half,
+            views=views,
+            **_executor(device, threads, batch_size),
+        )
+        self._stream = _Stream(make, self._feed(), self.samples, device)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self._stream
+
+    def _feed(self) -> Feed:
+        for first in range(self.rows.start, self.rows.stop, self.batch_size):
+            chosen = np.arange(first, min(first + self.batch_size, self.rows.stop))
+            yield chosen, self.samples.read(chosen)
+
+
+class Samples:
+    """The samples of one split: zero-copy views of their JPEG bytes in the memory-mapped shards."""
+
+    def __init__(self, dataset: Dataset, split: str) -> None:
+        if not dataset.splits.get(split):
+            raise DataError(f"{dataset.root} has no {split} images; prepare a root that has them")
+        self.dataset, self.split = dataset, split
+        self.index = read_index(dataset, split)
+        self.shards = [_map(dataset.root / shard.name) for shard in dataset.splits[split]]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def read(self, chosen: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+        """JPEG bytes (uint8, one array each) and labels (rows,) int64."""
+        rows = self.index[chosen]
+        where = zip(rows["shard"].tolist(), rows["offset"].tolist(), rows["size"].tolist(), strict=True)
+        jpegs = [self.shards[shard][first : first + size] for shard, first, size in where]
+        return jpegs, rows["label"].astype(np.int64)
+
+    def find_damage(self, chosen: np.ndarray) -> str | None:
+        """The first of the samples that cannot be decoded, and where it lies."""
+        for number, jpeg in zip(chosen.tolist(), self.read(chosen)[0], strict=True):
+            try:
+                image.decode(jpeg.tobytes())
+            except image.BadImage as error:
+                row = self.index[number]
+                path = self.dataset.root / self.dataset.splits[self.split][row["shard"]].name
+                name = read_names(self.dataset, self.split)[number]
+                return f"{path}, byte {row['offset']}: {name} cannot be decoded ({error})"
+        return None
+
+
+class _Stream:
+    """A DALI pipeline as an iterator of torch batches; a decoding error names its image."""
+
+    def __init__(self, make: Callable[..., Any], feed: Feed, samples: Samples, device: torch.device) -> None:
+        self.feed, self.samples, self.device = feed, samples, device
+        self.running: deque[np.ndarray] = deque()  # the samples of each batch that is inside DALI
+        self.pipe = make(self._source)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        stream = torch.cuda.current_stream(self.device) if self.device.type == "cuda" else None
+        try:
+            images, labels = self.pipe.run(stream)
+        except RuntimeError:
+            for chosen in self.running:
+                if damage := self.samples.find_damage(chosen):
+                    root = self.samples.dataset.root
+                    raise DataError(f"{damage}; check with alexnet-dali prep --out {root} --verify") from None
+            raise
+        self.running.popleft()
+        return from_dlpack(images.as_tensor()), from_dlpack(labels.as_tensor())
+
+    def _source(self) -> tuple[Any, ...]:
+        chosen, inputs = next(self.feed)
+        self.running.append(chosen)
+        return inputs
+
+
+def _executor(device: torch.device, threads: int, batch_size: int) -> dict[str, Any]:
+    gpu = device.type == "cuda"
+    return {
+        "gpu": gpu,
+        "device_id": device.index or 0 if gpu else None,
+        "num_threads": threads,
+        "batch_size": batch_size,
+        "prefetch_queue_depth": 2,
+        "exec_dynamic": True,  # outputs own their memory, so they can be handed over without a copy
+    }
+
+
+def _map(path: Path) -> np.ndarray:
+    with open(path, "rb") as file:
+        return np.frombuffer(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ), np.uint8)
