@@ -137,10 +137,10 @@ def prepare_image(data: bytes | None, size: str) -> tuple[np.ndarray, bytes]:
     if data is None:
         raise BadImage(f"larger than {MAX_BYTES:,} bytes")
     image = decode(data)
-    pixels = np.asarray(square(image))
-    if size == "original":
-        return pixels, data if dali_reads(data) else encode(image)
-    return pixels, encode(pixels)
+    small = square(image)
+    if size == "256":
+        return np.asarray(small), encode(small)
+    return np.asarray(small), data if dali_reads(data) else encode(image)
 
 
 def commit(task: Task, out: Path) -> None:
