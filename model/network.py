@@ -123,6 +123,19 @@ class AlexNet(nn.Module):
                 else:
                     pieces = [tower.after(step, x) for tower, x in zip(holders, pieces, strict=True)]
 
+    @torch.no_grad()
+    def signals(self, images: Tensor) -> dict[str, tuple[float, float]]:
+        """What a layer tells images apart by, beside what it adds to all: by layer, the root mean square over
+        units (and places) of the linear output's standard deviation over the images, and that of the biases.
+        """
+        found = {}
+        for shape, pieces in self.walk(images):
+            spread = torch.cat([x.float().var(0).flatten().to(self.devices[0]) for x in pieces])
+            biases = torch.cat([tower.layers[shape.layer.name].bias.to(self.devices[0])
+                                for tower in self._holders(shape)])  # fmt: skip
+            found[shape.layer.name] = (spread.mean().sqrt().item(), biases.square().mean().sqrt().item())
+        return found
+
     def _lrn_across(self, holders: list[Tower], pieces: Pieces) -> Pieces:
         """LRN whose windows cross the towers' border, as the paper prints it: each tower borrows two maps."""
         wide = bordered(pieces, self.recipe.lrn.size // 2)
