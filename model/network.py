@@ -128,12 +128,13 @@ class AlexNet(nn.Module):
         """What a layer tells images apart by, beside what it adds to all: by layer, the root mean square over
         units (and places) of the linear output's standard deviation over the images, and that of the biases.
         """
+        biases = {name: pieces for name, kind, pieces in self.pieces() if kind == "bias"}
         found = {}
         for shape, pieces in self.walk(images):
-            spread = torch.cat([x.float().var(0).flatten().to(self.devices[0]) for x in pieces])
-            biases = torch.cat([tower.layers[shape.layer.name].bias.to(self.devices[0])
-                                for tower in self._holders(shape)])  # fmt: skip
-            found[shape.layer.name] = (spread.mean().sqrt().item(), biases.square().mean().sqrt().item())
+            name, home = shape.layer.name, self.devices[0]
+            variance = torch.cat([x.float().var(0).flatten().to(home) for x in pieces])
+            bias = torch.cat([x.to(home) for x in biases[name]])
+            found[name] = (variance.mean().sqrt().item(), bias.square().mean().sqrt().item())
         return found
 
     def _lrn_across(self, holders: list[Tower], pieces: Pieces) -> Pieces:
