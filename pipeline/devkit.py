@@ -78,7 +78,8 @@ def _unpack(path: Path) -> dict[str, bytes]:
                 if len(files) == 2:
                     break
     except Exception as error:  # tarfile, gzip and zlib each have their own for damage
-        raise DataError(f"cannot read {path} ({error}): download it again") from None
+        reason = str(error).partition("\n")[0].rstrip(":")
+        raise DataError(f"cannot read {path} ({reason}): download it again") from None
     return files
 
 

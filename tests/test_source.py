@@ -1,0 +1,372 @@
+"""Every layout against the others and against the devkit as scipy reads it; every root that is not right."""
+
+import gzip
+import io
+import os
+import re
+import shutil
+import tarfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import scipy.io
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipeline.dataset import DataError
+from pipeline.drawn import write_archives
+from pipeline.source import Source, find_source
+
+Content = dict[str, list[tuple[str, int, bytes | None]]]
+
+
+def content(source: Source) -> Content:
+    return {
+        split: [(sample.name, sample.label, sample.read(10**9)) for sample in samples]
+        for split, samples in source.splits.items()
+    }
+
+
+def devkit(root: Path) -> dict[str, bytes]:
+    with tarfile.open(root / "ILSVRC2012_devkit_t12.tar.gz") as tar:
+        return {Path(m.name).name: tar.extractfile(m).read() for m in tar if m.isreg()}  # type: ignore[union-attr]
+
+
+def write_tar(path: Path, files: dict[str, bytes]) -> None:
+    with tarfile.open(path, "w") as tar:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+
+
+def tarred(files: dict[str, bytes]) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return file.getvalue()
+
+
+@pytest.fixture
+def copy(archives: Path, tmp_path: Path) -> Path:
+    """The archives, to be spoilt."""
+    return shutil.copytree(archives, tmp_path / "root")
+
+
+def unpack_train(root: Path, out: Path) -> None:
+    """train.tar -> class tars, as half of ImageNet's own instructions do."""
+    with tarfile.open(root / "ILSVRC2012_img_train.tar") as tar:
+        tar.extractall(out, filter="data")
+
+
+def test_layouts_agree(archives: Path, folders: Path, flat: Path, kaggle: Path, tmp_path: Path) -> None:
+    sources = {root: find_source(root) for root in (archives, folders, flat, kaggle)}
+    expected = content(sources[archives])
+    assert {split: len(images) for split, images in expected.items()} == {"train": 31, "val": 9, "test": 5}
+    for source in sources.values():
+        assert content(source) == expected
+    kinds = [source.kind for source in sources.values()]
+    for kind, words in zip(kinds, ["archives", "class folders", "devkit", "Kaggle"], strict=True):
+        assert words in kind
+
+
+def test_kaggle_from_inside(kaggle: Path) -> None:
+    expected = find_source(kaggle)
+    for inside in ("ILSVRC", "ILSVRC/Data/CLS-LOC"):
+        assert find_source(kaggle / inside) == expected
+
+
+def test_class_tars(archives: Path, tmp_path: Path) -> None:
+    unpack_train(archives, tmp_path / "train")
+    for path in archives.iterdir():
+        if "train" not in path.name:
+            (tmp_path / path.name).symlink_to(path)
+    assert content(find_source(tmp_path)) == content(find_source(archives))
+
+
+@pytest.mark.parametrize("shape", ["tar", "folder", "bare"])
+def test_devkit_shapes(shape: str, copy: Path, archives: Path) -> None:
+    packed = copy / "ILSVRC2012_devkit_t12.tar.gz"
+    if shape == "tar":
+        (copy / "ILSVRC2012_devkit_t12.tar").write_bytes(gzip.decompress(packed.read_bytes()))
+    else:
+        with tarfile.open(packed) as tar:
+            tar.extractall(copy, filter="data")
+        if shape == "bare":
+            (copy / "ILSVRC2012_devkit_t12/data").rename(copy / "data")
+    packed.unlink()
+    found = find_source(copy)
+    assert found.classes == find_source(archives).classes
+    assert content(found) == content(find_source(archives))
+
+
+def test_labels_go_through_meta_mat(archives: Path) -> None:
+    """The devkit's numbers are not labels: they name a wnid, whose place in sorted order is the label."""
+    files = devkit(archives)
+    synsets = scipy.io.loadmat(io.BytesIO(files["meta.mat"]), squeeze_me=True)["synsets"]
+    wnid_of = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets}
+    leaves = sorted(str(row["WNID"]) for row in synsets if row["num_children"] == 0)
+    truth = [int(line) for line in files["ILSVRC2012_validation_ground_truth.txt"].split()]
+    source = find_source(archives)
+    assert [category.wnid for category in source.classes] == leaves
+    assert [sample.label for sample in source.splits["val"]] == [leaves.index(wnid_of[i]) for i in truth]
+    assert [wnid_of[category.ilsvrc_id or 0] for category in source.classes] == leaves
+    assert [leaves.index(wnid_of[i]) for i in truth] != [i - 1 for i in truth]  # or the test shows nothing
+    for sample in source.splits["train"]:
+        assert sample.name.startswith(leaves[sample.label] + "_")
+    assert [sample.name for sample in source.splits["val"]] == [
+        f"ILSVRC2012_val_{number:08d}.JPEG" for number in range(1, 10)
+    ]
+
+
+def test_val_fraction(folders: Path) -> None:
+    everything = find_source(folders).splits["train"]
+    source = find_source(folders / "train", val_fraction=0.25, seed=1)
+    train, val = source.splits["train"], source.splits["val"]
+    assert sorted(train + val) == sorted(everything)
+    for label in range(3):
+        count = sum(sample.label == label for sample in everything)
+        assert sum(sample.label == label for sample in val) == round(count * 0.25)
+    assert find_source(folders / "train", val_fraction=0.25, seed=1) == source
+    assert find_source(folders / "train", val_fraction=0.25, seed=2) != source
+
+
+def test_other_names(folders: Path, tmp_path: Path) -> None:
+    """Folders of any name: spaces, other alphabets, bytes that are no text. What is no image is passed over."""
+    root = tmp_path / "mein Bücherregal 图像"
+    for name in ("gelbe Äpfel", "蜜蜂", os.fsdecode(b"caf\xe9")):
+        (root / name).mkdir(parents=True)
+        for number in range(2):
+            (root / name / f"ein Bild {number}.jpg").write_bytes(b"...")
+        for other in ("notes.txt", ".hidden.jpg", "Thumbs.db"):
+            (root / name / other).write_text("no image")
+    source = find_source(root, val_fraction=0.5)
+    assert [len(images) for images in source.splits.values()] == [3, 3]
+    assert source.splits["train"][0].read(100) == b"..."
+
+
+def test_tar_names_are_no_paths(tmp_path: Path) -> None:
+    image = b"image"
+    names = ("../../evil.JPEG", "/etc/evil.JPEG", "a/b/good.JPEG", "nested/../x.JPEG")
+    root = tmp_path / "root"
+    root.mkdir()
+    write_tar(root / "ILSVRC2012_img_train.tar", {"../n01.tar": tarred(dict.fromkeys(names, image))})
+    source = find_source(root, val_fraction=0.5)
+    assert [category.wnid for category in source.classes] == ["n01"]
+    samples = source.splits["train"] + source.splits["val"]
+    assert sorted(sample.name for sample in samples) == ["evil.JPEG", "evil.JPEG", "good.JPEG", "x.JPEG"]
+    assert {sample.read(100) for sample in samples} == {image}
+    assert list(tmp_path.iterdir()) == [root]
+
+
+def cut(name: str, keep: float) -> Callable[[Path], None]:
+    def spoil(root: Path) -> None:
+        os.truncate(root / name, int((root / name).stat().st_size * keep) // 512 * 512)
+
+    return spoil
+
+
+def without(*names: str) -> Callable[[Path], None]:
+    def spoil(root: Path) -> None:
+        for name in names:
+            (root / name).unlink()
+
+    return spoil
+
+
+def with_devkit(change: Callable[[dict[str, bytes]], object]) -> Callable[[Path], None]:
+    def spoil(root: Path) -> None:
+        files = devkit(root)
+        change(files)
+        packed = gzip.compress(tarred({f"ILSVRC2012_devkit_t12/data/{name}": files[name] for name in files}))
+        (root / "ILSVRC2012_devkit_t12.tar.gz").write_bytes(packed)
+
+    return spoil
+
+
+TRAIN, VAL, KIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"
+TRUTH = "ILSVRC2012_validation_ground_truth.txt"
+
+
+def zero_header(root: Path) -> None:
+    """A header in the middle that tarfile would silently take for the end."""
+    data = bytearray((root / VAL).read_bytes())
+    with tarfile.open(root / VAL) as tar:
+        data[(header := tar.getmembers()[4].offset) : header + 100] = b"x" * 100
+    (root / VAL).write_bytes(data)
+
+
+def negative_size(root: Path) -> None:
+    """A size that would send tarfile back to the same header for ever."""
+    write_tar(root / VAL, {"a.JPEG": b"123", "b.JPEG": b"456"})
+    data = bytearray((root / VAL).read_bytes())
+    data[1024 + 124 : 1024 + 136] = (-1024).to_bytes(12, "big", signed=True)
+    data[1024 + 148 : 1024 + 156] = b" " * 8
+    data[1024 + 148 : 1024 + 156] = b"%06o\0 " % sum(data[1024:1536])
+    (root / VAL).write_bytes(data)
+
+
+def twice(root: Path) -> None:
+    with tarfile.open(root / TRAIN, "a") as tar:
+        tar.addfile(tar.getmembers()[0], io.BytesIO(bytes(10**7)))
+
+
+def empty_class(root: Path) -> None:
+    with tarfile.open(root / TRAIN, "a") as tar:
+        info = tarfile.TarInfo("n99999999.tar")
+        info.size = len(tarred({}))
+        tar.addfile(info, io.BytesIO(tarred({})))
+
+
+SPOILS = {
+    "no train": (without(TRAIN), "no ImageNet root.*Looked for"),
+    "no val": (without(VAL), "no ILSVRC2012_img_val.tar and no val/"),
+    "no devkit": (without(KIT), "labels are missing: put ILSVRC2012_devkit_t12.tar.gz"),
+    "train cut": (cut(TRAIN, 0.6), f"{TRAIN} is.* byte"),
+    "val cut": (cut(VAL, 0.6), f"{VAL} is (cut off|damaged)"),
+    "val empty": (cut(VAL, 0), f"{VAL} is (cut off|damaged)"),
+    "val header": (zero_header, f"{VAL} is cut off or damaged at byte"),
+    "val negative size": (negative_size, f"{VAL} is damaged"),
+    "class twice": (twice, r"holds n\d+.tar twice"),
+    "class empty": (empty_class, "no images of the class n99999999"),
+    "devkit cut": (cut(KIT, 0.5), f"cannot read .*{KIT}"),
+    "devkit of another kind": (with_devkit(lambda files: files.pop("meta.mat")), "lacks data/meta.mat"),
+    "meta.mat damaged": (
+        with_devkit(lambda files: files.update({"meta.mat": b"no"})),
+        "meta.mat cannot be read",
+    ),
+    "truth short": (
+        with_devkit(lambda files: files.update({TRUTH: files[TRUTH].split(b"\n", 1)[1]})),
+        "labels 8 val images, but there are 9",
+    ),
+    "truth no number": (
+        with_devkit(lambda files: files.update({TRUTH: b"1\nzwei\n"})),
+        f"{TRUTH}, line 2: 'zwei'",
+    ),
+    "truth out of range": (with_devkit(lambda files: files.update({TRUTH: b"9999\n"})), "'9999' is no class"),
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILS)
+def test_bad_archives(spoil: str, copy: Path) -> None:
+    change, message = SPOILS[spoil]
+    change(copy)
+    with pytest.raises(DataError, match=message) as error:
+        find_source(copy)
+    assert "\n" not in str(error.value)
+
+
+def test_bad_folders(folders: Path, flat: Path, kaggle: Path, tmp_path: Path) -> None:
+    def check(root: Path, message: str, fraction: float | None = None) -> None:
+        with pytest.raises(DataError, match=message):
+            find_source(root, fraction)
+
+    check(tmp_path, "no ImageNet root")
+    check(tmp_path, "no ImageNet root", 0.1)
+    check(folders, "leave --val-fraction out", 0.1)
+    root = shutil.copytree(folders, tmp_path / "a")
+    (root / "train/n00000001").mkdir()
+    check(root, "no images of the class n00000001")
+    (root / "train/n00000001").rmdir()
+    (root / "val/n00000001").mkdir()
+    check(root, "has the class n00000001, which train has not")
+    shutil.rmtree(root / "val")
+    (root / "val").mkdir()
+    check(root, "val holds no images")
+    root = shutil.copytree(flat, tmp_path / "b")
+    shutil.rmtree(next((root / "train").iterdir()))
+    check(root, "labels val images as n.*, a class that train has not")
+    root = shutil.copytree(kaggle, tmp_path / "c")
+    solution = root / "LOC_val_solution.csv"
+    lines = solution.read_text().splitlines()
+    solution.write_text("\n".join(lines[:-1]))
+    check(root, "labels 8 val images, but there are 9")
+    solution.write_text("\n".join([*lines[:-1], "other,n1 1 2 3 4"]))
+    check(root, "has no label for the val image 'ILSVRC2012_val")
+    solution.write_text("\n".join([*lines, lines[1].split(",")[0] + ",n00000000 1 2 3 4"]))
+    check(root, "has two labels")
+    solution.write_text("\n".join([*lines, "a,b,c"]))
+    check(root, f"line {len(lines) + 1}: expected ImageId")
+    single = tmp_path / "d/n1"
+    single.mkdir(parents=True)
+    (single / "a.jpg").touch()
+    check(single.parent, "no second image", 0.5)
+
+
+@pytest.mark.parametrize("name", [TRAIN, VAL])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    places=st.lists(st.tuples(st.integers(0, 10**9), st.integers(0, 511)), min_size=1, max_size=6),
+    values=st.binary(min_size=6, max_size=12),
+    keep=st.floats(0.2, 2),
+)
+def test_any_tar(
+    name: str,
+    places: list[tuple[int, int]],
+    values: bytes,
+    keep: float,
+    tmp_path: Path,
+    tars: dict[str, bytes],
+) -> None:
+    """Changed headers and cuts: a DataError or a source, in a moment, and nothing written."""
+    data = bytearray(tars[name])
+    for (block, byte), value in zip(places, values, strict=False):
+        if headers := [match.start() - 257 for match in re.finditer(b"ustar", data)]:
+            data[headers[block % len(headers)] + byte] = value
+    for other in tars:
+        (tmp_path / other).write_bytes(tars[other])
+    (tmp_path / name).write_bytes(data[: int(keep * len(data))])
+    with suppress(DataError):
+        find_source(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == set(tars)
+
+
+@pytest.fixture(scope="module")
+def tars(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    root = tmp_path_factory.mktemp("tars")
+    write_archives(root, classes=2, train=2, val=2, damaged=False)
+    return {path.name: path.read_bytes() for path in root.iterdir()}
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    which=st.sampled_from(["meta.mat", TRUTH, "solution", "mapping"]),
+    start=st.floats(0, 1),
+    length=st.integers(0, 40),
+    new=st.one_of(
+        st.binary(max_size=40), st.text(max_size=20).map(lambda text: text.encode("utf-8", "replace"))
+    ),
+)
+def test_any_labels(
+    which: str, start: float, length: int, new: bytes, kits: dict[str, Path], tmp_path: Path
+) -> None:
+    """Any bytes in meta.mat, the truth or Kaggle's CSV files: a DataError or a source."""
+    kaggle = which in ("solution", "mapping")
+    root = kits["kaggle" if kaggle else "flat"]
+    names = {"solution": "LOC_val_solution.csv", "mapping": "LOC_synset_mapping.txt"}
+    path = root / names.get(which, f"ILSVRC2012_devkit_t12/data/{which}")
+    before = path.read_bytes()
+    place = int(start * len(before))
+    try:
+        path.write_bytes(before[:place] + new + before[place + length :])
+        with suppress(DataError):
+            find_source(root)
+    finally:
+        path.write_bytes(before)
+
+
+@pytest.fixture(scope="module")
+def kits(flat: Path, kaggle: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("kits")
+    shutil.copytree(flat, root / "flat")
+    shutil.copytree(kaggle, root / "kaggle")
+    packed = root / "flat" / KIT
+    with tarfile.open(packed) as tar:
+        tar.extractall(root / "flat", filter="data")
+    packed.unlink()
+    return {"flat": root / "flat", "kaggle": root / "kaggle"}
