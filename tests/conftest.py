@@ -5,6 +5,9 @@ from pathlib import Path
 import pytest
 
 from pipeline import drawn
+from pipeline.dataset import Dataset
+from pipeline.prep import prepare
+from pipeline.source import find_source
 
 SMALL = {"classes": 3, "train": 8, "val": 3, "test": 5}  # 24 + 7 odd files, 9 and 5 images
 
@@ -39,3 +42,17 @@ def kaggle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("kaggle")
     drawn.write_kaggle(root, **SMALL)
     return root
+
+
+@pytest.fixture(scope="session")
+def dataset(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Prepared from `folders`: 28 training images, 9 of validation, both in one shard."""
+    out = tmp_path_factory.mktemp("prepared")
+    return prepare(find_source(folders), out, workers=2, max_rejected=0.5)
+
+
+@pytest.fixture(scope="session")
+def originals(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """The same with the images' own bytes."""
+    out = tmp_path_factory.mktemp("originals")
+    return prepare(find_source(folders), out, size="original", workers=2, max_rejected=0.5)

@@ -1,0 +1,129 @@
+"""The DALI graphs against NumPy and Pillow, given the same random draws."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline import graph
+from pipeline.drawn import draw, jpeg
+
+ROWS = 6
+RANDOM = np.random.default_rng(0)
+MEAN = RANDOM.uniform(90, 140, (3, 224, 224)).astype(np.float32)
+EXECUTOR = {"batch_size": ROWS, "num_threads": 2, "device_id": None, "exec_dynamic": True}
+
+
+def encoded(sizes: list[tuple[int, int]]) -> list[np.ndarray]:
+    """JPEGs of (height, width)."""
+    images = [draw(label, np.random.default_rng(label)) for label in range(len(sizes))]
+    pictures = [Image.fromarray(image).resize(size[::-1]) for image, size in zip(images, sizes, strict=True)]
+    return [np.frombuffer(jpeg(np.asarray(picture)), np.uint8) for picture in pictures]
+
+
+def decoded(data: np.ndarray) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data.tobytes())))
+
+
+def square(image: np.ndarray) -> np.ndarray:
+    """Pillow's: shorter side to 256, centre 256x256."""
+    height, width = image.shape[:2]
+    side = min(height, width)
+    box = ((width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2)
+    return np.asarray(Image.fromarray(image).resize((256, 256), Image.Resampling.BILINEAR, box))
+
+
+DRAWS = {
+    "labels": np.arange(ROWS),
+    "top": np.float32([0, 32, 5, 17, 31, 0]),
+    "left": np.float32([32, 0, 11, 16, 1, 0]),
+    "mirror": np.int32([0, 1, 0, 1, 1, 0]),
+    "shift": RANDOM.normal(0, 8, (ROWS, 3)).astype(np.float32),
+    "scale": np.full(ROWS, 1 / 1.1, np.float32),
+}
+
+
+def expected(images: list[np.ndarray]) -> np.ndarray:
+    """(decoded + shift - mean) / 1.1 by the formula: the mean neither moves with the crop nor is flipped."""
+    out = []
+    for row, image in enumerate(images):
+        top, left = int(DRAWS["top"][row]), int(DRAWS["left"][row])
+        crop = image[top : top + 224, left : left + 224].astype(np.float64)
+        crop = crop[:, ::-1] if DRAWS["mirror"][row] else crop
+        out.append(((crop + DRAWS["shift"][row]).transpose(2, 0, 1) - MEAN) / 1.1)
+    return np.stack(out)
+
+
+def train(
+    jpegs: list[np.ndarray], resize: bool = False, half: bool = False, gpu: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    def source() -> tuple[object, ...]:
+        return (jpegs, *DRAWS.values())
+
+    executor = {**EXECUTOR, "device_id": 0 if gpu else None}
+    outputs = graph.train_graph(source, MEAN, resize=resize, half=half, gpu=gpu, **executor).run()
+    images, labels = (np.array((out.as_cpu() if gpu else out).as_tensor()) for out in outputs)
+    return images, labels
+
+
+def test_train_graph_on_prepared_images() -> None:
+    jpegs = encoded([(256, 256)] * ROWS)
+    images, labels = train(jpegs)
+    assert images.dtype == np.float32
+    assert images.shape == (ROWS, 3, 224, 224)
+    assert np.abs(images - expected([decoded(data) for data in jpegs])).max() < 1e-4
+    assert labels.dtype == np.int64
+    assert labels.tolist() == list(range(ROWS))
+
+
+def test_half_output_is_the_rounded_one() -> None:
+    jpegs = encoded([(256, 256)] * ROWS)
+    whole, half = (train(jpegs, half=half)[0] for half in (False, True))
+    assert half.dtype == np.float16
+    ulp = np.spacing(np.abs(half)).astype(np.float64)
+    assert (np.abs(half.astype(np.float64) - whole) <= 0.5001 * ulp).all()
+
+
+def test_train_graph_resizes_originals_as_pillow_does() -> None:
+    jpegs = encoded([(375, 500), (500, 333), (64, 91), (256, 256), (900, 180), (301, 299)])
+    images, _ = train(jpegs, resize=True)
+    error = np.abs(images - expected([square(decoded(data)) for data in jpegs])) * 1.1
+    assert error.max() < 6  # levels of 255: two resamplers that round at different places
+    assert error.mean() < 0.3
+
+
+@pytest.mark.parametrize("resize", [False, True])
+def test_evaluation_views_are_slices(resize: bool) -> None:
+    jpegs = encoded([(375, 500), (256, 256), (200, 300)] if resize else [(256, 256)] * 3)
+    options = {**EXECUTOR, "batch_size": 3}
+
+    def source() -> tuple[object, ...]:
+        return jpegs, np.arange(3)
+
+    pipe = graph.evaluation_graph(
+        source, MEAN, resize=resize, half=False, gpu=False, views=graph.TEN_VIEWS, **options
+    )
+    images = np.array(pipe.run()[0].as_tensor())
+    assert images.shape == (3, 10, 3, 224, 224)
+    corners = [(0, 0), (0, 32), (16, 16), (32, 0), (32, 32)]
+    for row, data in enumerate(jpegs):
+        image = square(decoded(data)) if resize else decoded(data)
+        for view, (top, left) in enumerate(corners):
+            crop = image[top : top + 224, left : left + 224].transpose(2, 0, 1).astype(np.float64)
+            tolerance = 6 if resize else 1e-4
+            assert np.abs(images[row, view] - (crop - MEAN)).max() < tolerance
+            assert np.abs(images[row, view + 5] - (crop[:, :, ::-1] - MEAN)).max() < tolerance
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("resize", [False, True])
+def test_train_graph_on_the_gpu(resize: bool) -> None:
+    """nvJPEG and libjpeg-turbo round differently: a few levels of 255 at most, less than one on average."""
+    jpegs = encoded([(375, 500), (500, 333), (256, 256), (300, 301), (480, 640), (700, 500)])
+    if not resize:
+        jpegs = encoded([(256, 256)] * ROWS)
+    (ours, labels), (there, there_labels) = (train(jpegs, resize, gpu=gpu) for gpu in (False, True))
+    assert np.array_equal(labels, there_labels)
+    assert np.abs(ours - there).max() < 12
+    assert np.abs(ours - there).mean() < 0.7
