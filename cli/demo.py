@@ -1,11 +1,13 @@
 """alexnet-dali demo: the three commands on a small ImageNet that is drawn on the spot."""
 
 import shlex
+import shutil
 from pathlib import Path
 
 import click
 
 CLASSES, TRAIN, VAL = 10, 100, 30  # images of each class
+PREPARING = ["--max-rejected", "0.01"]  # three are broken on purpose
 # A quarter of the width, batches of 32: enough to see it learn in two minutes on two cores.
 TRAINING = ["--width", "0.25", "--batch-size", "32", "--epochs", "20"]
 
@@ -21,10 +23,12 @@ def command(out: Path, device: str) -> None:
     from pipeline import drawn
 
     root, data, run = out / "archives", out / "imagenet", out / "runs" / "demo"
-    if not (root / "ILSVRC2012_img_train.tar").exists():
+    if not root.exists():
         click.echo(f"drawing {CLASSES} classes as the official archives in {root}")
-        drawn.write_archives(root, classes=CLASSES, train=TRAIN, val=VAL)
-    call("prep", "--imagenet-root", root, "--out", data, "--max-rejected", 0.01)  # three are broken on purpose
+        shutil.rmtree(half := out / "archives.tmp", ignore_errors=True)
+        drawn.write_archives(half, classes=CLASSES, train=TRAIN, val=VAL)
+        half.rename(root)
+    call("prep", "--imagenet-root", root, "--out", data, *PREPARING)
     call("train", "--data", data, "--run", run, "--device", device, *TRAINING)
     call("eval", "--ten-crop", "--data", data, "--run", run, "--device", device)
     weights = checkpoint.read(run / "last.pt")["weights"]

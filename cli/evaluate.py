@@ -44,6 +44,8 @@ def command(data: Path, run_name: str | None, json_path: Path | None, **settings
 
     if settings["split"] == "test" and not settings["predictions"]:
         raise click.UsageError("test images have no labels to count errors by; give --predictions FILE")
+    for output in filter(None, (json_path, settings["predictions"])):
+        options.make_ready(output)
     dataset = open_dataset(data)
     path = find_run(run_name) / f"{settings['checkpoint']}.pt"
     saved = checkpoint.read(path)

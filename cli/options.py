@@ -30,3 +30,9 @@ RUNS = Path("runs")
 def run_path(name: str) -> Path:
     """A run's folder: a plain name lies in runs/, anything else is a path."""
     return RUNS / name if len(Path(name).parts) == 1 else Path(name)
+
+
+def make_ready(output: Path) -> None:
+    """Fail now, and not after the work, where a file cannot be written."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.touch()

@@ -1,5 +1,7 @@
 """Miniature ImageNets for every test, each drawn once a session. Read them; write elsewhere."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -56,3 +58,13 @@ def originals(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Datase
     """The same with the images' own bytes."""
     out = tmp_path_factory.mktemp("originals")
     return prepare(find_source(folders), out, size="original", workers=2, max_rejected=0.5)
+
+
+@pytest.fixture(scope="session")
+def trained(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a very narrow network, two epochs of two steps."""
+    path = tmp_path_factory.mktemp("runs") / "tiny"
+    options = ["--width", "0.05", "--batch-size", "16", "--epochs", "2", "--device", "cpu"]
+    command = [sys.executable, "-m", "cli", "train", "--data", dataset.root, "--run", path, *options]
+    subprocess.run(command, check=True, cwd=Path(__file__).parent.parent)
+    return path

@@ -1,0 +1,125 @@
+"""alexnet-dali eval, through the command line."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from cli import main
+from model import checkpoint
+from model.network import AlexNet
+from model.recipe import Recipe
+from pipeline.batches import Samples
+from pipeline.dataset import Dataset, read_names
+from pipeline.statistics import Statistics
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def evaluate(dataset: Dataset, trained: Path, *more: object) -> Result:
+    return run("eval", "--data", dataset.root, "--run", trained, "--device", "cpu", *more)
+
+
+def expected(dataset: Dataset, trained: Path, corners: list[tuple[int, int]], mirrored: bool) -> np.ndarray:
+    """Averaged probabilities of the validation images, crop by crop through Pillow and NumPy."""
+    saved = checkpoint.read(trained / "last.pt")
+    network = AlexNet(Recipe.from_dict(saved["identity"]["recipe"]), ["cpu"], seed=1)
+    network.load(saved["weights"])
+    mean = Statistics.load(dataset.root / "statistics.npz").mean[16:240, 16:240]
+    samples = Samples(dataset, "val")
+    result = []
+    for jpeg in samples.read(np.arange(len(samples)))[0]:
+        image = np.asarray(Image.open(io.BytesIO(jpeg.tobytes()))).astype(np.float32)
+        crops = [image[y : y + 224, x : x + 224] for y, x in corners]
+        crops += [crop[:, ::-1] for crop in crops] if mirrored else []
+        views = torch.tensor(np.stack([(crop - mean).transpose(2, 0, 1) for crop in crops]))
+        with torch.no_grad():
+            result.append(network(views).softmax(1).mean(0).numpy())
+    return np.stack(result)
+
+
+@pytest.mark.parametrize(
+    ("option", "corners", "mirrored"),
+    [((), [(16, 16)], False), (("--ten-crop",), [(0, 0), (0, 32), (16, 16), (32, 0), (32, 32)], True)],
+)
+def test_errors_and_predictions(
+    dataset: Dataset,
+    trained: Path,
+    tmp_path: Path,
+    option: tuple[str, ...],
+    corners: list[tuple[int, int]],
+    mirrored: bool,
+) -> None:
+    out, predictions = tmp_path / "result.json", tmp_path / "predictions.npz"
+    result = evaluate(dataset, trained, *option, "--json", out, "--predictions", predictions)
+    assert result.exit_code == 0, result.output
+    said = json.loads(out.read_text())
+    with np.load(predictions) as file:
+        found = dict(file)
+    probabilities = expected(dataset, trained, corners, mirrored)
+    assert found["probabilities"] == pytest.approx(probabilities, abs=1e-5)
+    labels = Samples(dataset, "val").index["label"]
+    assert found["labels"].tolist() == labels.tolist()
+    assert found["names"].tolist() == read_names(dataset, "val")
+    assert said["images"] == 9
+    assert said["top1_err"] == pytest.approx(100 * np.mean(probabilities.argmax(1) != labels))
+    assert said["top5_err"] == 0  # of three classes
+    assert f"{said['top1_err']:.2f} %" in result.output
+    assert "40.7 %" in result.output
+
+
+def test_the_last_validation_of_training_says_the_same(
+    dataset: Dataset, trained: Path, tmp_path: Path
+) -> None:
+    evaluate(dataset, trained, "--json", tmp_path / "result.json")
+    said = json.loads((tmp_path / "result.json").read_text())
+    row = checkpoint.read(trained / "last.pt")["history"][-1]
+    assert said["top1_err"] == row["top1_err"]
+    assert said["loss"] == pytest.approx(row["loss"], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["--run", "nowhere"], 1, "runs/nowhere/last.pt"),
+        ([], 1, "alexnet-dali train"),
+        (["--run", "RUN", "--split", "test"], 2, "--predictions"),
+        (["--run", "RUN", "--data", "nowhere"], 1, "alexnet-dali prep"),
+        (["--run", "RUN", "--gpus", "0", "--device", "cpu"], 1, "--gpus and --device"),
+        (["--run", "RUN", "--gpus", "99"], 1, "--device cpu"),
+        (["--run", "RUN", "--device", "tpu9"], 1, "no such device"),
+        (["--run", "RUN", "--device", "cpu", "--json", "/proc/no.json"], 1, "/proc/no.json"),
+    ],
+)
+def test_mistakes(
+    dataset: Dataset, trained: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+    arguments: list[str], status: int, words: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ALEXNET_DALI_DATA", str(dataset.root))
+    result = run("eval", *(str(trained) if word == "RUN" else word for word in arguments))
+    assert result.exit_code == status, result.output
+    assert words in result.output
+    assert len(result.output.strip().splitlines()) == (1 if status == 1 else 4)
+
+
+def test_a_dataset_of_more_classes(trained: Path, dataset: Dataset, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from pipeline.dataset import Category, write_description
+
+    for entry in dataset.root.iterdir():
+        (tmp_path / entry.name).symlink_to(entry)
+    (tmp_path / "dataset.json").unlink()
+    classes = (*dataset.classes, Category(3, "n99999999", "one more", None))
+    write_description(replace(dataset, root=tmp_path, classes=classes))
+    result = run("eval", "--data", tmp_path, "--run", trained, "--device", "cpu")
+    assert result.exit_code == 1
+    assert "3 classes" in result.output and "has 4" in result.output

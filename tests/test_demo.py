@@ -1,0 +1,27 @@
+"""alexnet-dali demo, shortened: the three commands as a user would type them, on the official archives."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from cli import demo, main
+
+
+def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo, "TRAIN", 8)
+    monkeypatch.setattr(demo, "VAL", 2)
+    monkeypatch.setattr(demo, "TRAINING", ["--width", "0.05", "--batch-size", "32", "--epochs", "1"])
+    monkeypatch.setattr(demo, "PREPARING", ["--max-rejected", "0.1"])
+    for _ in range(2):  # the second time nothing is done twice
+        result = CliRunner().invoke(main, ["demo"], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        commands = [line.split()[2] for line in result.output.splitlines() if line.startswith("$ ")]
+        assert commands == ["prep", "train", "eval"]
+    assert result.output.count("epoch ") == 0
+    for name in ("filters.png", "curves.png"):
+        assert f"demo/{name}" in result.output
+        with Image.open(Path("demo", name)) as picture:
+            assert min(picture.size) > 100
