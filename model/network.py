@@ -107,21 +107,27 @@ class AlexNet(nn.Module):
 
     def walk(self, images: Tensor, masks: Masks | None = None) -> Iterator[tuple[Shape, Pieces]]:
         """Each layer's linear output, a piece a device, as it is computed; the next step overwrites it."""
-        pieces, drops = [images], iter(masks or ())
+        pieces, drops = [images], iter(masks) if masks else None
         for shape in self.shapes:
             holders = self._holders(shape)
             if shape.layer.crossing:
                 pieces = exchange(pieces, self.devices[: len(holders)])
             pieces = [tower.linear(shape, x) for tower, x in zip(holders, pieces, strict=True)]
             yield shape, pieces
-            for step in shape.layer.then:
-                if step == "dropout":
-                    pieces = [x * mask for x, mask in zip(pieces, next(drops), strict=True)] if masks \
-                        else [x * self.recipe.keep for x in pieces]  # fmt: skip
-                elif step == "lrn" and self.recipe.lrn_across_towers and len(pieces) > 1:
-                    pieces = self._lrn_across(holders, pieces)
-                else:
-                    pieces = [tower.after(step, x) for tower, x in zip(holders, pieces, strict=True)]
+            pieces = self.follow(shape, pieces, drops)
+
+    def follow(self, shape: Shape, pieces: Pieces, drops: Iterator[Pieces] | None = None) -> Pieces:
+        """A layer's linear output to what the next layer reads; a ReLU overwrites what it is given."""
+        holders = self._holders(shape)
+        for step in shape.layer.then:
+            if step == "dropout":
+                pieces = [x * mask for x, mask in zip(pieces, next(drops), strict=True)] if drops \
+                    else [x * self.recipe.keep for x in pieces]  # fmt: skip
+            elif step == "lrn" and self.recipe.lrn_across_towers and len(pieces) > 1:
+                pieces = self._lrn_across(holders, pieces)
+            else:
+                pieces = [tower.after(step, x) for tower, x in zip(holders, pieces, strict=True)]
+        return pieces
 
     @torch.no_grad()
     def signals(self, images: Tensor) -> dict[str, tuple[float, float]]:

@@ -58,9 +58,9 @@ class TrainBatches:
             mean=mean,
             resize=dataset.size == "original",
             half=half,
-            **_executor(device, threads, largest.stop - largest.start),
+            **executor(device, threads, largest.stop - largest.start),
         )
-        self._stream = _Stream(make, self._feed(), self.samples, device)
+        self._stream = Stream(make, self._feed(), self.samples.find_damage, device)
 
     def __iter__(self) -> Iterator[Batch]:
         return self._stream
@@ -117,9 +117,9 @@ class EvaluationBatches:
             resize=dataset.size == "original",
             half=half,
             views=views,
-            **_executor(device, threads, batch_size),
+            **executor(device, threads, batch_size),
         )
-        self._stream = _Stream(make, self._feed(), self.samples, device)
+        self._stream = Stream(make, self._feed(), self.samples.find_damage, device)
 
     def __iter__(self) -> Iterator[Batch]:
         return self._stream
@@ -151,7 +151,7 @@ class Samples:
         return jpegs, rows["label"].astype(np.int64)
 
     def find_damage(self, chosen: np.ndarray) -> str | None:
-        """The first of the samples that cannot be decoded, and where it lies."""
+        """The first of the samples that cannot be decoded, where it lies, and what to do."""
         for number, jpeg in zip(chosen.tolist(), self.read(chosen)[0], strict=True):
             try:
                 image.decode(jpeg.tobytes())
@@ -159,15 +159,28 @@ class Samples:
                 row = self.index[number]
                 path = self.dataset.root / self.dataset.splits[self.split][row["shard"]].name
                 name = read_names(self.dataset, self.split)[number]
-                return f"{path}, byte {row['offset']}: {name} cannot be decoded ({error})"
+                return (
+                    f"{path}, byte {row['offset']}: {name} cannot be decoded ({error}); "
+                    f"check with alexnet-dali prep --out {self.dataset.root} --verify"
+                )
         return None
 
 
-class _Stream:
-    """A DALI pipeline as an iterator of torch batches; a decoding error names its image."""
+class Stream:
+    """A DALI pipeline as an iterator of torch batches.
 
-    def __init__(self, make: Callable[..., Any], feed: Feed, samples: Samples, device: torch.device) -> None:
-        self.feed, self.samples, self.device = feed, samples, device
+    `make` builds the graph around a source, `feed` is what the source yields; `damage` says which of a
+    batch's samples cannot be decoded.
+    """
+
+    def __init__(
+        self,
+        make: Callable[..., Any],
+        feed: Feed,
+        damage: Callable[[np.ndarray], str | None],
+        device: torch.device,
+    ) -> None:
+        self.feed, self.damage, self.device = feed, damage, device
         self.running: deque[np.ndarray] = deque()  # the samples of each batch that is inside DALI
         self.pipe = make(self._source)
 
@@ -180,9 +193,8 @@ class _Stream:
             images, labels = self.pipe.run(stream)
         except RuntimeError:
             for chosen in self.running:
-                if damage := self.samples.find_damage(chosen):
-                    root = self.samples.dataset.root
-                    raise DataError(f"{damage}; check with alexnet-dali prep --out {root} --verify") from None
+                if damage := self.damage(chosen):
+                    raise DataError(damage) from None
             raise
         self.running.popleft()
         return from_dlpack(images.as_tensor()), from_dlpack(labels.as_tensor())
@@ -193,7 +205,7 @@ class _Stream:
         return inputs
 
 
-def _executor(device: torch.device, threads: int, batch_size: int) -> dict[str, Any]:
+def executor(device: torch.device, threads: int, batch_size: int) -> dict[str, Any]:
     gpu = device.type == "cuda"
     return {
         "gpu": gpu,
