@@ -3,6 +3,7 @@
 import math
 import platform
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -118,6 +119,8 @@ def train(recipe: Recipe, dataset: "Dataset", path: Path, settings: dict[str, An
 
         if replicas.first:
             run.open(state.step, len(state.history), describe(recipe, dataset, devices, precision, replicas))
+            for name in ("dataset.json", "statistics.npz"):  # what predict must know, should the data be gone
+                shutil.copyfile(dataset.root / name, path / name)
         with Display(
             schedule.epochs(recipe), batches.steps_per_epoch, state.step, not replicas.first
         ) as display:
