@@ -1,6 +1,7 @@
 """alexnet-dali prep: once, before the first training."""
 
 import os
+import shlex
 import signal
 import time
 from collections.abc import Iterator
@@ -114,11 +115,8 @@ def _show(dataset: "Dataset", rate: float | None) -> None:
     if rate:
         rows["speed"] = f"{rate:,.0f} images/s"
     default = next(option.default for option in command.params if option.name == "out")
-    data = (
-        ""
-        if str(dataset.root) in (default, os.environ.get("ALEXNET_DALI_DATA"))
-        else f" --data {dataset.root}"
-    )
+    known = str(dataset.root) in (default, os.environ.get("ALEXNET_DALI_DATA"))
+    data = "" if known else f" --data {shlex.quote(str(dataset.root))}"
     rows["next"] = f"alexnet-dali train{data}"
     for name, value in rows.items():
         click.echo(f"  {name:<10}{value}")

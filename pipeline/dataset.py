@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -80,7 +81,7 @@ def open_dataset(root: Path | str) -> Dataset:
 def read_description(root: Path) -> Dataset:
     """What dataset.json says, whether or not the shards are there."""
     path = root / "dataset.json"
-    prep = f"alexnet-dali prep --imagenet-root DIR --out {root}"
+    prep = _prep(root)
     try:
         content = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
@@ -185,8 +186,12 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         raise
 
 
+def _prep(root: Path) -> str:
+    return f"alexnet-dali prep --imagenet-root DIR --out {shlex.quote(str(root))}"
+
+
 def _repair(dataset: Dataset) -> str:
-    return f"repair it with alexnet-dali prep --imagenet-root DIR --out {dataset.root}"
+    return f"repair it with {_prep(dataset.root)}"
 
 
 def _content(dataset: Dataset) -> dict[str, Any]:

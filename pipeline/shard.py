@@ -63,7 +63,7 @@ class Record:
     @classmethod
     def load(cls, path: Path) -> Self:
         sums = Sums()
-        with np.load(path) as arrays:
+        with open(path, "rb") as file, np.load(file) as arrays:
             size, sha256, names, rejected = json.loads(arrays["text"].tobytes())
             if images := int(arrays["images"]):
                 sums.merge(images, arrays["pixels"], arrays["products"])

@@ -41,9 +41,9 @@ def run_tasks(
                 _give(connection, given[connection], queue)
                 yield task, result
     except (EOFError, ConnectionError):
-        dead = next((process for process in crew.values() if not process.is_alive()), None)
+        crew[connection].join(5)
         raise DataError(
-            f"a worker process died (exit status {dead and dead.exitcode}; -9 is often a lack of memory): "
+            f"a worker process died (exit status {crew[connection].exitcode}; -9 is often a lack of memory): "
             "run the same command again to go on, perhaps with fewer --workers"
         ) from None
     finally:

@@ -137,7 +137,7 @@ def test_val_fraction(folders: Path) -> None:
 
 
 def test_other_names(folders: Path, tmp_path: Path) -> None:
-    """Folders of any name: spaces, other alphabets, bytes that are no text. What is no image is passed over."""
+    """Folders of any name: spaces, other alphabets, bytes that are no text. Other files are passed over."""
     root = tmp_path / "mein Bücherregal 图像"
     for name in ("gelbe Äpfel", "蜜蜂", os.fsdecode(b"caf\xe9")):
         (root / name).mkdir(parents=True)
