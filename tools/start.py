@@ -1,0 +1,148 @@
+"""Does it start? python -m tools.start --data DIR
+
+Trains `original`, `paper`, and `paper` on inputs divided by 58 (about ImageNet's standard deviation, by which
+most of today's code divides) from one seed and on the same images, each for so many steps, at its first
+learning rate. Prints, and draws in start.png, the loss of every step and each layer's signal before the first
+step and after the last: the deviation over images of its linear output, beside its bias (AlexNet.signals).
+
+What it shows: whether the loss leaves that of guessing within these steps, on these images, with this seed.
+What it does not: where a run that has not started would be later, or what error any of them would reach.
+"""
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from cli import compose
+from cli.pictures import new_figure
+from model.evaluate import Batch, autocast
+from model.network import AlexNet
+from model.optim import Momentum
+from model.recipe import get_recipe
+from model.replicas import Replicas
+from model.schedule import rates
+from pipeline.batches import TrainBatches
+from pipeline.dataset import open_dataset
+
+VARIANTS = {"original": ("original", 1), "paper": ("paper", 1), "paper, inputs / 58": ("paper", 58)}
+COLOURS = dict(zip(VARIANTS, ("#1f5fa8", "#c8102e", "#8a8f98"), strict=True))
+Signals = dict[str, tuple[float, float]]
+
+
+def start(
+    network: AlexNet, batches: Iterable[Batch], divisor: float, steps: int, precision: str
+) -> tuple[list[float], Signals, Signals]:
+    """The loss of each step, and the signals on the first batch before the first step and after the last."""
+    optimiser = Momentum(network, network.recipe)
+    optimiser.set_rates(rates(network.recipe, 1))
+    losses: list[float] = []
+    for step, (images, labels) in zip(range(steps), batches, strict=False):
+        images = images.float() / divisor
+        if step == 0:
+            first = images.clone()
+            before = network.signals(first)
+        with autocast(images.device, precision):
+            logits = network(images, network.masks(step, 0, len(images))).float()
+        loss = F.cross_entropy(logits, labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        optimiser.zero_grad()
+        losses.append(loss.item())
+    return losses, before, network.signals(first)
+
+
+def measure(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """By variant, what `start` found on the dataset's training images."""
+    dataset, device = open_dataset(options.data), torch.device(options.device)
+    precision, found = compose.use_precision(None, device), {}
+    for name, (recipe_name, divisor) in VARIANTS.items():
+        recipe = get_recipe(
+            recipe_name,
+            classes=len(dataset.classes),
+            width=options.width,
+            batch_size=options.batch_size,
+        )
+        batches = TrainBatches(
+            dataset,
+            batch_size=recipe.batch_size,
+            offsets=recipe.offsets,
+            colour=compose.colour_noise(dataset, recipe),
+            seed=options.seed,
+            start=0,
+            **compose.image_options(dataset, recipe, device, Replicas(), None),
+        )
+        network, began = AlexNet(recipe, [device], options.seed), time.monotonic()
+        losses, before, after = start(network, batches, divisor, options.steps, precision)
+        seconds = time.monotonic() - began
+        found[name] = {"losses": losses, "before": before, "after": after, "seconds": seconds}
+        report(name, found[name], recipe.classes)
+    return found
+
+
+def report(name: str, result: dict[str, Any], classes: int) -> None:
+    """One variant as text."""
+    losses, end = result["losses"], max(1, len(result["losses"]) // 10)
+    last = sum(losses[-end:]) / end
+    print(f"\n{name}: loss {losses[0]:.3f} at first, {last:.3f} over the last {end} of {len(losses)} steps "
+          f"(guessing: {math.log(classes):.3f}); {result['seconds']:.0f} s")  # fmt: skip
+    print(f"{'layer':8}{'signal before':>15}{'after':>11}{'bias before':>15}{'after':>9}")
+    for layer, (signal, bias) in result["before"].items():
+        later, moved = result["after"][layer]
+        print(f"{layer:8}{signal:15.4g}{later:11.4g}{bias:15.3f}{moved:9.3f}")
+
+
+def draw(found: dict[str, dict[str, Any]], classes: int, path: Path, title: str) -> None:
+    """The losses, smoothed over ten steps, and the signals of each layer, on a logarithmic scale."""
+    figure = new_figure(1200, 520)
+    figure.suptitle(title)
+    left, right = figure.subplots(1, 2)
+    for name, result in found.items():
+        losses, colour = torch.tensor(result["losses"]), COLOURS[name]
+        smooth = losses.unfold(0, min(10, len(losses)), 1).mean(1)
+        left.plot(range(len(losses) - len(smooth), len(losses)), smooth, color=colour, label=name)
+        for when, style in (("before", "--"), ("after", "-")):
+            values = [max(signal, 1e-12) for signal, _ in result[when].values()]
+            right.plot(list(result[when]), values, style, color=colour, label=f"{name}, {when}")
+    left.axhline(math.log(classes), color="black", linewidth=0.8, linestyle=":", label="guessing")
+    left.set(xlabel="step", ylabel="training loss (mean of 10 steps)", ylim=(0, 1.3 * math.log(classes)))
+    right.set(yscale="log", ylabel="deviation of the linear output over images")
+    for axes in (left, right):
+        axes.legend(fontsize=8)
+        axes.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="a prepared dataset")
+    parser.add_argument("--out", type=Path, default=Path("runs/start"))
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--width", type=float, default=1.0)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    found = measure(options)
+    settings = {key: str(value) for key, value in vars(options).items()} | {"torch": torch.__version__}
+    (options.out / "start.json").write_text(json.dumps({"settings": settings, "variants": found}, indent=1))
+    classes = len(open_dataset(options.data).classes)
+    title = (
+        f"width {options.width:g}, batches of {options.batch_size}, {classes} classes, seed {options.seed}"
+    )
+    draw(found, classes, options.out / "start.png", title)
+    print(f"\npicture: {options.out / 'start.png'}")
+
+
+if __name__ == "__main__":
+    main()
