@@ -220,14 +220,16 @@ def _norm(value: object) -> bool:
     return isinstance(value, ResponseNorm) and _whole(value.size, 1) and value.size % 2 == 1 and value.k > 0
 
 
-_COUNT: tuple[str, Callable[[Any], bool]] = ("a whole number of at least 1", lambda v: _whole(v, 1))
-_RATE: tuple[str, Callable[[Any], bool]] = ("a number of at least 0", lambda v: _number(v) and v >= 0)
-_NORM: tuple[str, Callable[[Any], bool]] = ("a norm with an odd window and k above 0", _norm)
-CHECKS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+Check = tuple[str, Callable[[Any], bool]]  # what a field must be, and whether it is
+_COUNT: Check = ("a whole number of at least 1", lambda v: _whole(v, 1))
+_RATE: Check = ("a number of at least 0", lambda v: _number(v) and v >= 0)
+_ABOVE_0: Check = ("a number above 0", lambda v: _number(v) and v > 0)
+_NORM: Check = ("a norm with an odd window and k above 0", _norm)
+CHECKS: dict[str, Check] = {
     "layers": ("at least one layer, the last one a Full", lambda v: bool(v) and isinstance(v[-1], Full)),
     "towers": _COUNT,
     "classes": ("a whole number of at least 2", lambda v: _whole(v, 2)),
-    "width": ("a number above 0", lambda v: _number(v) and v > 0),
+    "width": _ABOVE_0,
     "crop": _COUNT,
     "offsets": _COUNT,
     "noise": _RATE,
@@ -240,7 +242,7 @@ CHECKS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "batch_size": _COUNT,
     "momentum": ("at least 0 and below 1", lambda v: _number(v) and 0 <= v < 1),
     "decay": _RATE,
-    "rate": _RATE,
+    "rate": _ABOVE_0,
     "bias_factor": _RATE,
     "schedule": (f"one of {', '.join(SCHEDULES)}", lambda v: v in SCHEDULES),
     "epochs": ("a whole number of at least 1", lambda v: v is None or _whole(v, 1)),

@@ -124,7 +124,7 @@ def test_plain_data_and_back(name):
         ({"width": float("nan")}, "width"),
         ({"keep": 0}, "keep"),
         ({"momentum": 1}, "momentum"),
-        ({"rate": "fast"}, "rate must be a number of at least 0, not 'fast'"),
+        ({"rate": "fast"}, "rate must be a number above 0, not 'fast'"),
         ({"noise_basis": "variances"}, "noise_basis must be deviations or eigenvalues"),
         ({"crop": 30}, "crop 30 is too small for conv"),
         ({"layers": ()}, "at least one layer"),

@@ -1,0 +1,24 @@
+"""tools.start: the losses it reports are the network's, its first signals those of an untrained one."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from model.network import AlexNet
+from model.recipe import get_recipe
+from tools.start import draw, start
+
+
+def test_start(tmp_path):
+    recipe = get_recipe("paper", width=1 / 16, classes=4)
+    fresh, network = (AlexNet(recipe, ["cpu"], seed=0) for _ in range(2))
+    images, labels = torch.randn(4, 3, 224, 224) * 60, torch.arange(4)
+    losses, before, after = start(network, [(images, labels)] * 9, 58, steps=3, precision="float32")
+    assert len(losses) == 3
+    with torch.no_grad():
+        expected = F.cross_entropy(fresh(images / 58, fresh.masks(0, 0, 4)), labels)
+    assert losses[0] == pytest.approx(expected.item())
+    assert before == fresh.signals(images / 58)
+    assert after != before
+    draw({"paper": {"losses": losses, "before": before, "after": after}}, 4, tmp_path / "start.png", "drawn")
+    assert (tmp_path / "start.png").stat().st_size > 1000
