@@ -14,7 +14,7 @@ import click
 
 if TYPE_CHECKING:
     from pipeline.dataset import Dataset
-    from pipeline.prep import Progress
+    from pipeline.repair import Progress
 
 EVERY = 5.0  # seconds between plain lines
 
@@ -69,7 +69,8 @@ def command(
     and makes those again that are missing or damaged.
     """
     from pipeline.dataset import DataError, find_faults
-    from pipeline.prep import find_finished, prepare, repair
+    from pipeline.prep import prepare
+    from pipeline.repair import find_finished, repair
     from pipeline.source import find_source
 
     workers = workers or len(os.sched_getaffinity(0))

@@ -56,6 +56,7 @@ class Dataset:
     size: str
     classes: tuple[Category, ...]
     splits: dict[str, tuple[Shard, ...]]
+    files: dict[str, str]  # SHA-256 of the files beside the shards
     made: dict[str, Any]  # how it was made: source, settings, versions
 
     @property
@@ -122,20 +123,29 @@ def find_fault(dataset: Dataset, shard: Shard) -> str | None:
 
 
 def find_faults(dataset: Dataset, checksums: bool = False, threads: int = 1) -> dict[str, str]:
-    """Shard name -> fault, for each bad shard; with `checksums` every byte is read again."""
+    """File name -> fault. With `checksums` the shards are read again, and not only the small files."""
     shards = [shard for shards in dataset.splits.values() for shard in shards]
 
     def look(shard: Shard) -> str | None:
         fault = find_fault(dataset, shard)
-        if fault is None and checksums:
-            with open(dataset.root / shard.name, "rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != shard.sha256:
-                    return "was altered: its checksum differs"
-        return fault
+        return fault or (_find_change(dataset.root / shard.name, shard.sha256) if checksums else None)
 
     with ThreadPoolExecutor(threads) as pool:
-        faults = zip(shards, pool.map(look, shards), strict=True)
-        return {shard.name: fault for shard, fault in faults if fault}
+        faults = dict(zip((shard.name for shard in shards), pool.map(look, shards), strict=True))
+    for name, sha256 in dataset.files.items():
+        faults[name] = _find_change(dataset.root / name, sha256)
+    return {name: fault for name, fault in faults.items() if fault}
+
+
+def _find_change(path: Path, sha256: str) -> str | None:
+    try:
+        with open(path, "rb") as file:
+            same = hashlib.file_digest(file, "sha256").hexdigest() == sha256
+    except FileNotFoundError:
+        return "is missing"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    return None if same else "was altered: its checksum differs"
 
 
 def read_index(dataset: Dataset, split: str) -> np.ndarray:
@@ -199,6 +209,7 @@ def _content(dataset: Dataset) -> dict[str, Any]:
         "format": FORMAT,
         "size": dataset.size,
         "made": dataset.made,
+        "files": dataset.files,
         "splits": {name: [asdict(shard) for shard in shards] for name, shards in dataset.splits.items()},
         "classes": [asdict(category) for category in dataset.classes],
     }
@@ -224,8 +235,16 @@ def _parse(root: Path, content: Any) -> Dataset:
             _need(shard.name == f"{name}/{number:06d}.tar", f"shard {number} of {name} has another name")
             sizes = (shard.samples, shard.bytes)
             _need(all(type(size) is int and 0 <= size < 2**63 for size in sizes), f"shard {shard.name}")
-            _need(re.fullmatch("[0-9a-f]{64}", str(shard.sha256)) is not None, f"shard {shard.name}")
-    return Dataset(root, content["size"], classes, splits, content["made"])
+            _need(_is_sha256(shard.sha256), f"shard {shard.name}")
+    files = content["files"]
+    beside = {f"{split}/{name}" for split in splits for name in ("samples.npy", "names.txt")}
+    _need(isinstance(files, dict) and set(files) == beside | {"statistics.npz"}, "files")
+    _need(all(map(_is_sha256, files.values())), "files")
+    return Dataset(root, content["size"], classes, splits, files, content["made"])
+
+
+def _is_sha256(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
 
 def _need(condition: Any, what: str) -> None:

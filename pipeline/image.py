@@ -9,6 +9,7 @@ from PIL import Image, UnidentifiedImageError
 
 MAX_PIXELS = 100_000_000  # declared: what would take more than this much memory is no photograph
 MAX_BYTES = 2**28
+MAX_SCANS = 100  # of a progressive JPEG; they have about ten
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
 DALI_FORMATS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"RIFF")  # all of them but GIF
 
@@ -31,7 +32,7 @@ def decode(data: bytes) -> Image.Image:
                 raise Image.DecompressionBombError
             # MPO, a JPEG with more pictures behind it, is what some cameras write
             return _decode_jpeg(data, image) if image.format in ("JPEG", "MPO") else _to_rgb(image)
-    except MemoryError:
+    except (BadImage, MemoryError):
         raise
     except Image.DecompressionBombError:
         raise BadImage(f"declares more pixels than the limit of {MAX_PIXELS:,}") from None
@@ -76,6 +77,8 @@ def dali_reads(data: bytes) -> bool:
 
 def _decode_jpeg(data: bytes, image: Image.Image) -> Image.Image:
     """simplejpeg is the same libjpeg-turbo as Pillow's and DALI's, and tells its warnings."""
+    if data.count(b"\xff\xda") > MAX_SCANS:
+        raise BadImage(f"more than {MAX_SCANS} scans: made to keep a decoder busy")
     colours = "CMYK" if image.mode == "CMYK" else "RGB"
     try:
         pixels = simplejpeg.decode_jpeg(data, colours, fastdct=False, fastupsample=False, strict=True)

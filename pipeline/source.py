@@ -137,7 +137,8 @@ def _images(place: Path) -> list[Sample]:
     return [
         Sample(entry.path, 0, -1, -1, entry.name.replace("\n", " "))
         for entry in _entries(place)
-        if entry.name.lower().endswith(SUFFIXES) and entry.is_file()
+        # a link that leads nowhere stays, to be missed when it is read
+        if entry.name.lower().endswith(SUFFIXES) and (entry.is_file() or entry.is_symlink())
     ]
 
 

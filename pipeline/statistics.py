@@ -6,10 +6,11 @@ Summed as integers over the 256x256 pixels that prep cuts out, before JPEG codes
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Self
+from zipfile import BadZipFile
 
 import numpy as np
 
-from pipeline.dataset import replacing
+from pipeline.dataset import DataError, replacing
 
 SIDE = 256
 # The colour products of 4 neighbouring pixels are one 12x12 Gram matrix: BLAS is slow at 3 columns.
@@ -72,8 +73,11 @@ class Statistics:
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
-        with np.load(path) as arrays:
-            return cls(**{field.name: arrays[field.name] for field in fields(cls)})
+        try:
+            with open(path, "rb") as file, np.load(file) as arrays:
+                return cls(**{field.name: arrays[field.name] for field in fields(cls)})
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+            raise DataError(f"cannot read {path} ({error}): repair it with alexnet-dali prep") from None
 
     def save(self, path: Path | str) -> None:
         with replacing(Path(path)) as file:

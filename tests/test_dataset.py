@@ -77,6 +77,7 @@ SPOILS = {
     "negative size": (lambda content: shard(content).update(bytes=-1), r"shard train/000000.tar"),
     "text for a number": (lambda content: shard(content).update(samples="9"), r"shard train/000000.tar"),
     "no checksum": (lambda content: shard(content).update(sha256="x"), r"shard train/000000.tar"),
+    "no file's checksum": (lambda content: content["files"].pop("statistics.npz"), r"is damaged \(files\)"),
     "unknown split": (lambda content: content["splits"].update(other=[]), "splits"),
 }
 

@@ -129,6 +129,16 @@ def test_bomb(side: int) -> None:
     assert time.perf_counter() - started < 1
 
 
+def test_endless_scans() -> None:
+    file = io.BytesIO()
+    Image.fromarray(PIXELS).save(file, "JPEG", progressive=True)
+    data = file.getvalue()
+    decode(data)
+    scan = data[data.rindex(b"\xff\xda") : -2]
+    with pytest.raises(BadImage, match="more than 100 scans"):
+        decode(data[:-2] + scan * 200 + data[-2:])
+
+
 @settings(max_examples=300, deadline=None)
 @given(
     kind=st.sampled_from([("RGB", "JPEG"), ("CMYK", "JPEG"), ("P", "PNG"), ("RGB", "GIF"), ("RGB", "WEBP")]),

@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import pipeline.prep
+import pipeline.plan
 from pipeline.dataset import DataError, Dataset, open_dataset, read_index, read_names
-from pipeline.prep import Progress, prepare
+from pipeline.prep import prepare
+from pipeline.repair import Progress
 from pipeline.source import Source, find_source
 from pipeline.statistics import Statistics
 from pipeline.workers import run_tasks
@@ -39,8 +40,8 @@ def files(root: Path) -> dict[str, bytes]:
 
 
 def small_shards(monkeypatch: pytest.MonkeyPatch, samples: int) -> None:
-    monkeypatch.setattr(pipeline.prep, "PER_SHARD", samples)
-    monkeypatch.setattr(pipeline.prep, "FEWEST_PER_SHARD", samples)
+    monkeypatch.setattr(pipeline.plan, "PER_SHARD", samples)
+    monkeypatch.setattr(pipeline.plan, "FEWEST_PER_SHARD", samples)
 
 
 def by_hand(data: bytes) -> np.ndarray:
@@ -209,7 +210,7 @@ def test_too_many_rejected(archives: Path, tmp_path: Path, prepared: Dataset) ->
     """An error at the end that keeps the work; with a larger limit nothing is done twice."""
     source, out = find_source(archives), tmp_path / "out"
     with pytest.raises(
-        DataError, match=r"3 of 45 .*--max-rejected 0.001; .*rejected.jsonl .*--max-rejected 0.067"
+        DataError, match=r"3 of 45 .*--max-rejected 0.001; .*rejected.jsonl .*--max-rejected 0.071"
     ):
         prepare(source, out, workers=2)
     assert len((out / "rejected.jsonl").read_text().splitlines()) == 3
@@ -238,6 +239,9 @@ def test_repair(prepared: Dataset, archives: Path, folders: Path, tmp_path: Path
     (out / "train/000000.tar").unlink()
     (out / "train/000000.idx").unlink()
     os.truncate(out / "val/000000.tar", 1000)
+    for name in ("statistics.npz", "test/names.txt"):
+        with open(out / name, "ab") as file:
+            file.write(b"more")
     with pytest.raises(DataError, match=r"train/000000.tar is missing: repair it with alexnet-dali prep"):
         open_dataset(out)
     with pytest.raises(DataError, match="other images"):

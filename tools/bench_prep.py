@@ -21,7 +21,8 @@ os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 import numpy as np
 from PIL import Image
 
-from pipeline.prep import plan, prepare
+from pipeline.plan import plan
+from pipeline.prep import prepare
 from pipeline.shard import make_shard
 from pipeline.source import find_source
 

@@ -1,0 +1,55 @@
+"""The records of the shards -> the files beside the shards."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.dataset import Shard, replacing
+from pipeline.shard import Record, Task
+from pipeline.statistics import Statistics, Sums
+
+
+class Gathered:
+    """Grows by a split at a time. Of the records only what the end needs stays in memory: not the sums."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.sums = Sums()
+        self.splits: dict[str, tuple[Shard, ...]] = {}
+        self.rejected: list[dict[str, Any]] = []
+        self.files: dict[str, str] = {}  # name -> SHA-256
+
+    def add(self, split: str, tasks: Iterable[Task]) -> None:
+        shards, rows, names = [], [], []
+        for task in tasks:
+            record = Record.load(task.made(".npz"))
+            shards.append(Shard(task.name, len(record.rows), record.bytes, record.sha256))
+            rows.append(record.rows)
+            names += record.names
+            self.rejected += record.rejected
+            self.sums.merge(record.sums.images, record.sums.pixels, record.sums.products)
+        self.splits[split] = tuple(shards)
+        with replacing(self.out / split / "samples.npy") as file:
+            np.save(file, np.concatenate(rows))
+        with replacing(self.out / split / "names.txt") as file:
+            file.write("".join(name + "\n" for name in names).encode("utf-8", "surrogateescape"))
+        self._hash(f"{split}/samples.npy", f"{split}/names.txt")
+
+    def write_rejected(self) -> Path:
+        path = self.out / "rejected.jsonl"
+        with replacing(path) as file:
+            file.write("".join(json.dumps(line) + "\n" for line in self.rejected).encode())
+        return path
+
+    def write_statistics(self) -> None:
+        Statistics.of(self.sums).save(self.out / "statistics.npz")
+        self._hash("statistics.npz")
+
+    def _hash(self, *names: str) -> None:
+        for name in names:
+            with open(self.out / name, "rb") as file:
+                self.files[name] = hashlib.file_digest(file, "sha256").hexdigest()

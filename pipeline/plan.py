@@ -1,0 +1,63 @@
+"""Which image goes into which shard: it follows from the source and the settings alone."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+import simplejpeg
+
+from pipeline.dataset import DataError, replacing
+from pipeline.shard import Task
+from pipeline.source import Source
+
+# A shard of ImageNet is some 50 MB; a small set still has enough shards for every core.
+PER_SHARD, FEWEST_PER_SHARD, SHARDS = 1024, 64, 32
+PLAN = "plan.json"
+
+
+def plan(source: Source, size: str, seed: int, work: Path) -> list[Task]:
+    """The shards in their order. train is shuffled as a whole, once; val and test keep the source's order."""
+    tasks = []
+    for split, samples in source.splits.items():
+        count = len(samples)
+        order = np.random.default_rng(seed).permutation(count) if split == "train" else np.arange(count)
+        step = min(PER_SHARD, max(FEWEST_PER_SHARD, -(-count // SHARDS)))
+        for number, first in enumerate(range(0, count, step)):
+            part = tuple(samples[place] for place in order[first : first + step])
+            tasks.append(Task(split, number, first, size, part, work))
+    return tasks
+
+
+def describe(source: Source, size: str, seed: int, tasks: list[Task]) -> dict[str, Any]:
+    """What decides the bytes of the dataset, whichever layout the images come in."""
+    digest = hashlib.sha256(json.dumps([category.wnid for category in source.classes]).encode())
+    for task in tasks:
+        images = [(sample.label, sample.name) for sample in task.samples]
+        digest.update(json.dumps([task.split, task.number, task.first, images]).encode())
+    return {
+        "source": source.kind,
+        "size": size,
+        "seed": seed,
+        "images": digest.hexdigest(),
+        "pillow": PIL.__version__,
+        "simplejpeg": simplejpeg.__version__,
+    }
+
+
+def begin(work: Path, made: dict[str, Any]) -> None:
+    """Writes the settings down, or compares them with those of the run that began this dataset."""
+    if (work / PLAN).exists():
+        refuse_other(work.parent, json.loads((work / PLAN).read_text()), made)
+    else:
+        with replacing(work / PLAN) as file:
+            file.write(json.dumps(made).encode())
+
+
+def refuse_other(out: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    for name in ("size", "seed", "images", "pillow", "simplejpeg"):
+        if before.get(name) != now[name]:
+            what = "other images" if name == "images" else f"{name} {before.get(name)}, not {now[name]}"
+            raise DataError(f"{out} was begun with {what}: go on as it was begun, or choose another --out")

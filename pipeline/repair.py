@@ -1,0 +1,79 @@
+"""A finished dataset: is it whole, and what was damaged since made again."""
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.dataset import WORK, DataError, Dataset, read_description
+from pipeline.gather import Gathered
+from pipeline.plan import describe, plan, refuse_other
+from pipeline.shard import Record, commit, make_shard
+from pipeline.source import Source
+from pipeline.work import remove, work_folder
+from pipeline.workers import run_tasks
+
+
+@dataclass(frozen=True)
+class Progress:
+    done: int  # images, also those of an earlier run
+    total: int
+    rejected: int
+
+
+Report = Callable[[Progress], None]
+
+
+def find_finished(out: Path, size: str, seed: int) -> Dataset | None:
+    """The dataset at `out` if it is finished; a DataError if it was made with other settings."""
+    if not (out / "dataset.json").exists():
+        return None
+    dataset = read_description(out)
+    for name, here, asked in (("--size", dataset.size, size), ("--seed", dataset.made.get("seed"), seed)):
+        if here != asked:
+            raise DataError(f"{out} was prepared with {name} {here}, not {asked}: choose another --out")
+    if (out / WORK).exists():  # left behind by a run that was stopped after its last step
+        with work_folder(out) as work:
+            remove(work)
+    return dataset
+
+
+def repair(
+    dataset: Dataset,
+    faults: Iterable[str],
+    source: Source,
+    *,
+    workers: int | None = None,
+    report: Report = lambda progress: None,
+) -> Dataset:
+    """Makes shards again from their source; for a damaged file beside them, all the shards of its split."""
+    out, faults = dataset.root, set(faults)
+    seed = dataset.made["seed"]
+    whole = {split for split in dataset.splits for name in _beside(split) if name in faults}
+    checksums = {shard.name: shard.sha256 for shards in dataset.splits.values() for shard in shards}
+    with work_folder(out) as work:
+        tasks = plan(source, dataset.size, seed, work)
+        refuse_other(out, dataset.made, describe(source, dataset.size, seed, tasks))
+        bad = [task for task in tasks if task.name in faults or task.split in whole]
+        done, rejected, total = 0, 0, sum(len(task.samples) for task in bad)
+        for task, count in run_tasks(make_shard, bad, count_workers(workers, len(bad))):
+            if Record.load(task.made(".made")).sha256 != checksums[task.name]:
+                raise DataError(f"{task.name} comes out differently: {out} was not made from this source")
+            commit(task, out)
+            done, rejected = done + len(task.samples), rejected + count
+            report(Progress(done, total, rejected))
+        gathered = Gathered(out)
+        for split in whole:
+            gathered.add(split, [task for task in tasks if task.split == split])
+            if split == "train":
+                gathered.write_statistics()
+        remove(work)
+    return dataset
+
+
+def count_workers(workers: int | None, tasks: int) -> int:
+    return min(workers or len(os.sched_getaffinity(0)), tasks)
+
+
+def _beside(split: str) -> list[str]:
+    return [f"{split}/samples.npy", f"{split}/names.txt"] + ["statistics.npz"] * (split == "train")
