@@ -1,7 +1,10 @@
 """What train and eval put together: devices, processes, images as a recipe wants them."""
 
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -15,6 +18,10 @@ from pipeline.dataset import Dataset
 from pipeline.graph import STORED
 from pipeline.statistics import Statistics
 
+PATIENCE = timedelta(minutes=5)  # with a process that says nothing: it may be writing a checkpoint
+MEMORY = re.compile("out of memory|can't allocate memory|bad_alloc")
+NETWORK = re.compile("gloo|nccl|TCPStore|Connection", re.IGNORECASE)
+
 
 def choose_devices(gpus: str | None, device: str | None) -> list[torch.device]:
     """The devices of this process's replica; several processes on a machine share out --gpus."""
@@ -25,7 +32,7 @@ def choose_devices(gpus: str | None, device: str | None) -> list[torch.device]:
             return [torch.device(name) for name in device.split(",")]
         except RuntimeError:
             raise RunError(f"--device {device}: no such device; it is cpu, or cuda:0 and so on") from None
-    local, count = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    local, count = int(os.environ.get("LOCAL_RANK", 0)), local_world()
     there = torch.cuda.device_count()
     if gpus is None and there == 0:
         raise RunError("no GPU was found; train on the CPU with --device cpu (alexnet-dali doctor says more)")
@@ -41,14 +48,43 @@ def choose_devices(gpus: str | None, device: str | None) -> list[torch.device]:
     return [torch.device("cuda", number) for number in numbers[local * size : (local + 1) * size]]
 
 
-def join_replicas(device: torch.device) -> Replicas:
-    """The processes that torchrun started, or this one alone."""
+def local_world() -> int:
+    """How many processes of the run share this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
+@contextmanager
+def joined_replicas(device: torch.device) -> Iterator[Replicas]:
+    """The processes that torchrun (or a batch system with its variables) started, or this one alone."""
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
-        return Replicas()
+        yield Replicas()
+        return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return Replicas(dist.get_rank(), dist.get_world_size(), dist.new_group(backend="gloo"))
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    control = dist.new_group(backend="gloo", timeout=PATIENCE)
+    yield Replicas(dist.get_rank(), dist.get_world_size(), control)
+    dist.destroy_process_group()
+
+
+@contextmanager
+def told_plainly(batch_size: int, devices: list[torch.device]) -> Iterator[None]:
+    """What a machine may do to a run becomes one line; any other error is a bug and keeps its traceback."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, MemoryError) or MEMORY.search(str(error)):
+            places = ",".join(map(str, devices))
+            raise RunError(
+                f"out of memory with batches of {batch_size} on {places}: try a smaller --batch-size, "
+                "two GPUs (--gpus 0,1) or more processes (torchrun)"
+            ) from None
+        if dist.is_initialized() and NETWORK.search(str(error)):
+            raise RunError(
+                "lost the other processes of this run: one has ended, as its own last line says, or its "
+                "machine cannot be reached"
+            ) from None
+        raise
 
 
 def use_precision(precision: str | None, device: torch.device) -> str:
@@ -70,7 +106,7 @@ def image_options(
     return {
         "mean": np.ascontiguousarray(mean, np.float32),
         "device": device,
-        "threads": workers or len(os.sched_getaffinity(0)),
+        "threads": workers or max(1, len(os.sched_getaffinity(0)) // local_world()),
         "half": device.type == "cuda",
         "rank": replicas.rank,
         "world": replicas.world,

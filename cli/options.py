@@ -29,7 +29,7 @@ RUNS = Path("runs")
 
 def run_path(name: str) -> Path:
     """A run's folder: a plain name lies in runs/, anything else is a path."""
-    return RUNS / name if len(Path(name).parts) == 1 else Path(name)
+    return RUNS / name if name == Path(name).name else Path(name)
 
 
 def make_ready(output: Path) -> None:

@@ -1,27 +1,35 @@
-"""SIGTERM and SIGINT ask to stop: the work in hand is finished and saved. A second one ends at once."""
+"""SIGTERM and SIGINT ask to stop: the work in hand is finished and saved. A second one ends at once.
 
+Exit statuses of a training: 0 it is finished, 1 it failed, 128 + the signal that stopped it (SIGTERM: 143,
+Ctrl-C: 130), 75 stopped by --stop-after. The last three go on with the same command.
+"""
+
+import math
 import os
 import signal
+import time
 from types import FrameType
 
+OUT_OF_TIME = os.EX_TEMPFAIL  # 75: "try again later"
+ONE = 1.0  # seconds in which a signal that comes twice is one: a batch system sends it, and so does torchrun
 
-class StopSignal:
-    """Call it to ask whether a stop was wished for."""
 
-    def __init__(self) -> None:
-        self.number = 0
+class StopWish:
+    """Call it for the exit status with which to stop, or 0 to go on."""
+
+    def __init__(self, minutes: float | None) -> None:
+        self.deadline = time.monotonic() + 60 * (math.inf if minutes is None else minutes)
+        self.number, self.received = 0, 0.0
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._receive)
 
-    def __call__(self) -> bool:
-        return self.number != 0
-
-    @property
-    def status(self) -> int:
-        """The exit status that says which signal it was."""
-        return 128 + self.number
+    def __call__(self) -> int:
+        if self.number:
+            return 128 + self.number
+        return OUT_OF_TIME if time.monotonic() > self.deadline else 0
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.number:
+        if self.number and time.monotonic() - self.received > ONE:
             os._exit(128 + number)
-        self.number = number
+        if not self.number:
+            self.number, self.received = number, time.monotonic()

@@ -1,9 +1,7 @@
 """alexnet-dali train."""
 
-import math
 import platform
 import shlex
-import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli import options
+from cli.signals import StopWish
 from model import schedule
 from model.recipe import RECIPES, Recipe, RunError, get_recipe
 from model.schedule import SCHEDULES
@@ -22,6 +21,8 @@ if TYPE_CHECKING:
     import torch
 
     from model.replicas import Replicas
+    from model.run import RunDirectory
+    from model.train import Trainer
     from pipeline.dataset import Dataset
 
 
@@ -52,13 +53,20 @@ if TYPE_CHECKING:
 )
 @click.option("--seed", default=0, help="Of the initial weights and all else that is drawn.")
 @click.option("--save-minutes", default=10.0, help="Between checkpoints, beside the one each epoch.")
-@click.option("--stop-after", type=float, metavar="MINUTES", help="Save and stop then, as SIGTERM would.")
+@click.option("--stop-after", type=float, metavar="MINUTES", help="Save and stop then, with exit status 75.")
+@click.option(
+    "--allow-changes",
+    is_flag=True,
+    help="Go on though epochs, schedule, processes, devices, precision or versions changed.",
+)
 @click.option("--show-recipe", is_flag=True, help="Print the recipe and its schedule, and exit.")
 def command(recipe_name: str, show_recipe: bool, data: Path, **settings: Any) -> None:
     """Train, or go on with a run that was stopped.
 
     The run's folder holds run.json, metrics.jsonl, TensorBoard events, last.pt and best.pt. SIGTERM and
     Ctrl-C save and stop; the same command goes on, to the same bits as if nothing had happened.
+
+    Exit status: 0 trained, 75 stopped by --stop-after, 143 by SIGTERM, 130 by Ctrl-C, 1 failed.
     """
     names = ("epochs", "batch_size", "schedule", "width", "classes")
     changes = {name: settings[name] for name in names if settings[name] is not None}
@@ -73,78 +81,97 @@ def command(recipe_name: str, show_recipe: bool, data: Path, **settings: Any) ->
     recipe = get_recipe(recipe_name, **{"classes": len(dataset.classes), **changes})
     if recipe.classes < len(dataset.classes):
         raise RunError(f"--classes {recipe.classes}: {data} has {len(dataset.classes)} classes")
-    train(recipe, dataset, options.run_path(settings["run_name"] or recipe_name), settings)
+    sys.exit(train(recipe, dataset, options.run_path(settings["run_name"] or recipe_name), settings))
 
 
-def train(recipe: Recipe, dataset: "Dataset", path: Path, settings: dict[str, Any]) -> None:
-    """The run at `path`, from its last checkpoint if it has one, to the end of its schedule."""
+def train(recipe: Recipe, dataset: "Dataset", path: Path, settings: dict[str, Any]) -> int:
+    """The run at `path`, from its last checkpoint if there is one, to its schedule's end. The exit status."""
+    stop = StopWish(settings["stop_after"])  # first: a signal during the slow imports counts, too
     from cli import compose
     from cli.display import Display
-    from cli.signals import StopSignal
+    from model.run import RunDirectory
+    from model.train import Stopped, Watch
+
+    devices = compose.choose_devices(settings["gpus"], settings["device"])
+    precision = compose.use_precision(settings["precision"], devices[0])
+    with (
+        compose.told_plainly(recipe.batch_size, devices),
+        compose.joined_replicas(devices[0]) as replicas,
+        RunDirectory(path, replicas.first) as run,
+    ):
+        trainer = make_trainer(recipe, dataset, run, devices, precision, replicas, settings)
+        per_epoch = -(-trainer.images // recipe.batch_size)
+        quiet = not replicas.first
+        with Display(schedule.epochs(recipe), per_epoch, trainer.state.step, quiet) as display:
+            trainer.watch = Watch(stop, display.step, display.row)
+            try:
+                trainer.train()
+            except Stopped as stopped:
+                if replicas.first:
+                    step = trainer.state.step
+                    click.echo(f"stopped at step {step:,}; the same command goes on from there", err=True)
+                return stopped.status
+        if replicas.first:
+            click.echo(f"{path} is trained; now: alexnet-dali eval --ten-crop")
+    return 0
+
+
+def make_trainer(
+    recipe: Recipe,
+    dataset: "Dataset",
+    run: "RunDirectory",
+    devices: "list[torch.device]",
+    precision: str,
+    replicas: "Replicas",
+    settings: dict[str, Any],
+) -> "Trainer":
+    """Network, velocities and batches, where the run in its folder stands."""
+    from cli import compose
     from model.evaluate import Evaluation, evaluate
     from model.network import AlexNet
     from model.optim import Momentum
-    from model.run import RunDirectory
-    from model.train import Stopped, Trainer, Watch, take_up
+    from model.train import Trainer, take_up
     from pipeline.batches import EvaluationBatches, TrainBatches
     from pipeline.graph import CENTRE_VIEW
 
-    stop, deadline = StopSignal(), time.monotonic() + 60 * (settings["stop_after"] or math.inf)
-    devices = compose.choose_devices(settings["gpus"], settings["device"])
-    replicas = compose.join_replicas(devices[0])
-    precision = compose.use_precision(settings["precision"], devices[0])
-    images = compose.image_options(dataset, recipe, devices[0], replicas, settings["workers"])
     seed = settings["seed"]
-    identity = {"recipe": recipe.to_dict(), "seed": seed, "dataset": dataset.fingerprint}
+    images = compose.image_options(dataset, recipe, devices[0], replicas, settings["workers"])
+    identity = identify(recipe, dataset, devices, precision, replicas, seed)
+    network = AlexNet(recipe, devices, seed)
+    optimiser = Momentum(network, recipe)
+    state = take_up(run.path, network, optimiser, identity, replicas, settings["allow_changes"], warn)
+    batches = TrainBatches(
+        dataset,
+        batch_size=recipe.batch_size,
+        offsets=recipe.offsets,
+        colour=compose.colour_noise(dataset, recipe),
+        seed=seed,
+        start=state.step,
+        **images,
+    )
 
-    with RunDirectory(path, replicas.first) as run:
-        network = AlexNet(recipe, devices, seed)
-        optimiser = Momentum(network, recipe)
-        state = take_up(path, network, optimiser, identity, replicas, warn)
-        batches = TrainBatches(
-            dataset,
-            batch_size=recipe.batch_size,
-            offsets=recipe.offsets,
-            colour=compose.colour_noise(dataset, recipe),
-            seed=seed,
-            start=state.step,
-            **images,
-        )
+    def validate(each: Callable[[int], None]) -> Evaluation:
+        views = EvaluationBatches(dataset, "val", views=CENTRE_VIEW, batch_size=recipe.batch_size, **images)
+        return evaluate(network, views, precision=precision, each=each)
 
-        def validate(each: Callable[[int], None]) -> Evaluation:
-            views = EvaluationBatches(
-                dataset, "val", views=CENTRE_VIEW, batch_size=recipe.batch_size, **images
-            )
-            return evaluate(network, views, precision=precision, each=each)
-
-        if replicas.first:
-            run.open(state.step, len(state.history), describe(recipe, dataset, devices, precision, replicas))
-            for name in ("dataset.json", "statistics.npz"):  # what predict must know, should the data be gone
-                shutil.copyfile(dataset.root / name, path / name)
-        with Display(
-            schedule.epochs(recipe), batches.steps_per_epoch, state.step, not replicas.first
-        ) as display:
-            trainer = Trainer(
-                network=network,
-                optimiser=optimiser,
-                recipe=recipe,
-                batches=iter(batches),
-                images=dataset.samples("train"),
-                validate=validate,
-                run=run,
-                identity=identity,
-                state=state,
-                precision=precision,
-                replicas=replicas,
-                watch=Watch(lambda: stop() or time.monotonic() > deadline, display.step, display.row),
-                save_seconds=60 * settings["save_minutes"],
-            )
-            try:
-                trainer.train()
-            except Stopped:
-                click.echo(f"stopped at step {state.step:,}; the same command goes on from there", err=True)
-                sys.exit(stop.status)
-    click.echo(f"{path} is trained; now: alexnet-dali eval --ten-crop")
+    if replicas.first:
+        known = [dataset.root / name for name in ("dataset.json", "statistics.npz")]
+        # what predict must know, should the data be gone
+        run.open(state.step, len(state.history), describe(dataset, identity), known)
+    return Trainer(
+        network=network,
+        optimiser=optimiser,
+        recipe=recipe,
+        batches=iter(batches),
+        images=dataset.samples("train"),
+        validate=validate,
+        run=run,
+        identity=identity,
+        state=state,
+        precision=precision,
+        replicas=replicas,
+        save_seconds=60 * settings["save_minutes"],
+    )
 
 
 def warn(text: str) -> None:
@@ -152,23 +179,43 @@ def warn(text: str) -> None:
     click.echo(f"warning: {text}", err=True)
 
 
-def describe(
-    recipe: Recipe, dataset: "Dataset", devices: "list[torch.device]", precision: str, replicas: "Replicas"
+def identify(
+    recipe: Recipe,
+    dataset: "Dataset",
+    devices: "list[torch.device]",
+    precision: str,
+    replicas: "Replicas",
+    seed: int,
 ) -> dict[str, Any]:
-    """run.json: what the run is, and how it was started this time."""
+    """All that the bits of a run depend on: where it changes, the run is another."""
     import torch
+
+    def name(device: torch.device) -> str:
+        cuda = device.type == "cuda"
+        return torch.cuda.get_device_name(device) if cuda else f"CPU x {torch.get_num_threads()}"
 
     return {
         "recipe": recipe.to_dict(),
+        "seed": seed,
+        "dataset": dataset.fingerprint[:16],
+        "processes": replicas.world,
+        "devices": " + ".join(map(name, devices)),
+        "precision": precision,
+        "torch": version("torch"),
+        "dali": version("nvidia-dali-cuda120"),
+    }
+
+
+def describe(dataset: "Dataset", identity: dict[str, Any]) -> dict[str, Any]:
+    """run.json: what the run is, and how it was started this time."""
+    start = {key: value for key, value in identity.items() if key not in ("recipe", "dataset")}
+    return {
+        "recipe": identity["recipe"],
         "data": {"path": str(dataset.root.resolve()), "fingerprint": dataset.fingerprint},
         "starts": {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "command": shlex.join(["alexnet-dali", *sys.argv[1:]]),
-            "devices": [str(device) for device in devices],
-            "gpus": [torch.cuda.get_device_name(device) for device in devices if device.type == "cuda"],
-            "processes": replicas.world,
-            "precision": precision,
-            "versions": {name: version(name) for name in ("torch", "numpy")}
-            | {"python": platform.python_version()},
+            **start,
+            "python": platform.python_version(),
         },
     }

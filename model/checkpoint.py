@@ -4,7 +4,7 @@ import io
 import os
 import pickle
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,19 @@ import torch
 from model.recipe import RunError
 
 FORMAT = 1
-NAMES = ("last.pt", "previous.pt")
+# Newest first. new.pt is there only if a process died after writing it and before it took last.pt's name.
+NEW, LAST, PREVIOUS = NAMES = ("new.pt", "last.pt", "previous.pt")
+# What may change in the middle of a run, if its bits need not be those of an undisturbed one.
+MAY_CHANGE = ("epochs", "schedule", "processes", "devices", "precision", "torch", "dali")
 
 
 def save_last(folder: Path, content: dict[str, Any]) -> None:
     """Write `content` as last.pt; the one before it stays as previous.pt."""
-    last, previous, new = (folder / name for name in (*NAMES, "new.pt"))
-    save(new, content)
-    if last.exists():
-        os.replace(last, previous)
-    os.replace(new, last)
+    save(folder / NEW, content)
+    if (folder / LAST).exists():
+        os.replace(folder / LAST, folder / PREVIOUS)
+    os.replace(folder / NEW, folder / LAST)
+    sync(folder)
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
@@ -39,12 +42,22 @@ def save(path: Path, content: dict[str, Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        sync(path.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise RunError(
-            f"cannot write {path} ({buffer.tell() / 1e6:.0f} MB): {error.strerror}; "
+            f"cannot write {path} ({buffer.tell() / 1e6:.1f} MB): {error.strerror}; "
             "the state saved before it is kept. Make room and run the same command again"
         ) from None
+
+
+def sync(folder: Path) -> None:
+    """Renames in `folder` outlast a loss of power."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -94,13 +107,34 @@ def latest(folder: Path, warn: Callable[[str], None]) -> dict[str, Any] | None:
     return None
 
 
-def refuse_changes(path: Path, saved: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """RunError naming the first setting in which the run on disk and the one asked for differ."""
-    for key in sorted(saved.keys() | wanted.keys()):
-        before, now = saved.get(key), wanted.get(key)
-        if isinstance(before, dict) and isinstance(now, dict):
-            refuse_changes(path, before, now)
-        elif before != now:
-            raise RunError(
-                f"{path} was started with {key} {before}, not {now}; go on with that, or use another --run"
-            )
+def differences(
+    before: Mapping[str, Any], now: Mapping[str, Any], name: str = ""
+) -> Iterator[tuple[str, str]]:
+    """(key, "key old, not new") for each setting in which two identities differ; those of the recipe, too."""
+    for key in sorted(before.keys() | now.keys(), key=lambda key: (key != "name", key)):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from differences(old, new, key)
+        elif old != new:
+            label = name if key == "name" else key
+            yield key, f"{label.replace('_', ' ')} {old}, not {new}"
+
+
+def refuse_changes(
+    folder: Path, before: Mapping[str, Any], now: Mapping[str, Any], allow: bool, warn: Callable[[str], None]
+) -> None:
+    """RunError naming what differs between the run on disk and the one asked for.
+
+    With `allow`, those of MAY_CHANGE are told to `warn` and pass.
+    """
+    found = list(differences(before, now))
+    for key, text in found:
+        if key not in MAY_CHANGE:
+            raise RunError(f"{folder} was started with {text}; go on with that, or use another --run")
+    texts = ", ".join(text for _, text in found)
+    if found and not allow:
+        raise RunError(
+            f"{folder} was trained with {texts}; go on with that, or with --allow-changes to other bits"
+        )
+    if found:
+        warn(f"{folder} was trained with {texts}; going on")

@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+
+ONE_BYTE = 2**-20  # in MB
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,7 @@ class Replicas:
 
     @property
     def first(self) -> bool:
-        """Whether this process writes the run's files."""
+        """Whether this process reads and writes the run's files."""
         return self.rank == 0
 
     def rows(self, total: int) -> range:
@@ -27,8 +30,21 @@ class Replicas:
         return range(total * self.rank // self.world, total * (self.rank + 1) // self.world)
 
     def wrap(self, network: nn.Module) -> nn.Module:
-        """The network whose backward pass averages gradients over the processes."""
-        return DistributedDataParallel(network) if self.world > 1 else network
+        """The network whose backward pass averages gradients over the processes.
+
+        A bucket for each parameter: DDP regroups larger ones after a process's first step, and the order in
+        which three processes' numbers are added depends on their place in the bucket. A run that was taken
+        up again would differ in the last bit.
+        """
+        return DistributedDataParallel(network, bucket_cap_mb=ONE_BYTE) if self.world > 1 else network
+
+    def share(self, value: Any) -> Any:
+        """The first process's value, in all of them."""
+        if self.world == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0, group=self.control)
+        return box[0]
 
     def gather(self, sums: torch.Tensor) -> torch.Tensor:
         """(world, n) on the CPU of each process's (n,): kept apart, so that their sum has one order."""
@@ -44,10 +60,10 @@ class Replicas:
             return gathered[self.rank]
         return gathered.sum(0) if self.first else torch.zeros_like(gathered[0])
 
-    def any(self, flags: Sequence[bool]) -> list[bool]:
-        """Each flag, true in all processes once it is in one."""
+    def most(self, numbers: Sequence[int]) -> list[int]:
+        """Each number's largest value among the processes."""
         if self.world == 1:
-            return list(flags)
-        merged = torch.tensor(flags, dtype=torch.uint8)
+            return list(numbers)
+        merged = torch.tensor(numbers)
         dist.all_reduce(merged, dist.ReduceOp.MAX, group=self.control)
-        return [bool(flag) for flag in merged]
+        return merged.tolist()

@@ -3,6 +3,9 @@
 import fcntl
 import json
 import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,48 +22,48 @@ class RunDirectory:
         self.path = path
         if not first:
             return
-        try:
+        with _written(path):
             path.mkdir(parents=True, exist_ok=True)
             self.lock = open(path / "lock", "w")  # noqa: SIM115
-            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(
-                f"another training is using {path}; wait for it, or give this one its own --run"
-            ) from None
-        except OSError as error:
-            raise RunError(
-                f"cannot write to the run directory {path}: {error.strerror}; choose another --run"
-            ) from None
+            try:
+                fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunError(
+                    f"another training is using {path}; wait for it, or give this one its own --run"
+                ) from None
 
-    def open(self, step: int, epochs: int, description: Row) -> None:
-        """Go on after `step` steps and `epochs` validations: rows of a stretch that was lost are dropped."""
-        from torch.utils.tensorboard import SummaryWriter
+    def open(self, step: int, epochs: int, description: Row, copies: Sequence[Path] = ()) -> None:
+        """Go on after `step` steps and `epochs` validations: rows of a stretch that was lost are dropped.
 
-        about = self.path / "run.json"
-        before = json.loads(about.read_text())["starts"] if about.exists() else []
-        _replace(
-            about, json.dumps({**description, "starts": [*before, description["starts"]]}, indent=1) + "\n"
-        )
-        path = self.path / "metrics.jsonl"
-        rows = read_metrics(path) if path.exists() else []
+        copies: files that the run's folder is to have, too.
+        """
+        about, path = self.path / "run.json", self.path / "metrics.jsonl"
+        starts = _starts(about)
         kept = [
-            row for row in rows if (row["step"] <= step if row["kind"] == "train" else row["epoch"] <= epochs)
+            row
+            for row in (read_metrics(path) if path.exists() else [])
+            if (row["step"] <= step if row["kind"] == "train" else row["epoch"] <= epochs)
         ]
-        _replace(path, "".join(json.dumps(row) + "\n" for row in kept))
-        self.metrics = open(path, "a")  # noqa: SIM115
-        self.events = SummaryWriter(str(self.path), purge_step=step + 1)
+        with _written(self.path):
+            starts.append(description["starts"])
+            for file in copies:
+                _replace(self.path / file.name, file.read_bytes())
+            _replace(about, json.dumps({**description, "starts": starts}, indent=1).encode() + b"\n")
+            _replace(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
+            self.metrics = open(path, "a")  # noqa: SIM115
+            self.events = Events(self.path / f"events.out.tfevents.{len(starts):010d}", step + 1)
 
     def add(self, row: Row) -> None:
         """One row of metrics; what it says of a step must be final, since rows are never changed."""
-        self.metrics.write(json.dumps(row) + "\n")
-        for key, value in row.items():
-            if key not in ("kind", "step"):
-                self.events.add_scalar(f"{row['kind']}/{key}", value, row["step"])
+        with _written(self.path):
+            self.metrics.write(json.dumps(row) + "\n")
+            self.metrics.flush()
+            self.events.add(row)
 
-    def flush(self) -> None:
+    def sync(self) -> None:
         """Rows reach the disk: to be called before the checkpoint that has them behind it."""
-        self.metrics.flush()
-        os.fsync(self.metrics.fileno())
+        with _written(self.path):
+            os.fsync(self.metrics.fileno())
 
     def __enter__(self) -> "RunDirectory":
         return self
@@ -70,19 +73,79 @@ class RunDirectory:
     ) -> None:
         for name in ("metrics", "events", "lock"):
             if hasattr(self, name):
-                getattr(self, name).close()
+                with suppress(OSError):  # every row was written out; what could not be has been reported
+                    getattr(self, name).close()
+
+
+class Events:
+    """The metrics for TensorBoard, written at once: its own writer is a thread that dies of a full disk."""
+
+    def __init__(self, path: Path, start: int) -> None:
+        """Events of step `start` and later, of starts of this run before this one, are to be ignored."""
+        from tensorboard.compat.proto.event_pb2 import SessionLog
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        self.file = open(path, "wb")  # noqa: SIM115
+        self.records = RecordWriter(self.file)
+        self._write(file_version="brain.Event:2")
+        self._write(step=start, session_log=SessionLog(status=SessionLog.START))
+
+    def add(self, row: Row) -> None:
+        """Each number of a row as KIND/NAME."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        names = [name for name in row if name not in ("kind", "step")]
+        values = [Summary.Value(tag=f"{row['kind']}/{name}", simple_value=row[name]) for name in names]
+        self._write(step=row["step"], summary=Summary(value=values))
+
+    def _write(self, **fields: Any) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        self.records.write(Event(wall_time=time.time(), **fields).SerializeToString())
+        self.records.flush()
+
+    def close(self) -> None:
+        self.records.close()
 
 
 def read_metrics(path: Path) -> list[Row]:
     """The rows of a metrics.jsonl; a last line that a kill cut short is left out."""
-    lines = path.read_text().splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    rows = []
+    for number, line in enumerate(path.read_text().splitlines(keepends=True), 1):
+        if line.endswith("\n"):
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                raise RunError(f"{path}, line {number} is damaged; remove that line") from None
+    return rows
 
 
-def _replace(path: Path, text: str) -> None:
+def _starts(about: Path) -> list[Row]:
+    """The earlier starts of a run, from its run.json."""
+    try:
+        return list(json.loads(about.read_text())["starts"])
+    except FileNotFoundError:
+        return []
+    except (ValueError, KeyError, TypeError):
+        raise RunError(f"{about} is damaged; remove it, the run goes on without it") from None
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[None]:
+    """What keeps a run from being written, as one line."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"cannot write to the run directory {path}: {error.strerror}; what was saved there is kept. "
+            "Mend that and run the same command again, or choose another --run"
+        ) from None
+
+
+def _replace(path: Path, content: bytes) -> None:
     temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w") as file:
-        file.write(text)
+    with open(temporary, "wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)

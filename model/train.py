@@ -22,6 +22,9 @@ from model.run import Row, RunDirectory
 class Stopped(Exception):
     """The run was asked to stop; what it had done is saved."""
 
+    def __init__(self, status: int) -> None:
+        self.status = status
+
 
 @dataclass
 class State:
@@ -40,13 +43,24 @@ def take_up(
     optimiser: Momentum,
     identity: dict[str, Any],
     replicas: Replicas,
+    allow_changes: bool,
     warn: Callable[[str], None],
 ) -> State:
-    """Bring network and velocities to where the run in `folder` was saved; a new run starts at step 0."""
-    saved = checkpoint.latest(folder, warn)
+    """Bring network and velocities to where the run in `folder` was saved; a new run starts at step 0.
+
+    Only the first process reads the folder, which another machine may not have.
+    """
+    saved = None
+    if replicas.first:
+        saved = checkpoint.latest(folder, warn)
+        if saved is not None:
+            checkpoint.refuse_changes(folder, saved["identity"], identity, allow_changes, warn)
+    for key, text in checkpoint.differences(replicas.share(identity), identity):
+        if key not in checkpoint.MAY_CHANGE:
+            raise RunError(f"process {replicas.rank} has another {text}: all must have the first one's")
+    saved = replicas.share(saved)
     if saved is None:
         return State()
-    checkpoint.refuse_changes(folder, saved["identity"], identity)
     network.load(saved["weights"])
     optimiser.load(saved["velocities"])
     return State(saved["step"], saved["history"], replicas.own(saved["sums"]))
@@ -54,9 +68,9 @@ def take_up(
 
 @dataclass
 class Watch:
-    """The world outside a run: asked whether to stop, told what happens."""
+    """The world outside a run: asked whether to stop (0: go on, else a status), told what happens."""
 
-    stop: Callable[[], bool] = lambda: False
+    stop: Callable[[], int] = lambda: 0
     step: Callable[[int], None] = lambda step: None
     row: Callable[[Row], None] = lambda row: None
 
@@ -118,11 +132,11 @@ class Trainer:
             if ends or self.state.step % self.log_steps == 0:
                 self._log(self.state.step / per_epoch)
             due = ends or time.monotonic() - self.saved > self.save_seconds
-            stop, save = self.replicas.any([self.watch.stop(), due])
+            stop, save = self.replicas.most([self.watch.stop(), due])
             if stop or save:
                 self._save()
             if stop:
-                raise Stopped
+                raise Stopped(stop)
 
     def _step(self, images: torch.Tensor, labels: torch.Tensor, total: int) -> None:
         """One update by the gradient averaged over the global batch of `total` images; waits for nothing."""
@@ -173,10 +187,12 @@ class Trainer:
         """Errors on the validation split; the state before it is on disk."""
 
         def each(images: int) -> None:
-            if self.replicas.world == 1 and self.watch.stop():
-                raise Stopped
+            self._confer(busy=1)
 
-        sums = self.replicas.gather(self.validate(each).sums).sum(0)
+        found = self.validate(each)
+        while self._confer(busy=0):  # others may have a batch more
+            pass
+        sums = self.replicas.gather(found.sums).sum(0)
         row: Row = {"kind": "val", "step": self.state.step, "epoch": epoch, **rates(sums)}
         if not math.isfinite(row["loss"]):
             raise RunError(f"the validation loss of epoch {epoch} is {row['loss']}; try --precision float32")
@@ -185,6 +201,13 @@ class Trainer:
             checkpoint.save(self.run.path / "best.pt", self._content(torch.empty(0)))
         self.state.history.append(row)
         self._start_clock()
+
+    def _confer(self, busy: int) -> int:
+        """Between batches of validation, in step with the other processes: whether any of them has more."""
+        stop, busy = self.replicas.most([self.watch.stop(), busy])
+        if stop:
+            raise Stopped(stop)
+        return busy
 
     def _tell(self, row: Row) -> None:
         if self.replicas.first:
@@ -197,7 +220,7 @@ class Trainer:
         if not sums.isfinite().all():  # the next row says so; do not replace the last good state
             return
         if self.replicas.first:
-            self.run.flush()
+            self.run.sync()
             checkpoint.save_last(self.run.path, self._content(sums))
         self.saved = time.monotonic()
 
