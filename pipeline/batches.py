@@ -50,42 +50,47 @@ class TrainBatches:
     ) -> None:
         self.samples = Samples(dataset, "train")
         self.batch_size, self.offsets, self.colour, self.seed = batch_size, offsets, colour, seed
-        self.start, self.rank, self.world = start, rank, world
+        self.step, self.rank, self.world, self.device = start, rank, world, device
         self.steps_per_epoch = -(-len(self.samples) // batch_size)
-        largest = share(batch_size, world - 1, world)
-        make = partial(
+        self.make = partial(
             graph.train_graph,
             mean=mean,
             resize=dataset.size == "original",
             half=half,
-            **executor(device, threads, largest.stop - largest.start),
+            **executor(device, threads, -(-batch_size // world)),
         )
-        self._stream = Stream(make, self._feed(), self.samples.find_damage, device)
 
     def __iter__(self) -> Iterator[Batch]:
-        return self._stream
+        """The divisor is built into a graph: the epoch that changes it, one in a training, starts a new one."""
+        while True:
+            _, divisor = self.colour(self.step // self.steps_per_epoch + 1)
+            make = partial(self.make, divisor=divisor)
+            yield from Stream(make, self._feed(divisor), self.samples.find_damage, self.device)
 
     def total(self, step: int) -> int:
         """Images in the global batch of `step`."""
         return min(self.batch_size, len(self.samples) - step % self.steps_per_epoch * self.batch_size)
 
-    def _feed(self) -> Feed:
-        epoch, skip = divmod(self.start, self.steps_per_epoch)
-        step = self.start
+    def _feed(self, divisor: float) -> Feed:
+        """The batches from self.step to the end of the last epoch with this divisor."""
         while True:
+            epoch, skip = divmod(self.step, self.steps_per_epoch)
+            matrix, its_divisor = self.colour(epoch + 1)
+            if its_divisor != divisor:
+                return
             order = epoch_order(self.samples.index["shard"], self.seed, epoch)
-            matrix, divisor = self.colour(epoch + 1)
             for first in range(skip * self.batch_size, len(order), self.batch_size):
-                total = self.total(step)
+                total = self.total(self.step)
                 rows = share(total, self.rank, self.world)
-                chosen = order[first : first + total][rows]
-                random = draws(self.seed, step, total, rows, self.offsets)
+                # DALI takes no empty batch: where there is no row for this process, the first one stands in
+                fed = rows if rows.start < rows.stop else slice(0, 1)
+                chosen = order[first : first + total][fed]
+                random = draws(self.seed, self.step, total, fed, self.offsets)
                 shift = (random.normal @ matrix.T).astype(np.float32)
-                scale = np.full(len(chosen), 1 / divisor, np.float32)
                 jpegs, labels = self.samples.read(chosen)
-                yield chosen, (jpegs, labels, random.top, random.left, random.mirror, shift, scale)
-                step += 1
-            epoch, skip = epoch + 1, 0
+                self.step += 1
+                inputs = (jpegs, labels, random.top, random.left, random.mirror, shift)
+                yield chosen[: rows.stop - rows.start], inputs
 
 
 class EvaluationBatches:
@@ -196,8 +201,8 @@ class Stream:
                 if damage := self.damage(chosen):
                     raise DataError(damage) from None
             raise
-        self.running.popleft()
-        return from_dlpack(images.as_tensor()), from_dlpack(labels.as_tensor())
+        rows = len(self.running.popleft())
+        return from_dlpack(images.as_tensor())[:rows], from_dlpack(labels.as_tensor())[:rows]
 
     def _source(self) -> tuple[Any, ...]:
         chosen, inputs = next(self.feed)

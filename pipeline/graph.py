@@ -20,31 +20,30 @@ Source = Callable[[], tuple[Any, ...]]
 
 @pipeline_def  # type: ignore[untyped-decorator]
 def train_graph(
-    source: Source, mean: np.ndarray, resize: bool, half: bool, gpu: bool
+    source: Source, mean: np.ndarray, divisor: float, resize: bool, half: bool, gpu: bool
 ) -> tuple[DataNode, ...]:
     """Images (rows, 3, crop, crop) and labels (rows,) int64.
 
     `source` yields per batch: JPEGs, labels (rows,) int64, top and left (rows,) of the crop, mirror (rows,)
-    0 or 1, shift (rows, 3): colour noise, scale (rows,): 1 over the divisor. mean: (3, crop, crop), the same
-    at every crop position and not flipped. pixel = (decoded + shift - mean) * scale
+    0 or 1, shift (rows, 3): colour noise. mean: (3, crop, crop), the same at every crop position and not
+    flipped. pixel = (decoded + shift - mean) / divisor
     """
-    jpegs, labels, top, left, mirror, shift, scale = fn.external_source(
-        source, num_outputs=7, batch=True, no_copy=True
+    jpegs, labels, top, left, mirror, shift = fn.external_source(
+        source, num_outputs=6, batch=True, no_copy=True
     )
     crop, room = mean.shape[-1], STORED - mean.shape[-1]
-    images = _decode(jpegs, gpu)
     if resize:  # only the region that is kept: the same pixels as resizing all and cropping
         start, side = _square(jpegs)
         start += fn.stack(top, left) * side / STORED
+        images = _decode(jpegs, gpu)
         images = fn.resize(images, roi_start=start, roi_end=start + side * crop / STORED, size=[crop, crop])
-        where = {}
     else:
         where = {"crop": (crop, crop), "crop_pos_y": top / room, "crop_pos_x": left / room}
+        images = _decode(jpegs, gpu, fn.decoders.image_crop, **where)
     images = fn.crop_mirror_normalize(
-        images, **where, mirror=mirror, mean=-shift, std=1.0, dtype=types.FLOAT, output_layout="CHW"
+        images, mirror=mirror, mean=-shift, std=divisor, dtype=types.FLOAT, output_layout="CHW"
     )
-    images = (images - _constant(mean, gpu)) * (scale.gpu() if gpu else scale)
-    return _out(images, half), labels.gpu() if gpu else labels
+    return _out(images - _constant(mean / divisor, gpu), half), labels.gpu() if gpu else labels
 
 
 @pipeline_def  # type: ignore[untyped-decorator]
@@ -84,11 +83,12 @@ def evaluation_graph(
     return _out(fn.stack(*crops), half), labels.gpu() if gpu else labels
 
 
-def _decode(jpegs: DataNode, gpu: bool) -> DataNode:
+def _decode(
+    jpegs: DataNode, gpu: bool, decoder: Callable[..., DataNode] = fn.decoders.image, **where: Any
+) -> DataNode:
     """RGB, EXIF rotation ignored as the 2012 code ignored it."""
-    return fn.decoders.image(
-        jpegs, device="mixed" if gpu else "cpu", output_type=types.RGB, adjust_orientation=False
-    )
+    device = "mixed" if gpu else "cpu"
+    return decoder(jpegs, device=device, output_type=types.RGB, adjust_orientation=False, **where)
 
 
 def _square(jpegs: DataNode) -> tuple[DataNode, DataNode]:
@@ -99,7 +99,7 @@ def _square(jpegs: DataNode) -> tuple[DataNode, DataNode]:
 
 
 def _constant(mean: np.ndarray, gpu: bool) -> DataNode:
-    return types.Constant(mean, device="gpu" if gpu else "cpu")
+    return types.Constant(np.float32(mean), device="gpu" if gpu else "cpu")
 
 
 def _out(images: DataNode, half: bool) -> DataNode:

@@ -74,9 +74,10 @@ def test_a_stream_starts_anywhere(dataset: Dataset, start: int) -> None:
         assert torch.equal(labels, labels_again)
 
 
-def test_processes_share_each_batch(dataset: Dataset) -> None:
+@pytest.mark.parametrize("world", [3, 6])  # six processes have a last batch of four images
+def test_processes_share_each_batch(dataset: Dataset, world: int) -> None:
     whole = train(dataset, 4)
-    parts = [train(dataset, 4, rank=rank, world=3) for rank in range(3)]
+    parts = [train(dataset, 4, rank=rank, world=world) for rank in range(world)]
     for step, (images, labels) in enumerate(whole):
         assert torch.equal(torch.cat([part[step][0] for part in parts]), images)
         assert torch.equal(torch.cat([part[step][1] for part in parts]), labels)

@@ -40,7 +40,6 @@ DRAWS = {
     "left": np.float32([32, 0, 11, 16, 1, 0]),
     "mirror": np.int32([0, 1, 0, 1, 1, 0]),
     "shift": RANDOM.normal(0, 8, (ROWS, 3)).astype(np.float32),
-    "scale": np.full(ROWS, 1 / 1.1, np.float32),
 }
 
 
@@ -62,7 +61,9 @@ def train(
         return (jpegs, *DRAWS.values())
 
     executor = {**EXECUTOR, "device_id": 0 if gpu else None}
-    outputs = graph.train_graph(source, MEAN, resize=resize, half=half, gpu=gpu, **executor).run()
+    outputs = graph.train_graph(
+        source, MEAN, divisor=1.1, resize=resize, half=half, gpu=gpu, **executor
+    ).run()
     images, labels = (np.array((out.as_cpu() if gpu else out).as_tensor()) for out in outputs)
     return images, labels
 
