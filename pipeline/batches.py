@@ -61,7 +61,7 @@ class TrainBatches:
         )
 
     def __iter__(self) -> Iterator[Batch]:
-        """The divisor is built into a graph: the epoch that changes it, one in a training, starts a new one."""
+        """The divisor is built into a graph: the epoch that changes it, one in a run, starts a new one."""
         while True:
             _, divisor = self.colour(self.step // self.steps_per_epoch + 1)
             make = partial(self.make, divisor=divisor)
