@@ -91,7 +91,8 @@ def use_precision(precision: str | None, device: torch.device) -> str:
     """The precision asked for, or the device's default. float32 means it: no TF32 in its place."""
     precision = precision or ("bfloat16" if device.type == "cuda" else "float32")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision != "float32"
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without, cuBLAS may differ between runs
+    torch.set_deterministic_debug_mode("warn")  # use_deterministic_algorithms imports a compiler first: 2 s
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return precision
 

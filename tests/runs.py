@@ -1,0 +1,67 @@
+"""Runs side by side: the training that tests disturb, and what must be the same however it was disturbed."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from model import checkpoint
+from model.run import read_metrics
+
+# 28 images: an epoch is ten steps, the last with one image; validation is of three batches
+TRAIN = ("--device", "cpu", "--width", 0.02, "--batch-size", 3, "--epochs", 2)
+TIMES = ("img_s", "data_time")
+
+
+def train(data: Path, run: Path, *more: object) -> tuple[object, ...]:
+    """The words of the command."""
+    return ("train", "--data", data, "--run", run, *TRAIN, *more)
+
+
+def rows(run: Path) -> list[dict[str, Any]]:
+    """Its metrics without what the clock says."""
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in read_metrics(run / "metrics.jsonl")]
+
+
+def assert_same(run: Path, calm: Path) -> None:
+    """To the last bit: both checkpoints whole, with velocities and all; every row of metrics, none twice."""
+    for name in ("last.pt", "best.pt"):
+        assert differing(checkpoint.read(run / name), checkpoint.read(calm / name)) == []
+    assert rows(run) == rows(calm)
+
+
+def differing(a: Any, b: Any, where: str = "") -> list[str]:
+    """Where two checkpoints differ."""
+    if isinstance(a, torch.Tensor):
+        return [] if a.dtype == b.dtype and torch.equal(a, b) else [where]
+    if isinstance(a, dict):
+        assert a.keys() == b.keys()
+        return [text for key in a for text in differing(a[key], b[key], f"{where}/{key}")]
+    return [] if a == b else [where]
+
+
+def assert_close(run: Path, calm: Path, tolerance: float) -> None:
+    """Weights and velocities to rounding (`tolerance`: over the largest of the tensor), errors exactly."""
+    a, b = checkpoint.read(run / "last.pt"), checkpoint.read(calm / "last.pt")
+    for kind in ("weights", "velocities"):
+        for name, tensor in b[kind].items():
+            error = (a[kind][name] - tensor).abs().max() / tensor.abs().max()
+            assert error < tolerance, f"{kind} {name}: {error}"
+    for row, expected in zip(rows(run), rows(calm), strict=True):
+        assert row.keys() == expected.keys()
+        for key, value in expected.items():
+            close = row[key] == value if key != "loss" else abs(row[key] - value) < tolerance
+            assert close, f"{key}: {row[key]}, {value}"
+
+
+def flip(path: Path, at: float) -> None:
+    """One bit of a file, this part of the way through it."""
+    data = bytearray(path.read_bytes())
+    data[int(at * len(data))] ^= 16
+    path.write_bytes(data)
+
+
+def description(run: Path) -> dict[str, Any]:
+    """run.json"""
+    return dict(json.loads((run / "run.json").read_text()))

@@ -1,0 +1,150 @@
+"""A training that is killed or stopped, wherever that may be, ends with the bits of one left in peace."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from runs import assert_same, flip, rows, train
+from traps import DieRenaming, DieWriting, Trap, die, insist, interrupt, terminate
+
+from model import checkpoint
+from pipeline.dataset import Dataset
+from tools.commands import Command
+
+STEP, CONFER = "model.train:Trainer._step", "model.train:Trainer._confer"
+
+
+@pytest.fixture(scope="module")
+def calm(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing happened to."""
+    folder = tmp_path_factory.mktemp("calm")
+    command = Command(*train(dataset.root, folder / "calm"), folder=folder)
+    assert command.wait() == 0, command.text
+    return folder / "calm"
+
+
+def errors(data: Path, run: Path) -> dict[str, object]:
+    """What eval says of it."""
+    words = ("eval", "--data", data, "--run", run, "--device", "cpu", "--ten-crop", "--json", "errors.json")
+    command = Command(*words, folder=run)
+    assert command.wait() == 0, command.text
+    found: dict[str, object] = json.loads((run / "errors.json").read_text())
+    return {key: value for key, value in found.items() if key != "run"}
+
+
+def test_killed_wherever_it_hurts(dataset: Dataset, calm: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    kills: dict[str, Callable[[], object]] = {
+        "before anything is saved": Trap(STEP, 1, die),
+        "in the first checkpoint": DieWriting("new.pt.tmp"),
+        "in the middle of an epoch": Trap(STEP, 4, die),
+        "in a checkpoint": DieWriting("new.pt.tmp"),
+        "before a checkpoint is new.pt": DieRenaming("new.pt"),
+        "between new.pt and previous.pt": DieRenaming("previous.pt"),
+        "without a last.pt": DieRenaming("last.pt"),
+        "in its description": DieWriting("run.json.tmp"),
+        "in its metrics, starting": DieWriting("metrics.jsonl.tmp"),
+        "in its metrics, at work": Trap("model.run:RunDirectory.sync", 1, die),
+        "at the end of an epoch": Trap("model.train:Trainer._validate", 1, die),
+        "in validation": Trap(CONFER, 2, die),
+        "in the best checkpoint": DieWriting("best.pt.tmp"),
+        "after validation": Trap(STEP, 1, die),
+        "in the second epoch": Trap(STEP, 6, die),
+        "in the last checkpoint": Trap("model.train:Trainer._save", 6, die),
+    }
+    words = train(dataset.root, run, "--save-minutes", 0)
+    for moment, trap in kills.items():
+        command = Command(*words, folder=tmp_path, before=trap)
+        assert command.wait() == -9, f"{moment}: {command.text}"
+        if moment == "in validation":  # and a disk that forgets
+            flip(run / "last.pt", 0.5)
+    command = Command(*words, folder=tmp_path)
+    assert command.wait() == 0, command.text
+    assert_same(run, calm)
+    assert errors(dataset.root, run) == errors(dataset.root, calm)
+
+
+def test_stopped_in_training_and_validation(dataset: Dataset, calm: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    words = train(dataset.root, run)
+    stops: list[tuple[int, int, Callable[[], object] | None, tuple[object, ...]]] = [
+        (143, 3, Trap(STEP, 3, terminate), ()),  # SIGTERM: the step is finished and saved
+        (130, 5, Trap(STEP, 2, interrupt), ()),  # Ctrl-C
+        (75, 6, None, ("--stop-after", 0)),
+        (143, 6, Trap(STEP, 3, insist), ()),  # a second signal: at once, nothing is saved
+        (143, 10, Trap(CONFER, 2, terminate), ()),  # in validation, which is done again
+        (0, 20, None, ()),
+    ]
+    for status, step, trap, more in stops:
+        command = Command(*words, *more, folder=tmp_path, before=trap)
+        assert command.wait() == status, command.text
+        assert checkpoint.read(run / "last.pt")["step"] == step
+        told = f"stopped at step {step}; the same command goes on from there\n" in command.text
+        assert told == (status != 0 and not (trap and trap.act is insist))
+    assert_same(run, calm)
+    again = Command(*words, folder=tmp_path)  # finished is finished
+    assert again.wait() == 0 and "is trained" in again.text
+    assert_same(run, calm)
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(
+    dataset: Dataset, calm: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(calm, run)
+    (run / "last.pt").write_bytes((run / "last.pt").read_bytes()[:5000])
+    command = Command(*train(dataset.root, run), folder=tmp_path)
+    assert command.wait() == 0, command.text
+    assert f"warning: {run}/last.pt is damaged" in command.text
+    assert f"going on from {run}/previous.pt, step 20" in command.text
+    assert_same(run, calm)
+    for name in ("last.pt", "previous.pt"):
+        flip(run / name, 0.3)
+    command = Command(*train(dataset.root, run), folder=tmp_path)
+    assert command.wait() == 1
+    assert command.text.count("\n") == 1 and "start again under another name with --run" in command.text
+
+
+REFUSED = {
+    "seed 0, not 1": ("--seed", 1),
+    "batch size 3, not 4": ("--batch-size", 4),
+    "width 0.02, not 0.03": ("--width", 0.03),
+    "recipe original, not paper": ("--recipe", "paper"),
+    "epochs 2, not 3": ("--epochs", 3),
+    "schedule 145, not 170": ("--schedule", "170"),
+    "devices CPU x 1, not CPU x 1 + CPU x 1": ("--device", "cpu,cpu"),
+    "precision float32, not bfloat16": ("--precision", "bfloat16"),
+}
+
+
+def test_changes_are_refused_by_name(
+    dataset: Dataset, originals: Dataset, calm: Path, tmp_path: Path
+) -> None:
+    found = {}
+    for text, words in {**REFUSED, "dataset ": ("--data", originals.root)}.items():
+        run = tmp_path / str(len(found))
+        shutil.copytree(calm, run)
+        found[text] = Command(*train(dataset.root, run, *words), folder=tmp_path)
+    for text, command in found.items():
+        assert command.wait() == 1 and command.text.count("\n") == 1, command.text
+        assert text in command.text
+        free = text.split()[0] in checkpoint.MAY_CHANGE
+        assert ("--allow-changes" in command.text) == free and ("use another --run" in command.text) != free
+
+
+def test_changes_that_are_allowed(dataset: Dataset, calm: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(calm, run)
+    words = train(dataset.root, run, "--epochs", 3, "--device", "cpu,cpu")
+    command = Command(*words, "--allow-changes", folder=tmp_path)
+    assert command.wait() == 0, command.text
+    changed = "devices CPU x 1, not CPU x 1 + CPU x 1, epochs 2, not 3"
+    assert f"warning: {run} was trained with {changed}; going on" in command.text
+    assert [row["step"] for row in rows(run) if row["kind"] == "val"] == [10, 20, 30]
+    assert rows(run)[: len(rows(calm))] == rows(calm)
+    again = Command(*words, folder=tmp_path)  # now it is what the run is
+    assert again.wait() == 0, again.text
+    refused = Command(*words, "--allow-changes", "--seed", 1, folder=tmp_path)
+    assert refused.wait() == 1 and "seed 0, not 1" in refused.text

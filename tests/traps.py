@@ -1,0 +1,93 @@
+"""What is set into a command's process before it starts, so that things happen to it at a chosen moment."""
+
+import os
+import pkgutil
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Trap:
+    """Before the `nth` call of `where` ("os:fsync", "model.train:Trainer._step"): `act`."""
+
+    where: str
+    nth: int
+    act: Callable[[], object]
+
+    def __call__(self) -> None:
+        calls = 0
+
+        def count(*arguments: Any) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == self.nth:
+                self.act()
+
+        before(self.where, count)
+
+
+@dataclass(frozen=True)
+class DieWriting:
+    """SIGKILL when only half of a file of this name has reached the disk."""
+
+    name: str
+
+    def __call__(self) -> None:
+        before("os:fsync", self.look)
+
+    def look(self, descriptor: int) -> None:
+        if Path(os.readlink(f"/proc/self/fd/{descriptor}")).name == self.name:
+            os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
+            die()
+
+
+@dataclass(frozen=True)
+class DieRenaming:
+    """SIGKILL right before the first file takes this name."""
+
+    name: str
+
+    def __call__(self) -> None:
+        before("os:replace", self.look)
+
+    def look(self, old: Path, new: Path) -> None:
+        if new.name == self.name:
+            die()
+
+
+def before(where: str, act: Callable[..., object]) -> None:
+    """`act` with the arguments, before every call of `where`."""
+    module, _, path = where.partition(":")
+    owner_path, _, name = path.rpartition(".")
+    owner = pkgutil.resolve_name(f"{module}:{owner_path}")
+    original = getattr(owner, name)
+
+    def caught(*arguments: Any, **named: Any) -> Any:
+        act(*arguments)
+        return original(*arguments, **named)
+
+    setattr(owner, name, caught)
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def terminate() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def interrupt() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def insist() -> None:
+    """SIGTERM, and once more."""
+    terminate()
+    time.sleep(1.1)
+    terminate()
+    time.sleep(60)

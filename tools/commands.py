@@ -1,0 +1,96 @@
+"""Commands of alexnet-dali as processes that start in a moment, for the soak and for tests.
+
+Real processes with their own signals, statuses and files; only the imports are shared: each is forked from a
+server that has torch and DALI loaded already, which alone takes seconds.
+"""
+
+import multiprocessing
+import os
+import socket
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(
+    ["torch.nn.parallel", "torch.fx.experimental.symbolic_shapes", "tensorboard.summary.writer.record_writer",
+     "cli.compose", "cli.display", "model.run", "model.train", "pipeline.batches", "pipeline.prep"]
+)  # fmt: skip
+
+
+class Command:
+    """One command at work in `folder`. before: called in its process first, as to set a trap."""
+
+    def __init__(
+        self,
+        *words: object,
+        folder: Path,
+        environment: Mapping[str, object] | None = None,
+        before: Callable[[], object] | None = None,
+    ) -> None:
+        texts = [str(word) for word in words]
+        settings = {name: str(value) for name, value in (environment or {}).items()}
+        self.output = folder / f"output.{os.urandom(6).hex()}"
+        self.process = SERVER.Process(target=_run, args=(texts, folder, self.output, settings, before))
+        self.process.start()
+
+    def wait(self, seconds: float = 100) -> int:
+        """Its exit status, or minus the signal that killed it. TimeoutError, and its end, after `seconds`."""
+        self.process.join(seconds)
+        if self.process.exitcode is None:
+            self.process.kill()
+            self.process.join()
+            raise TimeoutError(f"still at work after {seconds} s, having said: {self.text}")
+        return self.process.exitcode
+
+    def send(self, signal: int) -> None:
+        """If it is still there."""
+        if self.process.pid is not None and self.process.is_alive():
+            os.kill(self.process.pid, signal)
+
+    @property
+    def text(self) -> str:
+        """What it has said so far, on stdout and stderr."""
+        return self.output.read_text() if self.output.exists() else ""
+
+
+def ranks(
+    world: int, *words: object, folder: Path, before: Mapping[int, Callable[[], object]] | None = None
+) -> list[Command]:
+    """The processes of one run on this machine, as a batch system starts them. before: by rank."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [
+        Command(
+            *words,
+            folder=folder,
+            environment={**shared, "RANK": rank, "LOCAL_RANK": rank},
+            before=(before or {}).get(rank),
+        )
+        for rank in range(world)
+    ]
+
+
+def _run(
+    words: Sequence[str],
+    folder: Path,
+    output: Path,
+    environment: Mapping[str, str],
+    before: Callable[[], object] | None,
+) -> None:
+    with open(output, "ab", buffering=0) as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.chdir(folder)
+    os.environ.update(environment)
+    sys.argv = ["alexnet-dali", *words]
+    import torch
+
+    torch.set_num_threads(1)
+    if before:
+        before()
+    from cli import main
+
+    main(list(words))
