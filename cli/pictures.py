@@ -1,7 +1,7 @@
-"""The pictures of a run, PNG or PDF by suffix: what conv1 has learned, how the loss and the errors fell."""
+"""The pictures of a run, PNG or PDF by suffix: what convolutions have learned, how loss and errors fell."""
 
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
+from itertools import cycle, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,28 +13,35 @@ if TYPE_CHECKING:  # matplotlib takes half a second to import, which --help shou
     from matplotlib.figure import Figure
 
 Row = dict[str, Any]
+End = tuple[float, str, str]  # a curve's last value, as text, and its colour
 
 DPI = 100
-WIDE = 1152  # pixels, for 16 kernels in a row
+WIDE, HIGH = 1152, 480  # pixels: 16 kernels in a row; a tower where its kernels would be taller
 TRAIN, TOP1, TOP5 = "#8a8f98", "#c8102e", "#1f5fa8"
+COLOURS = ("#c8102e", "#1f5fa8", "#2e8540", "#b8860b", "#6b4c9a", "#444444")  # of runs
 
 
 def filters(weight: npt.NDArray[Any], path: Path, title: str) -> None:
-    """The kernels of conv1, (kernels, 3, height, width), tower a's above tower b's: the paper's figure 3."""
-    towers = [mosaic(tower) for tower in np.array_split(weight, 2)]
-    zoom = min(16, WIDE // towers[0].shape[1])
+    """The kernels of a convolution, (kernels, maps read, height, width), tower a's above tower b's.
+
+    Three maps read are the colours of the image: the paper's figure 3. Others are told apart by column, a row
+    is a kernel, and as many are shown as fit: of each tower those of the largest weights.
+    """
+    halves = np.array_split(weight, 2)
+    towers = [mosaic(half) if weight.shape[1] == 3 else table(half) for half in halves]
+    high, wide = towers[0].shape[:2]
+    zoom = max(1, min(16, WIDE // wide, max(3, HIGH // high)))
     towers = [tower.repeat(zoom, axis=0).repeat(zoom, axis=1) for tower in towers]
     left, top, gap, edge = 40, 56, 16, 16  # pixels
-    width = left + towers[0].shape[1] + edge
-    height = top + towers[0].shape[0] + gap + towers[1].shape[0] + edge
-    figure = new_figure(width, height)
-    figure.text(left / width, 1 - 34 / height, title, fontsize=13)
-    for name, tower, above in zip("ab", towers, (top, top + towers[0].shape[0] + gap), strict=True):
-        high, wide = tower.shape[:2]
-        place = (left / width, 1 - (above + high) / height, wide / width, high / height)
-        axes = figure.add_axes(place, xticks=[], yticks=[], frame_on=False)
-        axes.imshow(tower, interpolation="none", aspect="auto")
+    figure = new_figure(
+        max(left + max(tower.shape[1] for tower in towers) + edge, 480),
+        top + sum(tower.shape[0] for tower in towers) + gap + edge,
+    )
+    write(figure, left, 34, title, fontsize=13)
+    for name, tower in zip("ab", towers, strict=True):
+        axes = picture(figure, tower, left, top)
         axes.set_ylabel(f"tower {name}", fontsize=11)
+        top += tower.shape[0] + gap
     figure.savefig(path)
 
 
@@ -55,77 +62,152 @@ def mosaic(kernels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     return sheet
 
 
+def table(kernels: npt.NDArray[Any], rows: int = 24, columns: int = 48) -> npt.NDArray[np.uint8]:
+    """A row a kernel, a column a map that it reads; orange above zero, blue below, a range to each row."""
+    size = np.abs(kernels).sum(axis=(2, 3))  # (kernels, maps read)
+    kernels = kernels[np.sort(size.sum(1).argsort()[::-1][:rows])][:, :columns]
+    count, read, height, width = kernels.shape
+    sheet = np.full((count * (height + 1) - 1, read * (width + 1) - 1, 3), 255, np.uint8)
+    for y, kernel in enumerate(kernels):
+        for x, colours in enumerate(signed(kernel)):
+            at = y * (height + 1), x * (width + 1)
+            sheet[at[0] : at[0] + height, at[1] : at[1] + width] = colours
+    return sheet
+
+
+def signed(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """(...) -> (..., 3): blue below zero, black at zero, orange above, in one range on both sides."""
+    level = values / (np.abs(values).max() or 1)
+    above, below = np.clip(level, 0, 1)[..., None], np.clip(-level, 0, 1)[..., None]
+    return np.rint(above * (255, 200, 120) + below * (110, 180, 255)).astype(np.uint8)
+
+
 def curves(metrics: Sequence[Row], path: Path, title: str) -> None:
     """Loss and errors over the epochs; a vertical line where the learning rate changed."""
     train = [row for row in metrics if row["kind"] == "train"]
     val = [row for row in metrics if row["kind"] == "val"]
-    figure = new_figure(1200, 480)
-    figure.text(0.055, 0.93, title, fontsize=13)
-    loss, error = figure.subplots(
-        1, 2, gridspec_kw={"left": 0.055, "right": 0.95, "bottom": 0.11, "top": 0.82, "wspace": 0.22}
-    )
+    figure, loss, error = loss_and_error(title)
     noisy_line(loss, train, "loss", TRAIN, "training")
-    marked_line(loss, val, "loss", TOP1, "validation", "{:.2f}")
     noisy_line(error, train, "top1_err", TRAIN, "training, top-1")
-    marked_line(error, val, "top1_err", TOP1, "validation, top-1", "{:.1f} %")
-    marked_line(error, val, "top5_err", TOP5, "validation, top-5", "{:.1f} %")
-    for axes, name in (loss, "loss"), (error, "error, %"):
-        axes.set_title(name, loc="left", fontsize=11)
-        axes.set_xlabel("epoch")
-        axes.set_xlim(left=0)
-        axes.set_ylim(bottom=0)
-        axes.grid(axis="y", color="#e6e8eb", linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
+    ends = {
+        loss: [marked_line(loss, val, "loss", TOP1, "validation", "{:.2f}")],
+        error: [
+            marked_line(error, val, "top1_err", TOP1, "validation, top-1", "{:.1f} %"),
+            marked_line(error, val, "top5_err", TOP5, "validation, top-5", "{:.1f} %"),
+        ],
+    }
+    for axes in (loss, error):
+        finish(axes, metrics, ends[axes])
         mark_drops(axes, train)
-        if axes.lines:
-            axes.legend(loc="upper right", facecolor="white", framealpha=0.9, edgecolor="none")
     figure.savefig(path)
 
 
-def noisy_line(axes: "Axes", rows: Sequence[Row], key: str, colour: str, label: str) -> None:
+def compare(runs: Mapping[str, Sequence[Row]], path: Path, title: str) -> None:
+    """Several runs over one another, a colour each: training faint, validation marked, top-5 dashed."""
+    figure, loss, error = loss_and_error(title)
+    ends: dict[Axes, list[End | None]] = {loss: [], error: []}
+    for (name, metrics), colour in zip(runs.items(), cycle(COLOURS), strict=False):
+        train = [row for row in metrics if row["kind"] == "train"]
+        val = [row for row in metrics if row["kind"] == "val"]
+        noisy_line(loss, train, "loss", colour, "", mean=False)
+        ends[loss].append(marked_line(loss, val, "loss", colour, name, "{:.2f}"))
+        ends[error].append(marked_line(error, val, "top1_err", colour, f"{name}, top-1", "{:.1f} %"))
+        ends[error].append(
+            marked_line(error, val, "top5_err", colour, f"{name}, top-5", "{:.1f} %", linestyle=(0, (4, 2)))
+        )
+        for axes in (loss, error):
+            mark_drops(axes, train, colour, text=False)
+    for axes in (loss, error):
+        finish(axes, [row for metrics in runs.values() for row in metrics], ends[axes])
+    loss.set_title("loss (training faint)", loc="left", fontsize=11)
+    figure.savefig(path)
+
+
+def loss_and_error(title: str) -> "tuple[Figure, Axes, Axes]":
+    figure = new_figure(1200, 480)
+    write(figure, 66, 34, title, fontsize=13)
+    loss, error = figure.subplots(
+        1, 2, gridspec_kw={"left": 0.055, "right": 0.945, "bottom": 0.11, "top": 0.82, "wspace": 0.24}
+    )
+    loss.set_title("loss", loc="left", fontsize=11)
+    error.set_title("error, %", loc="left", fontsize=11)
+    return figure, loss, error
+
+
+def finish(axes: "Axes", metrics: Sequence[Row], ends: "Sequence[End | None]") -> None:
+    """Limits, ticks, legend and the curves' last values, once everything is drawn."""
+    from matplotlib.ticker import MaxNLocator
+
+    last = max((row["epoch"] for row in metrics), default=1)
+    axes.set_xlabel("epoch")
+    axes.set_xlim(0, last)
+    axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(axis="y", color="#e6e8eb", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    if axes.lines:
+        axes.legend(loc="upper right", facecolor="white", framealpha=0.9, edgecolor="none")
+    scale = axes.get_window_extent().height / axes.get_ylim()[1]  # pixels a unit
+    floor = 9.0  # pixels above the axis
+    for value, text, colour in sorted(filter(None, ends)):
+        height = max(value * scale, floor)
+        axes.annotate(
+            text,
+            (last, 0),
+            (8, height * 72 / DPI),
+            textcoords="offset points",
+            va="center",
+            color=colour,
+            fontsize=10,
+            annotation_clip=False,
+        )
+        floor = height + 17  # the next one does not touch it
+
+
+def noisy_line(
+    axes: "Axes", rows: Sequence[Row], key: str, colour: str, label: str, mean: bool = True
+) -> None:
     """Every value, faint, and their running mean."""
     if not rows:
         return
     points = np.array([(row["epoch"], row[key]) for row in rows])
-    width = max(1, len(points) // 60)
-    mean = [np.convolve(column, np.full(width, 1 / width), "valid") for column in points.T]
     axes.plot(*points.T, color=colour, linewidth=0.7, alpha=0.4)
-    axes.plot(*mean, color=colour, linewidth=1.6, label=label)
+    if mean:
+        width = max(1, len(points) // 60)
+        smooth = [np.convolve(column, np.full(width, 1 / width), "valid") for column in points.T]
+        axes.plot(*smooth, color=colour, linewidth=1.6, label=label)
 
 
-def marked_line(axes: "Axes", rows: Sequence[Row], key: str, colour: str, label: str, form: str) -> None:
-    """One value an epoch, the last one in figures."""
+def marked_line(
+    axes: "Axes", rows: Sequence[Row], key: str, colour: str, label: str, form: str, linestyle: Any = "-"
+) -> "End | None":
+    """One value an epoch; returns what `finish` writes at its end."""
     if not rows:
-        return
+        return None
     epochs, values = [row["epoch"] for row in rows], [row[key] for row in rows]
-    axes.plot(epochs, values, color=colour, linewidth=1.6, marker="o", markersize=3, label=label)
-    axes.annotate(
-        form.format(values[-1]),
-        (epochs[-1], values[-1]),
-        (6, 0),
-        textcoords="offset points",
-        va="center",
-        color=colour,
-        fontsize=10,
-        annotation_clip=False,
-    )
+    axes.plot(
+        epochs, values, color=colour, linewidth=1.6, marker="o", markersize=3, label=label, ls=linestyle,
+        clip_on=False,
+    )  # fmt: skip
+    return values[-1], form.format(values[-1]), colour
 
 
-def mark_drops(axes: "Axes", train: Sequence[Row]) -> None:
+def mark_drops(axes: "Axes", train: Sequence[Row], colour: str = "#444444", text: bool = True) -> None:
     for before, after in pairwise(train):
         if after["lr"] != before["lr"]:
-            axes.axvline(after["epoch"], color="#444444", linewidth=0.8, linestyle=(0, (2, 3)), zorder=0)
-            axes.annotate(
-                f"lr {after['lr']:.2g}",
-                (after["epoch"], 1),
-                (0, 3),
-                xycoords=("data", "axes fraction"),
-                textcoords="offset points",
-                ha="center",
-                color="#444444",
-                fontsize=8,
-            )
+            axes.axvline(after["epoch"], color=colour, linewidth=0.8, linestyle=(0, (2, 3)), zorder=0)
+            if text:
+                axes.annotate(
+                    f"lr {after['lr']:.2g}",
+                    (after["epoch"], 1),
+                    (0, 3),
+                    xycoords=("data", "axes fraction"),
+                    textcoords="offset points",
+                    ha="center",
+                    color=colour,
+                    fontsize=8,
+                )
 
 
 def new_figure(width: int, height: int) -> "Figure":
@@ -133,3 +215,33 @@ def new_figure(width: int, height: int) -> "Figure":
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
+
+
+def box(figure: "Figure", left: float, top: float, width: float, height: float, **options: Any) -> "Axes":
+    """Axes at a place in pixels, counted from the figure's top left corner."""
+    wide, high = figure.get_size_inches() * DPI
+    place = (left / wide, 1 - (top + height) / high, width / wide, height / high)
+    return figure.add_axes(place, **options)
+
+
+def picture(
+    figure: "Figure", image: npt.NDArray[Any], left: float, top: float, size: float | None = None
+) -> "Axes":
+    """An image at a place in pixels, each of its pixels one of the figure's, or `size` wide."""
+    high, wide = image.shape[:2]
+    axes = box(
+        figure, left, top, size or wide, (size or wide) * high / wide, xticks=[], yticks=[], frame_on=False
+    )
+    axes.imshow(image, interpolation="none" if size is None or size >= wide else "antialiased", aspect="auto")
+    return axes
+
+
+def write(figure: "Figure", left: float, baseline: float, text: str, **options: Any) -> None:
+    """Text at a place in pixels, counted from the figure's top left corner."""
+    wide, high = figure.get_size_inches() * DPI
+    figure.text(left / wide, 1 - baseline / high, text, **options)
+
+
+def short(text: str, width: int) -> str:
+    """At most `width` letters, the last one an ellipsis where some are missing."""
+    return text if len(text) <= width else text[: width - 1].rstrip() + "…"

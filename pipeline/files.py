@@ -92,7 +92,12 @@ class FileBatches:
         return np.frombuffer(data if image.dali_reads(data) else image.encode(pixels), np.uint8)
 
 
+def stored(data: bytes) -> np.ndarray:
+    """The (256, 256, 3) uint8 square that prep would store of an image, for pictures."""
+    return np.asarray(image.square(image.decode(data), graph.STORED))
+
+
 def centre(data: bytes, crop: int) -> np.ndarray:
-    """The (crop, crop, 3) uint8 that the centre view shows of an image, for pictures."""
+    """The (crop, crop, 3) of it that the centre view shows."""
     kept = slice((graph.STORED - crop) // 2, (graph.STORED + crop) // 2)
-    return np.asarray(image.square(image.decode(data), graph.STORED))[kept, kept]
+    return stored(data)[kept, kept]

@@ -1,0 +1,173 @@
+"""The pictures of alexnet-dali show that are about images: activations, gradient, batch."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli import options, show, trained
+from model.recipe import RunError
+
+if TYPE_CHECKING:
+    from cli.trained import Trained
+
+
+@click.command("activations")
+@click.argument("image", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@trained.using_network
+@click.option("--layer", help="All maps of one convolution.  [default: the strongest of every layer]")
+@show.out("activations.png")
+def activations(
+    image: Path, run_name: str | None, checkpoint: str, layer: str | None, out: Path, **settings: Any
+) -> None:
+    """What each layer hands on to the next when it is shown IMAGE, after ReLU, pooling and norms."""
+    from cli import panels
+    from model.study import layer_names, outputs
+    from pipeline.files import centre
+
+    run = trained.open_run(run_name, checkpoint, settings)
+    ((_, images),) = read_images(run, [image])
+    wanted = [layer] if layer else layer_names(run.network)[:-1]
+    found = outputs(run.network, images, wanted, run.precision)
+    arrays = {name: values[0].cpu().numpy() for name, values in found.items()}
+    who = run.path.parent.name
+    if layer is None:
+        crop = centre(image.read_bytes(), run.recipe.crop)
+        show.draw(out, panels.layers, crop, arrays, title=f"What {who} makes of {image.name}")
+    elif arrays[layer].ndim == 1:
+        raise RunError(f"{layer} has units, not maps; without --layer they are drawn below the maps")
+    else:
+        show.draw(out, panels.maps, arrays[layer], title=f"{layer} of {who}, shown {image.name}")
+
+
+@click.command("gradient")
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@trained.using_network
+@click.option("--class", "wnid", help="By its wnid, as n01440764.  [default: the likeliest]")
+@show.out("gradient.png")
+def gradient(
+    images: Sequence[str], run_name: str | None, checkpoint: str, wnid: str | None, out: Path, **settings: Any
+) -> None:
+    """Which pixels the probability of a class depends on: the gradient of its logarithm, an image a column.
+
+    Grey is no influence; the last row is the largest of the three colours' influences, bright where it is
+    strong.
+    """
+    import numpy as np
+    import torch
+
+    from cli import panels
+    from cli.pictures import short
+    from model.study import gradient as slope
+    from pipeline.files import centre, find_images
+
+    run = trained.open_run(run_name, checkpoint, settings)
+    numbers = {category.wnid: category.index for category in run.facts.classes}
+    if wnid is not None and wnid not in numbers:
+        raise RunError(f"the network knows no class {wnid}; wnids are in {run.facts.root / 'dataset.json'}")
+    rows: dict[str, list[Any]] = {"image": [], "gradient": [], "its size": []}
+    captions = []
+    for path, values in read_images(run, find_images(images)[:8]):
+        with torch.no_grad():
+            output = numbers[wnid] if wnid else int(run.network(values).argmax())
+        found = slope(run.network, values, torch.tensor([output]))[0].permute(1, 2, 0).cpu().numpy()
+        level = found / (np.percentile(np.abs(found), 99.5) or 1)
+        rows["image"].append(centre(path.read_bytes(), run.recipe.crop))
+        rows["gradient"].append(np.rint(127.5 + 127.5 * level.clip(-1, 1)).astype(np.uint8))
+        size = np.abs(level).max(2, keepdims=True).clip(0, 1)
+        rows["its size"].append(np.rint(255 * size).astype(np.uint8).repeat(3, axis=2))
+        captions.append(short(run.name(output), 22))
+    show.draw(
+        out,
+        panels.grid,
+        rows,
+        title="What the class below depends on: the gradient of log p",
+        captions=captions,
+    )
+
+
+def read_images(run: "Trained", paths: Sequence[Path]) -> Any:
+    """(path, the (1, 3, crop, crop) that the network reads) of each; a broken image is an error."""
+    from pipeline.dataset import DataError
+    from pipeline.files import FileBatches
+    from pipeline.graph import CENTRE_VIEW
+
+    batches = FileBatches(paths, views=CENTRE_VIEW, batch_size=1, **run.image_options())
+    for images, labels in batches:
+        yield paths[int(labels)], images[:, 0].float()
+    for number, fault in batches.faults.items():
+        raise DataError(f"{paths[number]} {fault}")
+
+
+@click.command("batch")
+@options.data
+@click.option("--run", "run_name", help="Take recipe, seed and dataset of this run.  [default: none]")
+@click.option("--seed", default=0, help="Of a training without --run.")
+@click.option("--step", type=click.IntRange(0), default=0, help="Which batch of the training.")
+@click.option("--count", type=click.IntRange(1, 16), default=6, help="Images of it.")
+@show.out("batch.png")
+def batch(data: Path, run_name: str | None, seed: int, step: int, count: int, out: Path) -> None:
+    """What the network reads in training: crops, reflections and colour noise, as drawn for that step."""
+    from cli import panels
+    from model.recipe import Recipe, get_recipe
+    from pipeline.dataset import open_dataset
+
+    recipe = get_recipe("original")
+    if run_name:
+        folder, saved = trained.open_checkpoint(run_name, "last")
+        recipe, seed = Recipe.from_dict(saved["identity"]["recipe"]), saved["identity"]["seed"]
+        chosen = click.get_current_context().get_parameter_source("data")
+        if chosen is click.core.ParameterSource.DEFAULT:
+            data = trained.recorded_data(folder)
+    rows, captions = training_images(open_dataset(data), recipe, seed, step, count)
+    show.draw(out, panels.grid, rows, title=f"What the network reads in step {step:,}", captions=captions)
+
+
+def training_images(
+    dataset: Any, recipe: Any, seed: int, step: int, count: int
+) -> tuple[dict[str, Any], list[str]]:
+    """By row the images at each stage of the way, and what they show. The last stage is what conv1 reads."""
+    import numpy as np
+    import torch
+
+    from cli import compose
+    from model.replicas import Replicas
+    from pipeline.batches import TrainBatches
+    from pipeline.files import stored
+    from pipeline.order import draws, epoch_order
+
+    shared = compose.image_options(dataset, recipe, torch.device("cpu"), Replicas(), None)
+    mean = shared["mean"]
+    shared |= {"batch_size": recipe.batch_size, "offsets": recipe.offsets, "seed": seed, "start": step}
+    colour = compose.colour_noise(dataset, recipe)
+    noisy = TrainBatches(dataset, colour=colour, **shared)
+    plain = TrainBatches(dataset, colour=lambda epoch: (np.zeros((3, 3)), 1.0), **shared)
+    divisor = colour(1 + step // noisy.steps_per_epoch)[1]
+
+    def visible(values: Any) -> list[Any]:
+        """(N, 3, crop, crop) in 0..255 -> pictures."""
+        return list(np.rint(values).clip(0, 255).astype(np.uint8).transpose(0, 2, 3, 1))
+
+    (images, labels), (noisy_images, _) = next(iter(plain)), next(iter(noisy))
+    cropped, read = images[:count].numpy(), noisy_images[:count].numpy()
+    epoch, skip = divmod(step, noisy.steps_per_epoch)
+    order = epoch_order(noisy.samples.index["shard"], seed, epoch)[skip * recipe.batch_size :]
+    jpegs, _ = noisy.samples.read(order[:count])
+    corners = draws(seed, step, noisy.total(step), slice(0, count), recipe.offsets)
+    places = zip(jpegs, corners.top.astype(int), corners.left.astype(int), strict=True)
+    rows = {
+        "stored,\nthe part read": [frame(stored(jpeg.tobytes()), y, x, recipe.crop) for jpeg, y, x in places],
+        "cropped, reflected": visible(cropped + mean),
+        "with colour noise": visible(read * divisor + mean),
+        "minus the mean,\nas conv1 reads it": visible(127.5 + read / 2),
+    }
+    return rows, [trained.first_word(dataset.classes, label) for label in labels[:count].tolist()]
+
+
+def frame(image: Any, top: int, left: int, side: int) -> Any:
+    """The image, whitened outside of a square."""
+    faint = (image // 3 + 170).astype(image.dtype)
+    kept = slice(top, top + side), slice(left, left + side)
+    faint[kept] = image[kept]
+    return faint

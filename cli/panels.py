@@ -1,0 +1,215 @@
+"""Pictures with images in them, PNG or PDF by suffix: guesses, neighbours, layers, gradients, confusions."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cli.pictures import box, new_figure, picture, short, write
+
+Image = npt.NDArray[np.uint8]  # (height, width, 3)
+TRUE, OTHER = "#e58b8b", "#a9c1de"
+GREY = "#555555"
+
+
+@dataclass(frozen=True)
+class Guess:
+    """An image and the classes guessed for it, the likeliest first."""
+
+    image: Image
+    caption: str  # its own class where it is known, else its name
+    classes: list[str]
+    probabilities: list[float]
+    correct: int | None  # which of the guesses is its own class
+
+
+def guesses(panels: Sequence[Guess], path: Path, title: str) -> None:
+    """The paper's figure 4, left: under each image its class and five bars, its own class's in red."""
+    side, gap, margin, bar, top = 196, 36, 28, 19, 62
+    columns = min(4, len(panels))
+    cell = side + 30 + 5 * bar + 30
+    rows = -(-len(panels) // columns)
+    figure = new_figure(2 * margin + columns * (side + gap) - gap, top + rows * cell)
+    write(figure, margin, 36, title, fontsize=13)
+    for number, panel in enumerate(panels):
+        y, x = number // columns * cell + top, number % columns * (side + gap) + margin
+        picture(figure, panel.image, x, y, side)
+        write(figure, x + side / 2, y + side + 20, short(panel.caption, 26), ha="center", fontsize=10.5)
+        axes = box(
+            figure, x, y + side + 30, side, 5 * bar, xticks=[], yticks=[], xlim=(0, 1), ylim=(4.5, -0.5)
+        )
+        axes.spines[:].set_color("#bbbbbb")
+        for place, (name, p) in enumerate(zip(panel.classes, panel.probabilities, strict=True)):
+            axes.barh(place, p, height=0.82, color=TRUE if place == panel.correct else OTHER)
+            axes.text(0.02, place, short(name, 24), va="center", fontsize=8.5)
+            axes.text(0.985, place, f"{p:.0%}", va="center", ha="right", fontsize=8, color=GREY)
+    figure.savefig(path)
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """An image, and the ones nearest to it, the nearest first."""
+
+    image: Image
+    caption: str
+    near: list[Image]
+    captions: list[str]
+    distances: list[float]
+
+
+def neighbours(rows: Sequence[Neighbours], path: Path, title: str) -> None:
+    """The paper's figure 4, right: a row an image, first itself, then those nearest to it."""
+    side, gap, margin, first, top = 132, 8, 28, 30, 88
+    columns = max(len(row.near) for row in rows)
+    cell = side + 42
+    figure = new_figure(2 * margin + side + first + columns * (side + gap) - gap, top + len(rows) * cell)
+    write(figure, margin, 36, title, fontsize=13)
+    write(figure, margin, top - 12, "image", fontsize=10, color=GREY)
+    write(figure, margin + side + first, top - 12, "nearest first; class, distance", fontsize=10, color=GREY)
+    for number, row in enumerate(rows):
+        y = top + number * cell
+        picture(figure, row.image, margin, y, side)
+        write(figure, margin, y + side + 15, short(row.caption, 20), fontsize=9)
+        for place, (image, caption, distance) in enumerate(
+            zip(row.near, row.captions, row.distances, strict=True)
+        ):
+            x = margin + side + first + place * (side + gap)
+            picture(figure, image, x, y, side)
+            write(figure, x, y + side + 15, short(caption, 20), fontsize=9)
+            write(figure, x, y + side + 29, f"{distance:.1f}", fontsize=8, color=GREY)
+    figure.savefig(path)
+
+
+def grid(rows: Mapping[str, Sequence[Image]], path: Path, title: str, captions: Sequence[str] = ()) -> None:
+    """Images in named rows, with a caption to each column."""
+    side, gap, margin, left, top = 150, 8, 20, 164, 62
+    columns = max(len(row) for row in rows.values())
+    foot = 26 if captions else margin
+    figure = new_figure(left + columns * (side + gap) - gap + margin, top + len(rows) * (side + gap) + foot)
+    write(figure, margin, 36, title, fontsize=13)
+    for number, (name, images) in enumerate(rows.items()):
+        y = top + number * (side + gap)
+        write(figure, left - 12, y + side / 2, name, ha="right", va="center", fontsize=10)
+        for place, image in enumerate(images):
+            picture(figure, image, left + place * (side + gap), y, side)
+    for place, caption in enumerate(captions):
+        x = left + place * (side + gap) + side / 2
+        y = top + len(rows) * (side + gap) + 10
+        write(figure, x, y, short(caption, 22), ha="center", fontsize=9)
+    figure.savefig(path)
+
+
+def layers(image: Image, found: Mapping[str, npt.NDArray[Any]], path: Path, title: str) -> None:
+    """Beside the image a strip of maps for each convolution, tower a above tower b; units of fc layers below.
+
+    found: by layer (maps, height, width) or (units,). Of each tower the twelve maps with the highest peaks.
+    """
+    side, gap, margin, left, top, count = 72, 4, 24, 340, 62, 12
+    tall = sum(2 * (side + gap) + 22 if maps.ndim == 3 else 46 for maps in found.values())
+    figure = new_figure(left + count * (side + gap) - gap + margin, top + max(tall, 240) + margin)
+    write(figure, margin, 36, title, fontsize=13)
+    picture(figure, image, margin, top, 224)
+    y = float(top)
+    for name, maps in found.items():
+        size = "x".join(map(str, maps.shape))
+        write(figure, left - 12, y + 12, name, ha="right", va="center", fontsize=11)
+        write(figure, left - 12, y + 28, size, ha="right", fontsize=8, color=GREY)
+        if maps.ndim == 1:
+            strip = np.atleast_2d(maps / (maps.max() or 1))
+            axes = box(figure, left, y, count * (side + gap) - gap, 30, xticks=[], yticks=[])
+            axes.imshow(strip, cmap="magma", vmin=0, vmax=1, aspect="auto", interpolation="none")
+            y += 46
+            continue
+        for tower, half in zip("ab", np.array_split(maps, 2), strict=True):
+            write(figure, left - 12, y + side - 6, f"tower {tower}", ha="right", fontsize=8, color=GREY)
+            strongest = half.max(axis=(1, 2)).argsort()[::-1][:count]
+            for place, number in enumerate(strongest):
+                axes = box(figure, left + place * (side + gap), y, side, side, xticks=[], yticks=[])
+                axes.imshow(half[number], cmap="magma", vmin=0, vmax=maps.max() or 1, interpolation="none")
+                axes.spines[:].set_visible(False)
+            y += side + gap
+        y += 22
+    figure.savefig(path)
+
+
+def maps(found: npt.NDArray[Any], path: Path, title: str) -> None:
+    """Every map of a layer, (maps, height, width), tower a's above tower b's, in one range of values."""
+    from matplotlib import colormaps
+
+    columns, margin, top, gap = 16, 40, 62, 20
+    zoom = max(1, 1000 // (columns * (found.shape[2] + 1)))
+    halves = np.array_split(found / (found.max() or 1), 2)
+    sheets = []
+    for half in halves:
+        count, height, width = half.shape
+        rows = -(-count // columns)
+        sheet = np.full((rows * (height + 1) - 1, min(count, columns) * (width + 1) - 1, 3), 255, np.uint8)
+        for number, values in enumerate(half):
+            y, x = number // columns * (height + 1), number % columns * (width + 1)
+            sheet[y : y + height, x : x + width] = 255 * colormaps["magma"](values)[..., :3]
+        sheets.append(sheet.repeat(zoom, axis=0).repeat(zoom, axis=1))
+    figure = new_figure(2 * margin + sheets[0].shape[1], top + sum(sheet.shape[0] + gap for sheet in sheets))
+    write(figure, margin, 36, title, fontsize=13)
+    for name, sheet in zip("ab", sheets, strict=True):
+        picture(figure, sheet, margin, top).set_ylabel(f"tower {name}", fontsize=11)
+        top += sheet.shape[0] + gap
+    figure.savefig(path)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """How many images of one class were taken for another."""
+
+    true: str
+    taken: str
+    images: int
+    of: int  # images of the true class
+
+
+def confusion(
+    counts: npt.NDArray[Any], names: Sequence[str], pairs: Sequence[Pair], path: Path, title: str
+) -> None:
+    """The confusion matrix in percent of each true class, and the most frequent mistakes.
+
+    counts: (classes, classes), rows are true classes, columns the first guess.
+    """
+    few = len(names) <= 30
+    side, top, margin, bar = 440, 150 if few else 90, 28, 22
+    left = 190 if few else 90
+    at = left + side + 290  # where bars begin
+    figure = new_figure(at + 330, top + max(side, len(pairs) * bar) + (30 if few else 60))
+    write(figure, margin, 36, title, fontsize=13)
+    axes = box(figure, left, top, side, side)
+    share = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=100, interpolation="none", aspect="auto")
+    axes.tick_params(length=0, labelsize=9)
+    if few:
+        labels = [short(name, 22) for name in names]
+        axes.set_xticks(range(len(names)), labels, rotation=45, ha="left")
+        axes.xaxis.tick_top()
+        axes.set_yticks(range(len(names)), labels)
+        for (row, column), value in np.ndenumerate(share):
+            if value >= 0.5 and len(names) <= 15:
+                colour = "white" if value > 55 else "#333333"
+                axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=8, color=colour)
+    else:
+        axes.set_xlabel("first guess, by number of the class")
+        axes.set_ylabel("true class")
+    axes.spines[:].set_color("#bbbbbb")
+    write(figure, at - 250, top - 14, "most confused: true class, and what it was taken for", fontsize=11)
+    if not pairs:
+        write(figure, at - 250, top + 16, "none: every first guess was right", fontsize=10, color=GREY)
+    else:
+        bars = box(figure, at, top, 270, len(pairs) * bar, xticks=[], ylim=(len(pairs) - 0.5, -0.5))
+        bars.barh(range(len(pairs)), [100 * p.images / p.of for p in pairs], height=0.7, color=OTHER)
+        bars.set_yticks(range(len(pairs)), [f"{short(p.true, 20)}  →  {short(p.taken, 20)}" for p in pairs])
+        bars.tick_params(length=0, labelsize=9)
+        bars.spines[["top", "right", "bottom"]].set_visible(False)
+        for place, p in enumerate(pairs):
+            text = f" {100 * p.images / p.of:.0f} %  ({p.images} of {p.of})"
+            bars.text(100 * p.images / p.of, place, text, va="center", fontsize=8, color=GREY)
+        bars.set_xlim(0, 1.6 * max(100 * p.images / p.of for p in pairs))
+    figure.savefig(path)

@@ -1,0 +1,152 @@
+"""alexnet-dali predict."""
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli import options, trained
+from cli.rows import GUESSES, Row, Source, open_sinks
+
+if TYPE_CHECKING:
+    from cli.trained import Trained
+
+
+@click.command("predict")
+@click.argument("images", nargs=-1, metavar="[IMAGE|FOLDER|PATTERN]...")
+@trained.using_network
+@click.option("--ten-crop", is_flag=True, help="Average ten views: corners, centre, and mirrored.")
+@click.option(
+    "--split", type=click.Choice(["val", "train", "test"]), help="Of a prepared dataset, not files."
+)
+@trained.data
+@click.option("--json", "json_path", metavar="FILE", help="Write a list of objects; - is the terminal.")
+@click.option("--csv", "csv_path", metavar="FILE", help="Write a line an image; - is the terminal.")
+@click.option("--picture", type=click.Path(path_type=Path), help="Draw images and guesses, .png or .pdf.")
+@click.option("--count", type=click.IntRange(1), default=8, help="Images in the picture, at most.")
+@click.option("--only-errors", is_flag=True, help="Leave out what was recognised; needs known classes.")
+def command(images: Sequence[str], run_name: str | None, checkpoint: str, **settings: Any) -> None:
+    """The five likeliest classes of each image, as evaluation would see it.
+
+    The class of an image is known where its folder is called as the class is (n01440764), or its name begins
+    so. An image that cannot be decoded is a row that says why.
+    """
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress
+
+    if bool(images) == bool(settings["split"]):
+        raise click.UsageError("give images, folders or patterns, or else --split")
+    if settings["picture"]:
+        options.make_ready(settings["picture"])
+    run = trained.open_run(run_name, checkpoint, settings)
+    source = from_split(run, settings) if settings["split"] else from_files(run, images, settings)
+    totals, started = Totals(), time.monotonic()
+    terminal = sys.stdout.isatty()
+    with ExitStack() as stack:
+        sinks = list(open_sinks(run, source, settings, stack))
+        progress = stack.enter_context(
+            Progress(
+                *Progress.get_default_columns(),
+                MofNCompleteColumn(),
+                console=Console(stderr=not terminal),
+                transient=True,
+                redirect_stdout=terminal,
+            )
+        )
+        task = progress.add_task("images", total=len(source.names))
+        for number, row in enumerate(source.rows()):
+            totals.add(row)
+            progress.advance(task)
+            if row.wrong or not settings["only_errors"] or row.fault:
+                for sink in sinks:
+                    sink(number, row)
+    totals.tell(time.monotonic() - started)
+
+
+def from_files(run: "Trained", arguments: Sequence[str], settings: dict[str, Any]) -> Source:
+    from pipeline.files import FileBatches, find_images
+
+    paths = find_images(arguments)
+    views = choose_views(settings)
+    known = {category.wnid: category.index for category in run.facts.classes}
+    batches = FileBatches(paths, views=views, batch_size=run.batch_size(len(views)), **run.image_options())
+
+    def truth(path: Path) -> int | None:
+        return known.get(path.absolute().parent.name, known.get(path.name.partition("_")[0]))
+
+    def rows() -> Iterator[Row]:
+        """In the files' order, the broken ones between the others."""
+        following = 0
+        for number, classes, probabilities in guess(run, batches):
+            yield from map(broken, range(following, number))
+            yield Row(str(paths[number]), truth(paths[number]), None, classes, probabilities)
+            following = number + 1
+        yield from map(broken, range(following, len(paths)))
+
+    def broken(number: int) -> Row:
+        return Row(str(paths[number]), truth(paths[number]), batches.faults[number])
+
+    return Source([str(path) for path in paths], rows, lambda number: paths[number].read_bytes())
+
+
+def from_split(run: "Trained", settings: dict[str, Any]) -> Source:
+    import numpy as np
+
+    from pipeline.batches import EvaluationBatches
+    from pipeline.dataset import read_names
+
+    dataset, split, views = run.data(settings["data"]), settings["split"], choose_views(settings)
+    batches = EvaluationBatches(
+        dataset, split, views=views, batch_size=run.batch_size(len(views)), **run.image_options()
+    )
+    names = read_names(dataset, split)
+
+    def rows() -> Iterator[Row]:
+        for name, (label, classes, probabilities) in zip(names, guess(run, batches), strict=True):
+            yield Row(name, label if label >= 0 else None, None, classes, probabilities)
+
+    return Source(names, rows, lambda number: batches.samples.read(np.array([number]))[0][0].tobytes())
+
+
+def choose_views(settings: dict[str, Any]) -> tuple[tuple[int, int, int], ...]:
+    from pipeline.graph import CENTRE_VIEW, TEN_VIEWS
+
+    return TEN_VIEWS if settings["ten_crop"] else CENTRE_VIEW
+
+
+def guess(run: "Trained", batches: Any) -> Iterator[tuple[int, list[int], list[float]]]:
+    """Image by image its label, its likeliest classes and their probabilities."""
+    from model.study import predict
+
+    for labels, probabilities in predict(run.network, batches, run.precision):
+        best, classes = probabilities.topk(min(GUESSES, probabilities.shape[1]))
+        yield from zip(labels.tolist(), classes.tolist(), best.tolist(), strict=True)
+
+
+@dataclass
+class Totals:
+    images: int = 0
+    broken: int = 0
+    known: int = 0
+    top1: int = 0
+    top5: int = 0
+
+    def add(self, row: Row) -> None:
+        self.images += 1
+        self.broken += row.fault is not None
+        if row.truth is not None and not row.fault:
+            self.known += 1
+            self.top1 += row.wrong
+            self.top5 += row.truth not in row.classes
+
+    def tell(self, seconds: float) -> None:
+        text = f"{self.images:,} images, {self.broken:,} broken, {self.images / seconds:,.0f} images/s"
+        if self.known:
+            text += f"; of {self.known:,} whose class is known, {100 * self.top1 / self.known:.2f} % wrong"
+            text += f", {100 * self.top5 / self.known:.2f} % not among five guesses"
+        click.echo(text, err=True)

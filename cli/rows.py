@@ -1,0 +1,147 @@
+"""What predict says of images, and where it goes: a table, JSON, CSV, a picture; a row at a time."""
+
+import csv
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli import trained
+
+if TYPE_CHECKING:
+    from cli.trained import Trained
+    from pipeline.dataset import Category
+
+GUESSES = 5
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is said of one image."""
+
+    name: str
+    truth: int | None = None  # its class, where that is known
+    fault: str | None = None  # why there are no guesses
+    classes: list[int] = field(default_factory=list)  # the likeliest first
+    probabilities: list[float] = field(default_factory=list)
+
+    @property
+    def wrong(self) -> bool:
+        return self.truth is not None and bool(self.classes) and self.classes[0] != self.truth
+
+
+Sink = Callable[[int, Row], None]  # is told of each row, with the number of its image
+
+
+@dataclass
+class Source:
+    """Images in order: what they are called, their rows as they are computed, their bytes for a picture."""
+
+    names: Sequence[str]
+    rows: Callable[[], Iterator[Row]]
+    read: Callable[[int], bytes]
+
+
+def open_sinks(run: "Trained", source: Source, settings: dict[str, Any], stack: ExitStack) -> Iterator[Sink]:
+    """Where rows go: to the files asked for, or else as a table to the terminal."""
+    classes = run.facts.classes
+    for path, sink in ((settings["json_path"], json_file), (settings["csv_path"], csv_file)):
+        if path:
+            yield stack.enter_context(sink(path, classes))
+    if settings["picture"]:
+        yield stack.enter_context(drawing(run, source, settings))
+    if not any(settings[name] for name in ("json_path", "csv_path", "picture")):
+        click.echo(f"{'image':<40} {'probability':>11}  class")
+        yield lambda number, row: print_row(run, row)
+
+
+def print_row(run: "Trained", row: Row) -> None:
+    """Five lines of the table; an image's own class is marked."""
+    name = row.name if len(row.name) <= 40 else "…" + row.name[-39:]
+    if row.fault:
+        click.echo(f"{name:<40} {row.fault}")
+    for place, (output, p) in enumerate(zip(row.classes, row.probabilities, strict=True)):
+        mark = "  <- its class" if output == row.truth else ""
+        click.echo(f"{'' if place else name:<40} {p:>11.2%}  {run.name(output)}{mark}")
+
+
+@contextmanager
+def json_file(path: str, classes: "Sequence[Category]") -> Iterator[Sink]:
+    def named(output: int) -> dict[str, Any]:
+        if output >= len(classes):
+            return {"output": output}
+        return {"output": output, "wnid": classes[output].wnid, "words": classes[output].words}
+
+    with click.open_file(path, "w") as file:
+        before = "["
+
+        def add(number: int, row: Row) -> None:
+            nonlocal before
+            guesses = zip(row.classes, row.probabilities, strict=True)
+            content = {
+                "image": row.name,
+                "fault": row.fault,
+                "class": None if row.truth is None else named(row.truth),
+                "guesses": [{**named(output), "probability": p} for output, p in guesses],
+            }
+            file.write(f"{before}\n{json.dumps(content)}")
+            before = ","
+
+        yield add
+        file.write("[]\n" if before == "[" else "\n]\n")
+
+
+@contextmanager
+def csv_file(path: str, classes: "Sequence[Category]") -> Iterator[Sink]:
+    def wnid(output: int | None) -> str:
+        return "" if output is None else classes[output].wnid if output < len(classes) else f"{output}"
+
+    with click.open_file(path, "w") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(
+            ["image", "fault", "class"]
+            + [f"{what}_{n}" for n in range(1, GUESSES + 1) for what in ("guess", "words", "probability")]
+        )
+
+        def add(number: int, row: Row) -> None:
+            cells = [row.name, row.fault or "", wnid(row.truth)]
+            for output, p in zip(row.classes, row.probabilities, strict=True):
+                cells += [wnid(output), trained.first_word(classes, output), f"{p:.6g}"]
+            writer.writerow(cells)
+
+        yield add
+
+
+@contextmanager
+def drawing(run: "Trained", source: Source, settings: dict[str, Any]) -> Iterator[Sink]:
+    """The first `count` rows as a picture, drawn at the end."""
+    from cli import panels
+    from pipeline.files import centre
+
+    drawn: list[panels.Guess] = []
+
+    def add(number: int, row: Row) -> None:
+        if row.fault or len(drawn) == settings["count"]:
+            return
+        drawn.append(
+            panels.Guess(
+                image=centre(source.read(number), run.recipe.crop),
+                caption=Path(row.name).name if row.truth is None else run.name(row.truth),
+                classes=[run.name(output) for output in row.classes],
+                probabilities=row.probabilities,
+                correct=row.classes.index(row.truth) if row.truth in row.classes else None,
+            )
+        )
+
+    yield add
+    title = "Images that were mistaken" if settings["only_errors"] else "Images and their likeliest classes"
+    if drawn:
+        panels.guesses(drawn, settings["picture"], title)
+        click.echo(f"drawn: {settings['picture']}", err=True)
+    else:
+        settings["picture"].unlink()
+        click.echo("no image to draw", err=True)

@@ -1,0 +1,165 @@
+"""alexnet-dali show: pictures of a run, of its network and of what it reads."""
+
+import json
+import sys
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+
+from cli import options, trained
+from model.recipe import RunError
+
+if TYPE_CHECKING:
+    from cli.panels import Pair
+
+
+def out(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    return click.option(
+        "--out", type=click.Path(path_type=Path), default=name, help="The picture, .png or .pdf."
+    )
+
+
+@click.group("show")
+def command() -> None:
+    """Pictures of a training, of what was learned and of what the network reads."""
+
+
+@command.command("filters")
+@trained.run
+@trained.checkpoint
+@click.option("--layer", default="conv1", help="A convolution; conv1 is the paper's figure 3.")
+@out("filters.png")
+def filters(run_name: str | None, checkpoint: str, layer: str, out: Path) -> None:
+    """The kernels of a convolution, tower by tower.
+
+    conv1 reads colours and is shown in them. Other layers read maps: a row is a kernel, a column a map,
+    orange above zero and blue below, and of each tower the 24 kernels of the largest weights are shown.
+    """
+    from cli import pictures
+
+    folder, saved = trained.open_checkpoint(run_name, checkpoint)
+    weights = {name.removesuffix(".weight"): w for name, w in saved["weights"].items() if w.ndim == 4}
+    if layer not in weights:
+        raise RunError(f"{folder} has no convolution {layer}; it has {', '.join(weights)}")
+    weight = weights[layer].numpy()
+    size = "x".join(map(str, weight.shape[2:]))
+    draw(out, pictures.filters, weight, title=f"{layer} of {folder.name}: {len(weight)} kernels of {size}")
+
+
+@command.command("curves")
+@click.argument("runs", nargs=-1, metavar="[RUN]...")
+@out("curves.png")
+def curves(runs: Sequence[str], out: Path) -> None:
+    """Loss and errors over the epochs, with the drops of the learning rate; several runs over one another.
+
+    A RUN is a name in runs/ or a folder; without one it is the newest.
+    """
+    from cli import pictures
+    from cli.evaluate import find_run
+    from model.run import read_metrics
+
+    found = {}
+    for folder in [find_run(name) for name in runs] or [find_run(None)]:
+        path = folder / "metrics.jsonl"
+        if not path.exists():
+            raise RunError(f"{path} is not there: {folder} is no run; runs are made by alexnet-dali train")
+        found[str(folder) if folder.name in found else folder.name] = read_metrics(path)
+    if len(found) == 1:
+        ((name, metrics),) = found.items()
+        draw(out, pictures.curves, metrics, title=f"Training of {name}")
+    else:
+        draw(out, pictures.compare, found, title=f"Training of {', '.join(found)}")
+
+
+@command.command("confusion")
+@trained.using_network
+@trained.data
+@click.option("--split", type=click.Choice(["val", "train"]), default="val", help="Which images.")
+@click.option(
+    "--predictions", type=click.Path(exists=True, path_type=Path), help="Of eval, instead of a run."
+)
+@click.option("--pairs", type=click.IntRange(1), default=16, help="How many to name.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write pairs and counts there.")
+@out("confusion.png")
+def confusion(
+    predictions: Path | None, pairs: int, json_path: Path | None, out: Path, **settings: Any
+) -> None:
+    """Which classes are taken for one another, at the first guess."""
+    from cli import panels
+
+    names, counts = count_file(predictions) if predictions else count_run(settings)
+    found = confused(names, counts)
+    for pair in found[:pairs]:
+        click.echo(f"{pair.images:>7,} of {pair.of:<7,}  {pair.true}  ->  {pair.taken}")
+    if json_path:
+        options.make_ready(json_path)
+        content = {"classes": names, "counts": counts.tolist(), "pairs": [vars(pair) for pair in found]}
+        json_path.write_text(json.dumps(content) + "\n")
+    error = 1 - counts.trace() / max(1, counts.sum())
+    title = f"Confusions among {counts.sum():,} images: top-1 error {100 * error:.1f} %"
+    draw(out, panels.confusion, counts, names, found[:pairs], title=title)
+
+
+def count_run(settings: dict[str, Any]) -> "tuple[list[str], np.ndarray]":
+    """Names of the classes, and by true class (row) and first guess the images of a split."""
+    from model.study import predict
+    from pipeline.batches import EvaluationBatches
+    from pipeline.graph import CENTRE_VIEW
+
+    run = trained.open_run(settings["run_name"], settings["checkpoint"], settings)
+    batches = EvaluationBatches(
+        run.data(settings["data"]),
+        settings["split"],
+        views=CENTRE_VIEW,
+        batch_size=run.batch_size(1),
+        **run.image_options(),
+    )
+    counts = np.zeros((run.recipe.classes,) * 2, np.int64)
+    with click.progressbar(length=len(batches.samples), label=settings["split"], file=sys.stderr) as bar:
+        for labels, probabilities in predict(run.network, batches, run.precision):
+            np.add.at(counts, (labels.numpy(), probabilities.argmax(1).numpy()), 1)
+            bar.update(len(labels))
+    return [run.name(output) for output in range(run.recipe.classes)], counts
+
+
+def count_file(path: Path) -> "tuple[list[str], np.ndarray]":
+    """The same of a file that eval --predictions wrote."""
+    try:
+        with np.load(path) as file:
+            probabilities, labels, wnids = (file[key] for key in ("probabilities", "labels", "wnids"))
+    except (KeyError, ValueError, OSError, zipfile.BadZipFile):
+        raise RunError(
+            f"{path} holds no predictions; make them: alexnet-dali eval --predictions FILE"
+        ) from None
+    if (labels < 0).any():
+        raise RunError(f"{path} is of images without labels, which cannot be confused")
+    classes = probabilities.shape[1]
+    counts = np.zeros((classes, classes), np.int64)
+    np.add.at(counts, (labels, probabilities.argmax(1)), 1)
+    return [*wnids.tolist(), *(f"output {output}" for output in range(len(wnids), classes))], counts
+
+
+def confused(names: Sequence[str], counts: "np.ndarray") -> "list[Pair]":
+    """Pairs of a class and another that it was taken for, the most frequent first."""
+    from cli.panels import Pair
+
+    wrong = counts * (1 - np.eye(len(counts), dtype=counts.dtype))
+    order = np.argsort(-wrong, axis=None, kind="stable")[: np.count_nonzero(wrong)]
+    of = counts.sum(1)
+    return [
+        Pair(names[true], names[taken], int(wrong[true, taken]), int(of[true]))
+        for true, taken in zip(*np.unravel_index(order, counts.shape), strict=True)
+    ]
+
+
+def draw(path: Path, picture: Any, *content: Any, title: str, **more: Any) -> None:
+    """Draw and say so."""
+    if path.suffix not in (".png", ".pdf"):
+        raise RunError(f"{path}: pictures are .png or .pdf")
+    options.make_ready(path)
+    picture(*content, path=path, title=title, **more)
+    click.echo(f"drawn: {path}")

@@ -1,0 +1,154 @@
+"""alexnet-dali similar."""
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli import options, trained
+from model.recipe import RunError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from cli.trained import Trained
+
+FACTS = ("run", "checkpoint", "step", "layer", "data", "fingerprint", "split")
+BLOCK = 64 << 20  # bytes of features in memory at a time, as float32
+
+
+@click.command("similar")
+@click.argument("images", nargs=-1, required=True, metavar="[IMAGE|FOLDER|PATTERN]...")
+@click.option(
+    "--features", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=True,
+    help="The .npy file that `features` wrote.",
+)  # fmt: skip
+@click.option("--count", type=click.IntRange(1), default=6, help="Neighbours of each image.")
+@click.option("--json", "json_path", metavar="FILE", help="Write them; - is the terminal.")
+@click.option("--picture", type=click.Path(path_type=Path), help="Draw them, .png or .pdf.")
+@click.option("--rows", type=click.IntRange(1), default=8, help="Images in the picture, at most.")
+@options.gpus
+@options.device
+@options.precision
+@options.workers
+def command(
+    images: Sequence[str],
+    features: Path,
+    count: int,
+    json_path: str | None,
+    picture: Path | None,
+    rows: int,
+    **settings: Any,
+) -> None:
+    """The images whose features are nearest to those of each IMAGE: the paper's figure 4, right.
+
+    Every one of the features is compared by Euclidean distance, and the result is exact. The network is the
+    one of the run that `features` used.
+    """
+    import numpy as np
+
+    from model.nearest import nearest
+    from pipeline.dataset import open_dataset, read_index, read_names
+
+    facts = read_facts(features)
+    table = np.lib.format.open_memmap(features, mode="r")
+    dataset = open_dataset(facts["data"])
+    names, split = read_names(dataset, facts["split"]), facts["split"]
+    if dataset.fingerprint != facts["fingerprint"] or len(names) != len(table):
+        raise RunError(f"{dataset.root} is no longer the dataset that {features} was made of; make it again")
+    run = trained.open_run(facts["run"], facts["checkpoint"], settings)
+    if run.step != facts["step"]:
+        steps = f"{run.path} is at step {run.step:,}, not {facts['step']:,}"
+        raise RunError(f"{steps} as when {features} was made; make it again with alexnet-dali features")
+    paths, queries = describe(run, images, facts["layer"])
+    started = time.monotonic()
+    found, distances = nearest(queries, table, count, block=max(1, BLOCK // (4 * table.shape[1])))
+    seconds = time.monotonic() - started
+    labels = read_index(dataset, split)["label"]
+    result: list[dict[str, Any]] = [
+        {
+            "image": str(path),
+            "neighbours": [
+                {"row": row, "name": names[row], "class": word(run, labels[row]), "distance": distance}
+                for row, distance in zip(rows_, distances_, strict=True)
+            ],
+        }
+        for path, rows_, distances_ in zip(paths, found.tolist(), distances.tolist(), strict=True)
+    ]
+    if json_path:
+        with click.open_file(json_path, "w") as file:
+            file.write(json.dumps(result, indent=1) + "\n")
+    if picture:
+        draw(run, dataset, split, result[:rows], picture)
+    if not json_path and not picture:
+        for each in result:
+            click.echo(each["image"])
+            for near in each["neighbours"]:
+                click.echo(f"  {near['distance']:>10.3f}  {near['name']:<32} {near['class']}")
+    rate = f"{len(paths) * len(table) / seconds:,.0f} a second, {table.nbytes / seconds / 1e9:.2f} GB/s"
+    click.echo(f"{len(paths):,} x {len(table):,} distances in {seconds:.2f} s: {rate}", err=True)
+
+
+def read_facts(features: Path) -> dict[str, Any]:
+    """How the features were made, as the file beside them says."""
+    path = features.with_suffix(".json")
+    try:
+        facts = json.loads(path.read_text())
+        return {key: facts[key] for key in FACTS}
+    except (OSError, KeyError, TypeError, ValueError):
+        raise RunError(
+            f"{path} does not say how {features} was made; make both: alexnet-dali features"
+        ) from None
+
+
+def describe(run: "Trained", arguments: Sequence[str], layer: str) -> "tuple[list[Path], np.ndarray]":
+    """The files that can be decoded, and the features of each: (files, n) float32."""
+    import numpy as np
+
+    from model.study import outputs
+    from pipeline.files import FileBatches, find_images
+    from pipeline.graph import CENTRE_VIEW
+
+    paths = find_images(arguments)
+    batches = FileBatches(paths, views=CENTRE_VIEW, batch_size=run.batch_size(1), **run.image_options())
+    good, found = [], []
+    for images, numbers in batches:
+        good += [paths[number] for number in numbers.tolist()]
+        found.append(
+            outputs(run.network, images[:, 0], [layer], run.precision)[layer].flatten(1).cpu().numpy()
+        )
+    for number, fault in sorted(batches.faults.items()):
+        click.echo(f"warning: {paths[number]} {fault}", err=True)
+    if not good:
+        raise RunError("none of the images can be decoded")
+    return good, np.concatenate(found)
+
+
+def word(run: "Trained", label: int) -> str | None:
+    return run.name(int(label)) if label >= 0 else None
+
+
+def draw(run: "Trained", dataset: Any, split: str, result: Sequence[dict[str, Any]], path: Path) -> None:
+    import numpy as np
+
+    from cli import panels, show
+    from pipeline.batches import Samples
+    from pipeline.files import centre
+
+    samples, crop = Samples(dataset, split), run.recipe.crop
+
+    def neighbours(each: dict[str, Any]) -> panels.Neighbours:
+        near = each["neighbours"]
+        jpegs, _ = samples.read(np.array([one["row"] for one in near]))
+        return panels.Neighbours(
+            image=centre(Path(each["image"]).read_bytes(), crop),
+            caption=Path(each["image"]).name,
+            near=[centre(jpeg.tobytes(), crop) for jpeg in jpegs],
+            captions=[one["class"] or one["name"] for one in near],
+            distances=[one["distance"] for one in near],
+        )
+
+    show.draw(path, panels.neighbours, [neighbours(each) for each in result], title="The most similar images")

@@ -1,0 +1,56 @@
+"""What a trained network makes of images: probabilities, what a layer hands on, what a class depends on."""
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from model.evaluate import Batch, autocast
+from model.network import AlexNet
+from model.recipe import RunError
+
+
+@torch.inference_mode()
+def predict(network: AlexNet, batches: Iterable[Batch], precision: str) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batch by batch the labels (rows,) and the mean probabilities over views, (rows, classes), on the CPU.
+
+    batches: as for `model.evaluate.evaluate`.
+    """
+    for images, labels in batches:
+        with autocast(images.device, precision):
+            logits = network(images.flatten(0, 1).float())
+        yield labels.cpu(), logits.float().softmax(1).unflatten(0, images.shape[:2]).mean(1).cpu()
+
+
+def layer_names(network: AlexNet) -> list[str]:
+    return [shape.layer.name for shape in network.shapes]
+
+
+@torch.inference_mode()
+def outputs(network: AlexNet, images: Tensor, wanted: list[str], precision: str) -> dict[str, Tensor]:
+    """What each wanted layer hands on to the next, after its ReLU, pooling, norms and dropout's factor.
+
+    images: (N, 3, crop, crop). Values are float32, (N, maps, height, width) or (N, units), of all towers, on
+    the first device. The last layer's are the logits. Nothing is computed behind the last layer wanted.
+    """
+    names = layer_names(network)
+    if unknown := [name for name in wanted if name not in names]:
+        raise RunError(f"the network has no layer {unknown[0]}; it has {', '.join(names)}")
+    found: dict[str, Tensor] = {}
+    with autocast(images.device, precision):
+        for shape, pieces in network.walk(images.float()):
+            name = shape.layer.name
+            if name in wanted:
+                handed = network.follow(shape, [piece.clone() for piece in pieces])
+                found[name] = torch.cat([piece.float().to(images.device) for piece in handed], 1)
+            if len(found) == len(set(wanted)):
+                break
+    return found
+
+
+def gradient(network: AlexNet, images: Tensor, classes: Tensor) -> Tensor:
+    """(N, 3, crop, crop): how log p(class) of each image changes with each of its values. classes: (N,)."""
+    images = images.detach().float().clone().requires_grad_()
+    log_p = network(images).log_softmax(1).gather(1, classes.to(images.device)[:, None])
+    (slope,) = torch.autograd.grad(log_p.sum(), images)
+    return slope
