@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def activations(
     image: Path, run_name: str | None, checkpoint: str, layer: str | None, out: Path, **settings: Any
 ) -> None:
-    """What each layer hands on to the next when it is shown IMAGE, after ReLU, pooling and norms."""
+    """What each layer makes of IMAGE: what the next one reads, after ReLU, pooling and norms."""
     from cli import panels
     from model.study import layer_names, outputs
     from pipeline.files import centre
@@ -49,10 +49,10 @@ def activations(
 def gradient(
     images: Sequence[str], run_name: str | None, checkpoint: str, wnid: str | None, out: Path, **settings: Any
 ) -> None:
-    """Which pixels the probability of a class depends on: the gradient of its logarithm, an image a column.
+    """Which pixels a class's probability depends on.
 
-    Grey is no influence; the last row is the largest of the three colours' influences, bright where it is
-    strong.
+    It is the gradient of its logarithm, an image a column: grey is no influence; the last row is the
+    largest of the three colours' influences, bright where it is strong.
     """
     import numpy as np
     import torch
@@ -108,7 +108,10 @@ def read_images(run: "Trained", paths: Sequence[Path]) -> Any:
 @click.option("--count", type=click.IntRange(1, 16), default=6, help="Images of it.")
 @show.out("batch.png")
 def batch(data: Path, run_name: str | None, seed: int, step: int, count: int, out: Path) -> None:
-    """What the network reads in training: crops, reflections and colour noise, as drawn for that step."""
+    """What the network reads in training.
+
+    Crops, reflections and colour noise are those that a training draws for that step.
+    """
     from cli import panels
     from model.recipe import Recipe, get_recipe
     from pipeline.dataset import open_dataset

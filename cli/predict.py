@@ -27,14 +27,15 @@ if TYPE_CHECKING:
 @trained.data
 @click.option("--json", "json_path", metavar="FILE", help="Write a list of objects; - is the terminal.")
 @click.option("--csv", "csv_path", metavar="FILE", help="Write a line an image; - is the terminal.")
-@click.option("--picture", type=click.Path(path_type=Path), help="Draw images and guesses, .png or .pdf.")
+@click.option("--picture", type=trained.Picture(), help="Draw images and guesses, .png or .pdf.")
 @click.option("--count", type=click.IntRange(1), default=8, help="Images in the picture, at most.")
 @click.option("--only-errors", is_flag=True, help="Leave out what was recognised; needs known classes.")
 def command(images: Sequence[str], run_name: str | None, checkpoint: str, **settings: Any) -> None:
-    """The five likeliest classes of each image, as evaluation would see it.
+    """The five likeliest classes of each image.
 
-    The class of an image is known where its folder is called as the class is (n01440764), or its name begins
-    so. An image that cannot be decoded is a row that says why.
+    Images are decoded, resized and cropped as in evaluation. The class of an image is known where its
+    folder is called as the class is (n01440764), or its name begins so. An image that cannot be decoded is
+    a row that says why.
     """
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress

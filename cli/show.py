@@ -18,14 +18,12 @@ if TYPE_CHECKING:
 
 
 def out(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    return click.option(
-        "--out", type=click.Path(path_type=Path), default=name, help="The picture, .png or .pdf."
-    )
+    return click.option("--out", type=trained.Picture(), default=name, help="The picture, .png or .pdf.")
 
 
 @click.group("show")
 def command() -> None:
-    """Pictures of a training, of what was learned and of what the network reads."""
+    """Pictures of a run, of its network, of what it reads."""
 
 
 @command.command("filters")
@@ -54,9 +52,10 @@ def filters(run_name: str | None, checkpoint: str, layer: str, out: Path) -> Non
 @click.argument("runs", nargs=-1, metavar="[RUN]...")
 @out("curves.png")
 def curves(runs: Sequence[str], out: Path) -> None:
-    """Loss and errors over the epochs, with the drops of the learning rate; several runs over one another.
+    """Loss and errors over the epochs.
 
-    A RUN is a name in runs/ or a folder; without one it is the newest.
+    The drops of the learning rate are marked; several runs are drawn over one another. A RUN is a name in
+    runs/ or a folder; without one it is the newest.
     """
     from cli import pictures
     from cli.evaluate import find_run
@@ -91,6 +90,7 @@ def confusion(
     """Which classes are taken for one another, at the first guess."""
     from cli import panels
 
+    options.make_ready(out)
     names, counts = count_file(predictions) if predictions else count_run(settings)
     found = confused(names, counts)
     for pair in found[:pairs]:
@@ -158,8 +158,6 @@ def confused(names: Sequence[str], counts: "np.ndarray") -> "list[Pair]":
 
 def draw(path: Path, picture: Any, *content: Any, title: str, **more: Any) -> None:
     """Draw and say so."""
-    if path.suffix not in (".png", ".pdf"):
-        raise RunError(f"{path}: pictures are .png or .pdf")
     options.make_ready(path)
     picture(*content, path=path, title=title, **more)
     click.echo(f"drawn: {path}")

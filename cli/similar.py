@@ -28,7 +28,7 @@ BLOCK = 64 << 20  # bytes of features in memory at a time, as float32
 )  # fmt: skip
 @click.option("--count", type=click.IntRange(1), default=6, help="Neighbours of each image.")
 @click.option("--json", "json_path", metavar="FILE", help="Write them; - is the terminal.")
-@click.option("--picture", type=click.Path(path_type=Path), help="Draw them, .png or .pdf.")
+@click.option("--picture", type=trained.Picture(), help="Draw them, .png or .pdf.")
 @click.option("--rows", type=click.IntRange(1), default=8, help="Images in the picture, at most.")
 @options.gpus
 @options.device
@@ -43,10 +43,11 @@ def command(
     rows: int,
     **settings: Any,
 ) -> None:
-    """The images whose features are nearest to those of each IMAGE: the paper's figure 4, right.
+    """The most similar images: the paper's figure 4, right.
 
-    Every one of the features is compared by Euclidean distance, and the result is exact. The network is the
-    one of the run that `features` used.
+    They are those whose features are nearest to the features of each IMAGE. Every one of the features is
+    compared by Euclidean distance, and the result is exact. The network is the one of the run that
+    `features` used.
     """
     import numpy as np
 
@@ -100,7 +101,7 @@ def read_facts(features: Path) -> dict[str, Any]:
         return {key: facts[key] for key in FACTS}
     except (OSError, KeyError, TypeError, ValueError):
         raise RunError(
-            f"{path} does not say how {features} was made; make both: alexnet-dali features"
+            f"{path} does not say how {features} was made; make both with alexnet-dali features"
         ) from None
 
 
