@@ -98,7 +98,12 @@ def use_precision(precision: str | None, device: torch.device) -> str:
 
 
 def image_options(
-    dataset: Dataset, recipe: Recipe, device: torch.device, replicas: Replicas, workers: int | None
+    dataset: Dataset,
+    recipe: Recipe,
+    device: torch.device,
+    precision: str,
+    replicas: Replicas,
+    workers: int | None,
 ) -> dict[str, Any]:
     """What train and evaluation batches have in common; mean: the centre part of the mean image."""
     statistics = Statistics.load(dataset.root / "statistics.npz")
@@ -108,7 +113,7 @@ def image_options(
         "mean": np.ascontiguousarray(mean, np.float32),
         "device": device,
         "threads": workers or max(1, len(os.sched_getaffinity(0)) // local_world()),
-        "half": device.type == "cuda",
+        "half": device.type == "cuda" and precision == "bfloat16",  # else float32 images for float32 weights
         "rank": replicas.rank,
         "world": replicas.world,
     }

@@ -97,7 +97,7 @@ def evaluate_run(
         split,
         views=views,
         batch_size=max(1, recipe.batch_size // len(views)),  # so many crops at a time as in training
-        **compose.image_options(dataset, recipe, devices[0], Replicas(), settings["workers"]),
+        **compose.image_options(dataset, recipe, devices[0], precision, Replicas(), settings["workers"]),
     )
     with Progress(transient=True) as progress:
         task = progress.add_task(f"{split}, {len(views)} views", total=dataset.samples(split))

@@ -140,7 +140,7 @@ def training_images(
     from pipeline.files import stored
     from pipeline.order import draws, epoch_order
 
-    shared = compose.image_options(dataset, recipe, torch.device("cpu"), Replicas(), None)
+    shared = compose.image_options(dataset, recipe, torch.device("cpu"), "float32", Replicas(), None)
     mean = shared["mean"]
     shared |= {"batch_size": recipe.batch_size, "offsets": recipe.offsets, "seed": seed, "start": step}
     colour = compose.colour_noise(dataset, recipe)

@@ -135,7 +135,7 @@ def make_trainer(
     from pipeline.graph import CENTRE_VIEW
 
     seed = settings["seed"]
-    images = compose.image_options(dataset, recipe, devices[0], replicas, settings["workers"])
+    images = compose.image_options(dataset, recipe, devices[0], precision, replicas, settings["workers"])
     identity = identify(recipe, dataset, devices, precision, replicas, seed)
     network = AlexNet(recipe, devices, seed)
     optimiser = Momentum(network, recipe)

@@ -65,7 +65,9 @@ class Trained:
         from cli import compose
         from model.replicas import Replicas
 
-        shared = compose.image_options(self.facts, self.recipe, self.devices[0], Replicas(), self.workers)
+        shared = compose.image_options(
+            self.facts, self.recipe, self.devices[0], self.precision, Replicas(), self.workers
+        )
         return {key: value for key, value in shared.items() if key not in ("rank", "world")}
 
     def batch_size(self, views: int) -> int:

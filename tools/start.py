@@ -76,7 +76,7 @@ def measure(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
             colour=compose.colour_noise(dataset, recipe),
             seed=options.seed,
             start=0,
-            **compose.image_options(dataset, recipe, device, Replicas(), None),
+            **compose.image_options(dataset, recipe, device, precision, Replicas(), None),
         )
         network, began = AlexNet(recipe, [device], options.seed), time.monotonic()
         losses, before, after = start(network, batches, divisor, options.steps, precision)
