@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from cli import demo, doctor, evaluate, features, look, predict, prep, show, similar, train
+from cli import demo, doctor, ensemble, evaluate, features, look, predict, prep, show, similar, train
 from model.recipe import RunError
 from pipeline.dataset import DataError
 
@@ -35,7 +35,7 @@ def main() -> None:
     """
 
 
-for module in (prep, train, evaluate, doctor, demo, predict, show, features, similar):
+for module in (prep, train, evaluate, doctor, demo, predict, show, features, similar, ensemble):
     main.add_command(module.command)
 show.command.add_command(look.activations)
 show.command.add_command(look.gradient)

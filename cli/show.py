@@ -2,7 +2,6 @@
 
 import json
 import sys
-import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,7 +89,6 @@ def confusion(
     """Which classes are taken for one another, at the first guess."""
     from cli import panels
 
-    options.make_ready(out)
     names, counts = count_file(predictions) if predictions else count_run(settings)
     found = confused(names, counts)
     for pair in found[:pairs]:
@@ -128,19 +126,15 @@ def count_run(settings: dict[str, Any]) -> "tuple[list[str], np.ndarray]":
 
 def count_file(path: Path) -> "tuple[list[str], np.ndarray]":
     """The same of a file that eval --predictions wrote."""
-    try:
-        with np.load(path) as file:
-            probabilities, labels, wnids = (file[key] for key in ("probabilities", "labels", "wnids"))
-    except (KeyError, ValueError, OSError, zipfile.BadZipFile):
-        raise RunError(
-            f"{path} holds no predictions; make them: alexnet-dali eval --predictions FILE"
-        ) from None
-    if (labels < 0).any():
+    from cli import predictions
+
+    found = predictions.read(path)
+    if (found.labels < 0).any():
         raise RunError(f"{path} is of images without labels, which cannot be confused")
-    classes = probabilities.shape[1]
+    classes = found.probabilities.shape[1]
     counts = np.zeros((classes, classes), np.int64)
-    np.add.at(counts, (labels, probabilities.argmax(1)), 1)
-    return [*wnids.tolist(), *(f"output {output}" for output in range(len(wnids), classes))], counts
+    np.add.at(counts, (found.labels, found.probabilities.argmax(1)), 1)
+    return [*found.wnids, *(f"output {output}" for output in range(len(found.wnids), classes))], counts
 
 
 def confused(names: Sequence[str], counts: "np.ndarray") -> "list[Pair]":

@@ -131,7 +131,7 @@ def find_facts(folder: Path, fingerprint: str) -> "Dataset":
     if (folder / "dataset.json").exists():
         return read_description(folder)
     facts = read_description(recorded_data(folder))
-    if facts.fingerprint != fingerprint:
+    if not facts.fingerprint.startswith(fingerprint):
         raise RunError(f"{facts.root} is no longer the dataset that {folder} was trained on")
     return facts
 

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ import reference
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from cli import main
+from cli import main, predictions
+from cli.predictions import Predictions
 from model import checkpoint
 from pipeline.batches import Samples
 from pipeline.dataset import Dataset, read_names
@@ -261,7 +263,9 @@ def test_show_errors(photos: Path, trained: Path, tmp_path: Path) -> None:
     assert "fc7 has units" in error("show", "activations", image, *on_cpu, "--layer", "fc7")
     assert "empty file" in error("show", "activations", photos / "empty.jpg", *on_cpu)
     assert "knows no class n0" in error("show", "gradient", image, *on_cpu, "--class", "n0")
-    assert "holds no predictions" in error("show", "confusion", "--predictions", image)
+    assert "holds no predictions" in error(
+        "show", "confusion", "--predictions", image, "--out", tmp_path / "c.png"
+    )
 
 
 def test_the_batch_shown_is_the_batch_trained_on(dataset: Dataset, trained: Path) -> None:
@@ -286,26 +290,23 @@ def test_the_batch_shown_is_the_batch_trained_on(dataset: Dataset, trained: Path
 def test_confusion_counts_what_a_file_says(tmp_path: Path) -> None:
     """Three classes and one output more: a taken twice for b, c once for what is no class."""
     labels, guesses = np.array([0, 0, 0, 1, 2, 2]), [0, 1, 1, 1, 2, 3]
-    np.savez(
-        tmp_path / "p.npz", probabilities=np.eye(4)[guesses], labels=labels, wnids=np.array(["a", "b", "c"])
-    )
-    result = fine(
-        "show", "confusion", "--predictions", tmp_path / "p.npz", "--json", tmp_path / "c.json",
-        "--out", tmp_path / "c.png",
-    )  # fmt: skip
-    content = json.loads((tmp_path / "c.json").read_text())
-    assert content["counts"] == [[1, 2, 0, 0], [0, 1, 0, 0], [0, 0, 1, 1], [0, 0, 0, 0]]
-    assert content["pairs"] == [
+    path, out = tmp_path / "p.npz", ("--out", tmp_path / "c.png", "--json", tmp_path / "c.json")
+    content = Predictions(np.eye(4)[guesses], labels, list("uvwxyz"), ["a", "b", "c"])
+    predictions.write(path, content)
+    result = fine("show", "confusion", "--predictions", path, *out)
+    found = json.loads((tmp_path / "c.json").read_text())
+    assert found["counts"] == [[1, 2, 0, 0], [0, 1, 0, 0], [0, 0, 1, 1], [0, 0, 0, 0]]
+    assert found["pairs"] == [
         {"true": "a", "taken": "b", "images": 2, "of": 3},
         {"true": "c", "taken": "output 3", "images": 1, "of": 2},
     ]
     assert result.stdout.splitlines()[0].split() == ["2", "of", "3", "a", "->", "b"]
-    np.savez(tmp_path / "p.npz", probabilities=np.eye(4)[guesses], labels=labels - 1, wnids=np.array(["a"]))
-    assert "without labels" in error("show", "confusion", "--predictions", tmp_path / "p.npz")
+    predictions.write(path, replace(content, labels=labels - 1))
+    assert "without labels" in error("show", "confusion", "--predictions", path, *out)
 
 
 def test_the_commands_are_known_and_explain_themselves() -> None:
-    assert {"predict", "show", "features", "similar"} <= main.commands.keys()
+    assert {"predict", "show", "features", "similar", "ensemble"} <= main.commands.keys()
     pictures = main.commands["show"].commands  # type: ignore[attr-defined]
     assert pictures.keys() == {"filters", "curves", "activations", "gradient", "batch", "confusion"}
     for command in pictures.values():

@@ -1,0 +1,124 @@
+"""alexnet-dali ensemble."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cli import options
+from model.recipe import RunError
+
+
+@click.command("ensemble")
+@click.argument(
+    "files", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path), metavar="PREDICTIONS..."
+)
+@click.option("--weights", metavar="W,W...", help="One a file.  [default: all equal]")
+@click.option("--search", is_flag=True, help="Look for the weights of the lowest top-5 error, as in 2012.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write the average, .npz, as eval would.")
+@click.option("--submission", type=click.Path(path_type=Path), help="Write the challenge's text.")
+@options.data
+def command(
+    files: Sequence[Path],
+    weights: str | None,
+    search: bool,
+    out: Path | None,
+    submission: Path | None,
+    data: Path,
+) -> None:
+    """The average of several networks' predictions.
+
+    PREDICTIONS are files of eval --predictions, of the same images. Look for weights on validation images
+    (--search), then give them for the test images (--weights). A submission is five ids of the development
+    kit a line, in the order of the images' names; --data is where the ids are from.
+    """
+    import torch
+
+    from cli import predictions
+    from model.ensemble import average
+    from model.evaluate import rates, tally
+
+    found = [predictions.read(path) for path in files]
+    for path, each in zip(files[1:], found[1:], strict=True):
+        check_alike(files[0], found[0], path, each)
+    first = found[0]
+    labelled = bool((first.labels >= 0).all())
+    labels, parts = torch.from_numpy(first.labels).long(), [torch.from_numpy(f.probabilities) for f in found]
+    factors = choose_weights(len(files), weights)
+    if search:
+        if weights or not labelled:
+            raise click.UsageError("--search needs images with labels, and replaces --weights")
+        factors = look_for_weights(parts, labels)
+    mean = average(parts, factors)
+    if labelled:
+        rows = {str(path): rates(tally(part, labels)) for path, part in zip(files, parts, strict=True)}
+        print_errors(len(labels), rows | {"together": rates(tally(mean, labels))}, factors)
+    result = predictions.Predictions(mean.numpy(), first.labels, first.names, first.wnids)
+    if out:
+        options.make_ready(out)
+        predictions.write(out, result)
+    if submission:
+        write_submission(submission, result, data)
+
+
+def check_alike(first_path: Path, first: Any, path: Path, other: Any) -> None:
+    for what, mine, theirs in (
+        ("classes", first.wnids, other.wnids),
+        ("images", first.names, other.names),
+        ("outputs", first.probabilities.shape[1], other.probabilities.shape[1]),
+    ):
+        if mine != theirs:
+            raise RunError(f"{path} has other {what} than {first_path}; make both with the same eval --split")
+
+
+def choose_weights(count: int, text: str | None) -> list[float]:
+    if text is None:
+        return [1 / count] * count
+    try:
+        weights = [float(word) for word in text.split(",")]
+    except ValueError:
+        weights = []
+    if len(weights) != count or min(weights) < 0 or not 0 < sum(weights) < float("inf"):
+        raise RunError(f"--weights {text}: give {count} numbers of at least 0, with commas between them")
+    return weights
+
+
+def look_for_weights(parts: Any, labels: Any) -> list[float]:
+    from model.ensemble import search
+
+    def tell(number: int, weights: list[float], errors: float) -> None:
+        text = ",".join(f"{weight:g}" for weight in weights)
+        click.echo(f"pass {number}: --weights {text}  top-5 error {100 * errors / len(labels):.2f} %")
+
+    return search(parts, labels, tell)
+
+
+def print_errors(images: int, rows: dict[str, dict[str, float]], weights: Sequence[float]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{images:,} images", title_justify="left")
+    for heading in ("", "weight", "loss", "top-1 error", "top-5 error"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for number, (name, row) in enumerate(rows.items()):
+        weight = f"{weights[number]:.3g}" if number < len(weights) else ""
+        errors = (f"{row[key]:.2f} %" for key in ("top1_err", "top5_err"))
+        table.add_row(name, weight, f"{row['loss']:.4f}", *errors)
+        if number == len(weights) - 1:
+            table.add_section()
+    Console().print(table)
+
+
+def write_submission(path: Path, result: Any, data: Path) -> None:
+    from cli import predictions
+    from pipeline.dataset import read_description
+
+    dataset = read_description(data)
+    if [category.wnid for category in dataset.classes] != result.wnids:
+        raise RunError(f"{dataset.root} has other classes than the predictions; name theirs with --data")
+    text = predictions.submission(result, [category.ilsvrc_id for category in dataset.classes])
+    options.make_ready(path)
+    path.write_text(text, "ascii")
+    predictions.check_submission(path, len(result.names), len(dataset.classes))
+    click.echo(f"{path}: {len(result.names):,} lines of five ids, checked")

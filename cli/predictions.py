@@ -1,0 +1,68 @@
+"""The files of eval --predictions and of ensemble: probabilities, labels and names, an image a row."""
+
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model.recipe import RunError
+
+
+@dataclass(frozen=True)
+class Predictions:
+    probabilities: np.ndarray  # (images, outputs) float32
+    labels: np.ndarray  # (images,), -1 where there is none
+    names: list[str]
+    wnids: list[str]  # of the classes; there may be more outputs
+
+
+def read(path: Path) -> Predictions:
+    """RunError where the file is none of these."""
+    try:
+        with np.load(path) as file:
+            probabilities, labels, names, wnids = (
+                file[key] for key in ("probabilities", "labels", "names", "wnids")
+            )
+    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile):
+        raise RunError(
+            f"{path} holds no predictions; make them with alexnet-dali eval --predictions"
+        ) from None
+    return Predictions(probabilities, labels, names.tolist(), wnids.tolist())
+
+
+def write(path: Path, content: Predictions) -> None:
+    from pipeline.dataset import replacing
+
+    with replacing(path) as file:
+        arrays: dict[str, Any] = vars(content)
+        np.savez(file, **arrays)
+
+
+def submission(content: Predictions, ids: Sequence[int | None]) -> str:
+    """The challenge's text: five 1-based ids of the development kit a line, the likeliest first.
+
+    Lines are in the order of the images' names, which is the challenge's. ids: of each class.
+    """
+    if len(ids) < 5 or None in ids:
+        raise RunError(
+            "a submission needs five classes and the development kit's ids, which this dataset has not; "
+            "prepare one from a root that has ILSVRC2012_devkit_t12"
+        )
+    best = np.argsort(-content.probabilities[:, : len(ids)], axis=1, kind="stable")[:, :5]
+    order = np.argsort(content.names, kind="stable")
+    return "".join(" ".join(str(ids[output]) for output in best[row]) + "\n" for row in order)
+
+
+def check_submission(path: Path, images: int, classes: int) -> None:
+    """RunError naming the first line of a submission that breaks the challenge's rules."""
+    lines = path.read_text("ascii").splitlines()
+    if len(lines) != images:
+        raise RunError(f"{path} has {len(lines):,} lines for {images:,} images")
+    for number, line in enumerate(lines, 1):
+        words = line.split()
+        ids = {int(word) for word in words if word.isdecimal() and 1 <= int(word) <= classes}
+        if len(words) != 5 or len(ids) != 5:
+            raise RunError(f"{path}, line {number}: {line!r} is not five different ids from 1 to {classes}")
