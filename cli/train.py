@@ -81,7 +81,8 @@ def command(recipe_name: str, show_recipe: bool, data: Path, **settings: Any) ->
     recipe = get_recipe(recipe_name, **{"classes": len(dataset.classes), **changes})
     if recipe.classes < len(dataset.classes):
         raise RunError(f"--classes {recipe.classes}: {data} has {len(dataset.classes)} classes")
-    sys.exit(train(recipe, dataset, options.run_path(settings["run_name"] or recipe_name), settings))
+    if status := train(recipe, dataset, options.run_path(settings["run_name"] or recipe_name), settings):
+        sys.exit(status)
 
 
 def train(recipe: Recipe, dataset: "Dataset", path: Path, settings: dict[str, Any]) -> int:

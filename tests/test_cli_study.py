@@ -75,7 +75,9 @@ def test_predict_is_eval(photos: Path, trained: Path, probabilities: Found, tmp_
     assert {Path(row["image"]).name for row in good} == probabilities.keys()
     for row in good:
         theirs = probabilities[Path(row["image"]).name]
-        assert [guess["probability"] for guess in row["guesses"]] == sorted(theirs, reverse=True)
+        # to rounding: the last batch is of another size, and sums are in another order
+        found = [guess["probability"] for guess in row["guesses"]]
+        assert found == pytest.approx(sorted(theirs, reverse=True), abs=1e-6)
         assert [theirs[guess["output"]] for guess in row["guesses"]] == sorted(theirs, reverse=True)
         assert row["class"]["wnid"] == Path(row["image"]).parent.name
     assert [row["image"] for row in rows] == sorted(row["image"] for row in rows)
@@ -199,7 +201,7 @@ def test_similar_finds_each_image_itself_and_the_others_in_order(
         distances = np.linalg.norm(table - query, axis=1)
         near = row["neighbours"]
         assert [one["row"] for one in near] == np.argsort(distances, kind="stable")[:4].tolist()
-        assert np.allclose([one["distance"] for one in near], np.sort(distances)[:4], atol=1e-6)
+        assert np.allclose([one["distance"] for one in near], np.sort(distances)[:4], atol=1e-5)
         assert near[0]["name"] == Path(row["image"]).name and near[0]["distance"] == 0
 
 
