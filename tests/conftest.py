@@ -1,5 +1,6 @@
 """Miniature ImageNets for every test, each drawn once a session. Read them; write elsewhere."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ from pipeline import drawn
 from pipeline.dataset import Dataset
 from pipeline.prep import prepare
 from pipeline.source import find_source
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, and for every process started
 
 SMALL = {"classes": 3, "train": 8, "val": 3, "test": 5}  # 24 + 7 odd files, 9 and 5 images
 
