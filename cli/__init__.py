@@ -4,7 +4,21 @@ from typing import Any
 
 import click
 
-from cli import demo, doctor, ensemble, evaluate, features, look, predict, prep, show, similar, train
+from cli import (
+    bench,
+    demo,
+    doctor,
+    ensemble,
+    evaluate,
+    export,
+    features,
+    look,
+    predict,
+    prep,
+    show,
+    similar,
+    train,
+)
 from model.recipe import RunError
 from pipeline.dataset import DataError
 
@@ -35,7 +49,20 @@ def main() -> None:
     """
 
 
-for module in (prep, train, evaluate, doctor, demo, predict, show, features, similar, ensemble):
+for module in (
+    prep,
+    train,
+    evaluate,
+    doctor,
+    bench,
+    demo,
+    predict,
+    show,
+    features,
+    similar,
+    ensemble,
+    export,
+):
     main.add_command(module.command)
 show.command.add_command(look.activations)
 show.command.add_command(look.gradient)

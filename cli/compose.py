@@ -105,17 +105,23 @@ def image_options(
     replicas: Replicas,
     workers: int | None,
 ) -> dict[str, Any]:
-    """What train and evaluation batches have in common; mean: the centre part of the mean image."""
+    """What train and evaluation batches have in common."""
     statistics = Statistics.load(dataset.root / "statistics.npz")
+    options = stream_options(statistics.mean, recipe, device, precision, workers)
+    return {**options, "rank": replicas.rank, "world": replicas.world}
+
+
+def stream_options(
+    mean_image: np.ndarray, recipe: Recipe, device: torch.device, precision: str, workers: int | None
+) -> dict[str, Any]:
+    """The same of one process alone; mean: the centre part of the mean image."""
     edge = (STORED - recipe.crop) // 2
-    mean = statistics.mean[edge : edge + recipe.crop, edge : edge + recipe.crop].transpose(2, 0, 1)
+    mean = mean_image[edge : edge + recipe.crop, edge : edge + recipe.crop].transpose(2, 0, 1)
     return {
         "mean": np.ascontiguousarray(mean, np.float32),
         "device": device,
         "threads": workers or max(1, len(os.sched_getaffinity(0)) // local_world()),
         "half": device.type == "cuda" and precision == "bfloat16",  # else float32 images for float32 weights
-        "rank": replicas.rank,
-        "world": replicas.world,
     }
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli import options
+from cli import options, trained
 from model.recipe import Recipe, RunError
 
 if TYPE_CHECKING:
@@ -22,10 +22,8 @@ PAPER = {"1 CNN": (40.7, 18.2), "1 CNN, 2012 log": (40.664, 18.21), "5 CNNs": (3
 @options.device
 @options.precision
 @options.workers
-@click.option("--run", "run_name", help="The run to evaluate.  [default: the newest in runs/]")
-@click.option(
-    "--checkpoint", type=click.Choice(["last", "best"]), default="last", help="Which of its states."
-)
+@trained.run
+@trained.checkpoint
 @click.option("--split", type=click.Choice(["val", "train", "test"]), default="val", help="Which images.")
 @click.option(
     "--ten-crop", is_flag=True, help="Average the paper's ten views: corners, centre, and mirrored."
@@ -39,7 +37,6 @@ def command(data: Path, run_name: str | None, json_path: Path | None, **settings
 
     Test images have no labels: with --split test there are only --predictions.
     """
-    from model import checkpoint
     from pipeline.dataset import open_dataset
 
     if settings["split"] == "test" and not settings["predictions"]:
@@ -47,8 +44,7 @@ def command(data: Path, run_name: str | None, json_path: Path | None, **settings
     for output in filter(None, (json_path, settings["predictions"])):
         options.make_ready(output)
     dataset = open_dataset(data)
-    path = find_run(run_name) / f"{settings['checkpoint']}.pt"
-    saved = checkpoint.read(path)
+    path, saved = trained.open_checkpoint(run_name, settings["checkpoint"])
     recipe = Recipe.from_dict(saved["identity"]["recipe"])
     if recipe.classes < len(dataset.classes):
         raise RunError(f"{path} tells {recipe.classes} classes apart, {data} has {len(dataset.classes)}")
@@ -58,18 +54,6 @@ def command(data: Path, run_name: str | None, json_path: Path | None, **settings
         json_path.write_text(json.dumps(result, indent=1) + "\n")
     if settings["split"] != "test":
         print_errors(result)
-
-
-def find_run(name: str | None) -> Path:
-    """The folder of the named run, or of the one in runs/ that was saved last."""
-    if name:
-        return options.run_path(name)
-    states = sorted(Path("runs").glob("*/last.pt"), key=lambda path: path.stat().st_mtime)
-    if not states:
-        raise RunError(
-            "no trained run in runs/; train one (alexnet-dali train) or name its folder with --run"
-        )
-    return states[-1].parent
 
 
 def evaluate_run(

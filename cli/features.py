@@ -55,7 +55,7 @@ def command(run_name: str | None, checkpoint: str, out: Path | None, **settings:
             file.write(rows.astype(settings["dtype"]).tobytes())
     out.with_suffix(".txt").write_text("".join(f"{name}\n" for name in names), "utf-8", "surrogateescape")
     facts = {
-        "run": str(run.path.parent.resolve()),
+        "run": str(run.source.resolve()),
         "checkpoint": run.path.stem,
         "step": run.step,
         "layer": layer,

@@ -31,7 +31,7 @@ def activations(
     wanted = [layer] if layer else layer_names(run.network)[:-1]
     found = outputs(run.network, images, wanted, run.precision)
     arrays = {name: values[0].cpu().numpy() for name, values in found.items()}
-    who = run.path.parent.name
+    who = trained.title(run.path)
     if layer is None:
         crop = centre(image.read_bytes(), run.recipe.crop)
         show.draw(out, panels.layers, crop, arrays, title=f"What {who} makes of {image.name}")
@@ -65,7 +65,8 @@ def gradient(
     run = trained.open_run(run_name, checkpoint, settings)
     numbers = {category.wnid: category.index for category in run.facts.classes}
     if wnid is not None and wnid not in numbers:
-        raise RunError(f"the network knows no class {wnid}; wnids are in {run.facts.root / 'dataset.json'}")
+        known = ", ".join(list(numbers)[:3]) + " and so on"
+        raise RunError(f"the network knows no class {wnid}; it knows {known}")
     rows: dict[str, list[Any]] = {"image": [], "gradient": [], "its size": []}
     captions = []
     for path, values in read_images(run, find_images(images)[:8]):
@@ -118,11 +119,11 @@ def batch(data: Path, run_name: str | None, seed: int, step: int, count: int, ou
 
     recipe = get_recipe("original")
     if run_name:
-        folder, saved = trained.open_checkpoint(run_name, "last")
-        recipe, seed = Recipe.from_dict(saved["identity"]["recipe"]), saved["identity"]["seed"]
+        path, saved = trained.open_checkpoint(run_name, "last")
+        recipe, seed = Recipe.from_dict(saved["identity"]["recipe"]), saved["identity"].get("seed", seed)
         chosen = click.get_current_context().get_parameter_source("data")
         if chosen is click.core.ParameterSource.DEFAULT:
-            data = trained.recorded_data(folder)
+            data = trained.recorded_data(path.parent if path.suffix == ".pt" else path)
     rows, captions = training_images(open_dataset(data), recipe, seed, step, count)
     show.draw(out, panels.grid, rows, title=f"What the network reads in step {step:,}", captions=captions)
 

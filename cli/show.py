@@ -38,13 +38,18 @@ def filters(run_name: str | None, checkpoint: str, layer: str, out: Path) -> Non
     """
     from cli import pictures
 
-    folder, saved = trained.open_checkpoint(run_name, checkpoint)
+    path, saved = trained.open_checkpoint(run_name, checkpoint)
     weights = {name.removesuffix(".weight"): w for name, w in saved["weights"].items() if w.ndim == 4}
     if layer not in weights:
-        raise RunError(f"{folder} has no convolution {layer}; it has {', '.join(weights)}")
+        raise RunError(f"{path} has no convolution {layer}; it has {', '.join(weights)}")
     weight = weights[layer].numpy()
     size = "x".join(map(str, weight.shape[2:]))
-    draw(out, pictures.filters, weight, title=f"{layer} of {folder.name}: {len(weight)} kernels of {size}")
+    draw(
+        out,
+        pictures.filters,
+        weight,
+        title=f"{layer} of {trained.title(path)}: {len(weight)} kernels of {size}",
+    )
 
 
 @command.command("curves")
@@ -57,11 +62,10 @@ def curves(runs: Sequence[str], out: Path) -> None:
     runs/ or a folder; without one it is the newest.
     """
     from cli import pictures
-    from cli.evaluate import find_run
     from model.run import read_metrics
 
     found = {}
-    for folder in [find_run(name) for name in runs] or [find_run(None)]:
+    for folder in [trained.find_run(name) for name in runs] or [trained.find_run(None)]:
         path = folder / "metrics.jsonl"
         if not path.exists():
             raise RunError(f"{path} is not there: {folder} is no run; runs are made by alexnet-dali train")

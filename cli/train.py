@@ -59,6 +59,11 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Go on though epochs, schedule, processes, devices, precision or versions changed.",
 )
+@click.option(
+    "--init-from",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Begin with the weights of a .safetensors of `export`; other classes get a new last layer.",
+)
 @click.option("--show-recipe", is_flag=True, help="Print the recipe and its schedule, and exit.")
 def command(recipe_name: str, show_recipe: bool, data: Path, **settings: Any) -> None:
     """Train, or go on with a run that was stopped.
@@ -128,6 +133,7 @@ def make_trainer(
 ) -> "Trainer":
     """Network, velocities and batches, where the run in its folder stands."""
     from cli import compose
+    from model import weights
     from model.evaluate import Evaluation, evaluate
     from model.network import AlexNet
     from model.optim import Momentum
@@ -141,6 +147,8 @@ def make_trainer(
     network = AlexNet(recipe, devices, seed)
     optimiser = Momentum(network, recipe)
     state = take_up(run.path, network, optimiser, identity, replicas, settings["allow_changes"], warn)
+    if settings["init_from"] and state.step == 0:
+        network.load(weights.start(settings["init_from"], network))
     batches = TrainBatches(
         dataset,
         batch_size=recipe.batch_size,

@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli import options
-from cli.evaluate import find_run
 from model.recipe import Recipe, RunError
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
     from model.network import AlexNet
     from pipeline.dataset import Category, Dataset
 
-run = click.option("--run", "run_name", help="The trained run.  [default: the newest in runs/]")
+run = click.option(
+    "--run", "run_name", help="A trained run, or a .safetensors of `export`.  [default: the newest in runs/]"
+)
 checkpoint = click.option(
     "--checkpoint", type=click.Choice(["last", "best"]), default="last", help="Which of its states."
 )
@@ -47,28 +49,39 @@ def using_network(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @dataclass(frozen=True)
+class Facts:
+    """What a network must be told of the images that it was trained on."""
+
+    classes: "tuple[Category, ...]"
+    mean: "np.ndarray"  # (256, 256, 3)
+    dataset: str  # its fingerprint, or the beginning of it
+
+
+@dataclass(frozen=True)
 class Trained:
     """A network as a run saved it, on its devices, and what it takes to show it images."""
 
-    path: Path  # of the checkpoint
+    path: Path  # of the checkpoint, or of an exported file
     step: int
     recipe: Recipe
-    identity: dict[str, Any]
     network: "AlexNet"
     devices: "list[torch.device]"
     precision: str
-    facts: "Dataset"  # classes and statistics of the training images; its shards need not be there
+    facts: Facts
     workers: int | None
+
+    @property
+    def source(self) -> Path:
+        """What --run calls it: a run's folder, or an exported file."""
+        return self.path.parent if self.path.suffix == ".pt" else self.path
 
     def image_options(self) -> dict[str, Any]:
         """What a stream of evaluation images takes beside the images and the views."""
         from cli import compose
-        from model.replicas import Replicas
 
-        shared = compose.image_options(
-            self.facts, self.recipe, self.devices[0], self.precision, Replicas(), self.workers
+        return compose.stream_options(
+            self.facts.mean, self.recipe, self.devices[0], self.precision, self.workers
         )
-        return {key: value for key, value in shared.items() if key not in ("rank", "world")}
 
     def batch_size(self, views: int) -> int:
         """As many crops at a time as in training."""
@@ -82,9 +95,9 @@ class Trained:
         """The dataset at `root`, or the one that the run was trained on; of the same classes."""
         from pipeline.dataset import open_dataset
 
-        dataset = open_dataset(root or recorded_data(self.path.parent))
+        dataset = open_dataset(root or recorded_data(self.source))
         if [c.wnid for c in dataset.classes] != [c.wnid for c in self.facts.classes]:
-            raise RunError(f"{dataset.root} has other classes than {self.path.parent} was trained on")
+            raise RunError(f"{dataset.root} has other classes than {self.source} was trained on")
         return dataset
 
 
@@ -95,7 +108,7 @@ def open_run(run_name: str | None, state: str, settings: dict[str, Any]) -> Trai
     from cli import compose
     from model.network import AlexNet
 
-    folder, saved = open_checkpoint(run_name, state)
+    path, saved = open_checkpoint(run_name, state)
     recipe = Recipe.from_dict(saved["identity"]["recipe"])
     device = settings["device"]
     if not (device or settings["gpus"] or torch.cuda.is_available()):
@@ -104,46 +117,78 @@ def open_run(run_name: str | None, state: str, settings: dict[str, Any]) -> Trai
     network = AlexNet(recipe, devices, seed=0)
     network.load(saved["weights"])
     return Trained(
-        path=folder / f"{state}.pt",
+        path=path,
         step=saved["step"],
         recipe=recipe,
-        identity=saved["identity"],
         network=network,
         devices=devices,
         precision=compose.use_precision(settings["precision"], devices[0]),
-        facts=find_facts(folder, saved["identity"]["dataset"]),
+        facts=saved.get("facts") or find_facts(path.parent, saved["identity"]["dataset"]),
         workers=settings["workers"],
     )
 
 
+def find_run(name: str | None) -> Path:
+    """The folder of the named run, or of the one in runs/ that was saved last."""
+    if name:
+        return options.run_path(name)
+    states = sorted(Path("runs").glob("*/last.pt"), key=lambda path: path.stat().st_mtime)
+    if not states:
+        raise RunError(
+            "no trained run in runs/; train one (alexnet-dali train) or name its folder with --run"
+        )
+    return states[-1].parent
+
+
 def open_checkpoint(run_name: str | None, state: str) -> tuple[Path, dict[str, Any]]:
-    """The run's folder, and what it saved."""
-    from model import checkpoint
+    """A run's checkpoint and its content; or an exported file, and as much of that as it has."""
+    from model import checkpoint, weights
+    from pipeline.dataset import Category
 
-    folder = find_run(run_name)
-    return folder, checkpoint.read(folder / f"{state}.pt")
+    if run_name and run_name.endswith(".safetensors"):
+        path = Path(run_name)
+        file = weights.read(path)
+        try:
+            classes = tuple(Category(**fields) for fields in file.about["classes"])
+            step, dataset = file.about["step"], file.about["dataset"]
+        except (KeyError, TypeError) as error:
+            raise RunError(f"{path} was not written by alexnet-dali export ({error})") from None
+        return path, {
+            "weights": file.state,
+            "step": step,
+            "identity": {"recipe": file.recipe.to_dict(), "dataset": dataset},
+            "facts": Facts(classes, file.mean.numpy(), dataset),
+        }
+    path = find_run(run_name) / f"{state}.pt"
+    return path, checkpoint.read(path)
 
 
-def find_facts(folder: Path, fingerprint: str) -> "Dataset":
-    """Classes and statistics of the images that a run was trained on: its own copy, or the dataset itself."""
+def find_facts(folder: Path, fingerprint: str) -> Facts:
+    """What a run in `folder` was told of its images: its own copy, or that of the same dataset."""
     from pipeline.dataset import read_description
+    from pipeline.statistics import Statistics
 
-    if (folder / "dataset.json").exists():
-        return read_description(folder)
-    facts = read_description(recorded_data(folder))
-    if not facts.fingerprint.startswith(fingerprint):
-        raise RunError(f"{facts.root} is no longer the dataset that {folder} was trained on")
-    return facts
+    known = read_description(folder if (folder / "dataset.json").exists() else recorded_data(folder))
+    if not known.fingerprint.startswith(fingerprint):
+        raise RunError(f"{known.root} is no longer the dataset that {folder} was trained on")
+    return Facts(known.classes, Statistics.load(known.root / "statistics.npz").mean, known.fingerprint)
 
 
 def recorded_data(folder: Path) -> Path:
     """Where the dataset was when the run was trained."""
+    if not folder.is_dir():
+        raise RunError(f"{folder} does not say where a dataset is; name one with --data")
     try:
         return Path(json.loads((folder / "run.json").read_text())["data"]["path"])
     except FileNotFoundError:
         raise RunError(f"{folder} has no run.json, which says where its dataset is; give --data") from None
     except (KeyError, TypeError, ValueError):
         raise RunError(f"{folder / 'run.json'} does not say where the dataset is; give --data") from None
+
+
+def title(path: Path) -> str:
+    """What pictures call the network of a checkpoint or an exported file."""
+    return path.parent.name if path.suffix == ".pt" else path.stem
 
 
 def first_word(classes: "Sequence[Category]", output: int) -> str:

@@ -1,0 +1,102 @@
+"""alexnet-dali export."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli import trained
+from model.recipe import RunError
+
+if TYPE_CHECKING:
+    import torch
+
+    from cli.trained import Trained
+
+FORMATS = ("safetensors", "caffe", "torchvision", "onnx")
+CHECKED, TOLERANCE = 8, 1e-4  # images, and by how much a probability may differ
+
+
+@click.command("export")
+@trained.run
+@trained.checkpoint
+@click.option("--format", "kind", type=click.Choice(FORMATS), default="safetensors", help="See above.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="The file.  [default: RUN.safetensors, RUN.onnx]"
+)
+@trained.data
+def command(run_name: str | None, checkpoint: str, kind: str, out: Path | None, data: Path | None) -> None:
+    """Write a network as one file for other programs.
+
+    \b
+    safetensors  our names; recipe, classes and mean image are in the file,
+                 and every command takes it as --run
+    caffe        Caffe's: conv1 reads BGR, dropout's factor in fc7 and fc8
+    torchvision  names of torchvision.models.alexnet, one column: zeros where
+                 the towers do not meet. Its shapes are the paper's, not those
+                 of torchvision's narrower network
+    onnx         pixels 0..255 in, probabilities out; compared with ours in
+                 onnxruntime on eight validation images
+
+    The first three are read back by `train --init-from` and by --run.
+    """
+    from model import weights
+
+    run = trained.open_run(
+        run_name, checkpoint, {"gpus": None, "device": "cpu", "precision": "float32", "workers": None}
+    )
+    suffix = ".onnx" if kind == "onnx" else ".safetensors"
+    out = out or Path(trained.title(run.path) + suffix)
+    if out.suffix != suffix:
+        raise RunError(f"{out}: a file of this format ends in {suffix}")
+    about = {
+        "classes": [asdict(category) for category in run.facts.classes],
+        "step": run.step,
+        "run": trained.title(run.path),
+        "dataset": run.facts.dataset,
+    }
+    if kind == "onnx":
+        write_onnx(run, out, about, data)
+    else:
+        import torch
+
+        content = weights.Weights(run.recipe, run.network.state(), torch.from_numpy(run.facts.mean), about)
+        weights.save(out, content, kind)
+        click.echo(f"{out}: {out.stat().st_size / 1e6:,.1f} MB")
+
+
+def write_onnx(run: "Trained", out: Path, about: dict[str, Any], data: Path | None) -> None:
+    """Written under another name, compared, and only then the file."""
+    import torch
+
+    from model import portable
+
+    images = read_images(run, data)
+    mean = torch.from_numpy(run.image_options()["mean"])
+    new = out.with_name(out.name + ".tmp")
+    try:
+        portable.write_onnx(new, run.network, mean, {"recipe": run.recipe.to_dict(), **about})
+        with torch.no_grad():
+            ours = run.network(images - mean).softmax(1)
+        difference = (portable.run_onnx(new, images) - ours).abs().max().item()
+        if not difference <= TOLERANCE:
+            raise RunError(f"the ONNX network differs from ours by {difference:.2g}; it was not kept")
+        new.replace(out)
+    finally:
+        new.unlink(missing_ok=True)
+    size = out.stat().st_size / 1e6
+    click.echo(f"{out}: {size:,.1f} MB; on {len(images)} images its probabilities differ by {difference:.1g}")
+
+
+def read_images(run: "Trained", data: Path | None) -> "torch.Tensor":
+    """The first validation images, (N, 3, crop, crop), 0..255."""
+    import torch
+
+    from pipeline.batches import EvaluationBatches
+    from pipeline.graph import CENTRE_VIEW
+
+    options = run.image_options()
+    batches = EvaluationBatches(run.data(data), "val", views=CENTRE_VIEW, batch_size=CHECKED, **options)
+    images, _ = next(iter(batches))
+    return images[:, 0].float() + torch.from_numpy(options["mean"])

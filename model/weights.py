@@ -1,0 +1,145 @@
+"""A network in one safetensors file, under its own names or under those of others, and back.
+
+What the file cannot show by its tensors is in its metadata: recipe, classes, step. Under the names of others
+dropout's factor is multiplied into the weights behind it, as their dropout does without it in evaluation.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model.network import AlexNet, State
+from model.recipe import Conv, Recipe, RunError
+
+FORMAT = "alexnet-dali 1"
+MEAN = "mean_image"  # (256, 256, 3), RGB, 0..255
+
+
+@dataclass(frozen=True)
+class Weights:
+    recipe: Recipe
+    state: State  # canonical, as AlexNet.state
+    mean: Tensor
+    about: dict[str, Any]  # classes, step, run, dataset
+
+
+def save(path: Path, weights: Weights, naming: str) -> None:
+    from safetensors.torch import save_file
+
+    tensors = NAMINGS[naming][0](weights.state, weights.recipe) | {MEAN: weights.mean}
+    about = {"recipe": weights.recipe.to_dict(), **weights.about}
+    metadata = {"format": FORMAT, "naming": naming} | {key: json.dumps(value) for key, value in about.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata)
+    temporary.replace(path)
+
+
+def read(path: Path) -> Weights:
+    """RunError where the file was not written by `save`, or is damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if metadata.pop("format") != FORMAT:
+            raise RunError(f"{path} has another format than this version's {FORMAT!r}")
+        back = NAMINGS[metadata.pop("naming")][1]
+        about = {key: json.loads(value) for key, value in metadata.items()}
+        recipe, mean = Recipe.from_dict(about.pop("recipe")), tensors.pop(MEAN)
+        return Weights(recipe, back(tensors, recipe), mean, about)
+    except FileNotFoundError:
+        raise RunError(f"there is no file {path}; make it with alexnet-dali export") from None
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise RunError(f"{path} was not written by alexnet-dali export, or is damaged ({error})") from None
+
+
+def start(path: Path, network: AlexNet) -> State:
+    """What a training begins with: the file's weights; where classes differ in number, a new last layer."""
+    state, own = read(path).state, network.state()
+    last = network.shapes[-1].layer.name
+    for name in (f"{last}.weight", f"{last}.bias"):
+        if name in state and state[name].shape[0] != own[name].shape[0]:
+            state[name] = own[name]
+    return state
+
+
+def _folded(state: State, recipe: Recipe, factor: float) -> State:
+    """The weights behind each dropout multiplied by `factor`."""
+    behind = [b.name for a, b in zip(recipe.layers, recipe.layers[1:], strict=False) if "dropout" in a.then]
+    return {
+        name: tensor * factor if name.removesuffix(".weight") in behind else tensor
+        for name, tensor in state.items()
+    }
+
+
+def _caffe(state: State, recipe: Recipe) -> State:
+    """Caffe reads BGR."""
+    folded, first = _folded(state, recipe, recipe.keep), f"{recipe.layers[0].name}.weight"
+    return folded | {first: folded[first].flip(1)}
+
+
+def _from_caffe(state: State, recipe: Recipe) -> State:
+    first = f"{recipe.layers[0].name}.weight"
+    return _folded(state | {first: state[first].flip(1)}, recipe, 1 / recipe.keep)
+
+
+def _torchvision_names(recipe: Recipe) -> dict[str, str]:
+    """Our layer -> its place in torchvision's AlexNet, which has the same eight layers."""
+    places = [f"features.{n}" for n in (0, 3, 6, 8, 10)] + [f"classifier.{n}" for n in (1, 4, 6)]
+    if [isinstance(layer, Conv) for layer in recipe.layers] != [True] * 5 + [False] * 3:
+        raise RunError("torchvision's names are for five convolutions and three full layers")
+    return {layer.name: place for layer, place in zip(recipe.layers, places, strict=True)}
+
+
+def _torchvision(state: State, recipe: Recipe) -> State:
+    """One column: a kernel reads zeros times the other tower's maps."""
+    folded = _folded(state, recipe, recipe.keep)
+    result: State = {}
+    for name, place in _torchvision_names(recipe).items():
+        weight, layer = folded[f"{name}.weight"], _layer(recipe, name)
+        if not layer.crossing:
+            parts = weight.chunk(recipe.towers)
+            whole = weight.new_zeros(len(weight), recipe.towers * weight.shape[1], *weight.shape[2:])
+            for into, part in zip(_blocks(whole, recipe.towers), parts, strict=True):
+                into.copy_(part)
+            weight = whole
+        result |= {f"{place}.weight": weight, f"{place}.bias": folded[f"{name}.bias"]}
+    return result
+
+
+def _from_torchvision(state: State, recipe: Recipe) -> State:
+    result: State = {}
+    for name, place in _torchvision_names(recipe).items():
+        weight = state[f"{place}.weight"]
+        if not _layer(recipe, name).crossing:
+            own = torch.cat(_blocks(weight, recipe.towers))
+            if own.count_nonzero() != weight.count_nonzero():
+                raise RunError(f"{place} mixes the towers, which {name} of this recipe keeps apart")
+            weight = own
+        result |= {f"{name}.weight": weight, f"{name}.bias": state[f"{place}.bias"]}
+    return _folded(result, recipe, 1 / recipe.keep)
+
+
+def _layer(recipe: Recipe, name: str) -> Any:
+    return next(layer for layer in recipe.layers if layer.name == name)
+
+
+def _blocks(weight: Tensor, towers: int) -> list[Tensor]:
+    """Views of what each tower's kernels read of their own tower."""
+    rows, columns = weight.shape[0] // towers, weight.shape[1] // towers
+    return [weight[t * rows : (t + 1) * rows, t * columns : (t + 1) * columns] for t in range(towers)]
+
+
+Naming = Callable[[State, Recipe], State]
+NAMINGS: dict[str, tuple[Naming, Naming]] = {  # to the names of others, and back
+    "safetensors": (lambda state, recipe: state, lambda state, recipe: state),
+    "caffe": (_caffe, _from_caffe),
+    "torchvision": (_torchvision, _from_torchvision),
+}
