@@ -5,7 +5,6 @@ from typing import Any
 import click
 
 from cli import (
-    bench,
     demo,
     doctor,
     ensemble,
@@ -54,7 +53,6 @@ for module in (
     train,
     evaluate,
     doctor,
-    bench,
     demo,
     predict,
     show,
