@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from click.testing import CliRunner, Result
 from safetensors.torch import load_file, save_file
-from torch import nn
 
 from cli import main
 from model import checkpoint, weights
@@ -87,17 +86,6 @@ def test_torchvision_s_names_are_the_same_network(tmp_path: Path) -> None:
     assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-def test_torchvision_s_shapes_at_full_width() -> None:
-    recipe = get_recipe("paper")
-    state = {f"{s.layer.name}.{kind}": torch.empty(size, device="meta") for s in recipe.shapes()
-             for kind, size in (("weight", s.weight), ("bias", s.weight[:1]))}  # fmt: skip
-    names = weights._torchvision_names(recipe)
-    assert state["fc6.weight"].shape == nn.Linear(9216, 4096, device="meta").weight.shape
-    assert list(names.values()) == [f"features.{n}" for n in (0, 3, 6, 8, 10)] + [
-        f"classifier.{n}" for n in (1, 4, 6)
-    ]
-
-
 def test_caffe_s_reads_bgr_and_halves_what_follows_dropout(tmp_path: Path) -> None:
     network = paper()
     weights.save(tmp_path / "w.safetensors", content(network), "caffe")
@@ -118,20 +106,16 @@ def test_a_column_that_mixes_the_towers_is_refused(tmp_path: Path) -> None:
     tensors = load_file(path)
     tensors["features.3.weight"][0, -1, 0, 0] = 1
     save_file(tensors, path, metadata)
-    with pytest.raises(RunError, match="features.3 mixes the towers"):
+    with pytest.raises(RunError, match=r"features\.3 mixes the towers"):
         weights.read(path)
 
 
-@pytest.mark.parametrize(
-    "spoil", [lambda data: data[:100], lambda data: data[:-4], lambda data: b"no", lambda data: b""]
-)
-def test_a_damaged_file_is_named(spoil, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kept", [100, -4, 2, 0])
+def test_a_damaged_file_is_named(kept: int, tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     weights.save(path, content(paper()), "safetensors")
-    path.write_bytes(spoil(path.read_bytes()))
-    with pytest.raises(
-        RunError, match=r"w.safetensors was not written by alexnet-dali export, or is damaged"
-    ):
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(RunError, match=r"w.safetensors was not written by .*, or is damaged"):
         weights.read(path)
 
 
