@@ -29,14 +29,19 @@ class Replicas:
         """This process's rows of a global batch, as pipeline.order.share deals them."""
         return range(total * self.rank // self.world, total * (self.rank + 1) // self.world)
 
-    def wrap(self, network: nn.Module) -> nn.Module:
-        """The network whose backward pass averages gradients over the processes.
+    def wrap(self, network: nn.Module, images: torch.Tensor) -> nn.Module:
+        """The network whose backward pass averages gradients over the processes. images: any that it takes.
 
-        A bucket for each parameter: DDP regroups larger ones after a process's first step, and the order in
-        which three processes' numbers are added depends on their place in the bucket. A run that was taken
-        up again would differ in the last bit.
+        DDP regroups gradients after its first pass, and the order in which three processes' numbers are added
+        depends on their place in a group: a run that was taken up again would differ in the last bits. So
+        the first pass is an idle one, and then each parameter is a group by itself.
         """
-        return DistributedDataParallel(network, bucket_cap_mb=ONE_BYTE) if self.world > 1 else network
+        if self.world == 1:
+            return network
+        model = DistributedDataParallel(network, bucket_cap_mb=ONE_BYTE)
+        model(images).sum().backward()
+        network.zero_grad()
+        return model
 
     def share(self, value: Any) -> Any:
         """The first process's value, in all of them."""

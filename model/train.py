@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from model import checkpoint, schedule
 from model.evaluate import Batch, Evaluation, autocast, rates, tally
-from model.network import AlexNet
+from model.network import AlexNet, Masks
 from model.optim import Momentum
 from model.recipe import Recipe, RunError
 from model.replicas import Replicas
@@ -75,6 +76,25 @@ class Watch:
     row: Callable[[Row], None] = lambda row: None
 
 
+def update(
+    model: nn.Module,
+    optimiser: Momentum,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    masks: Masks,
+    weight: float,
+    precision: str,
+) -> torch.Tensor:
+    """Forward, backward and one step by the gradient of `weight` times the summed loss. The logits."""
+    with autocast(images.device, precision):
+        logits: torch.Tensor = model(images, masks).float()
+    loss = F.cross_entropy(logits, labels, reduction="sum") * weight
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimiser.step()
+    optimiser.zero_grad()
+    return logits.detach()
+
+
 @dataclass
 class Trainer:
     """One run, from wherever it stands to its end.
@@ -104,8 +124,9 @@ class Trainer:
 
     def train(self) -> None:
         """To the end of the schedule. Stopped when asked to; RunError when the loss is lost or stays put."""
-        self.model = self.replicas.wrap(self.network)
-        self.state.sums = self.state.sums.to(self.network.devices[0])
+        home, side = self.network.devices[0], self.recipe.crop
+        self.model = self.replicas.wrap(self.network, torch.zeros(1, 3, side, side, device=home))
+        self.state.sums = self.state.sums.to(home)
         self._start_clock()
         self.saved = time.monotonic()
         per_epoch = -(-self.images // self.recipe.batch_size)
@@ -142,14 +163,10 @@ class Trainer:
         """One update by the gradient averaged over the global batch of `total` images; waits for nothing."""
         rows, state = self.replicas.rows(total), self.state
         masks = self.network.masks(state.step, rows.start, len(rows))
-        with autocast(images.device, self.precision):
-            logits = self.model(images, masks).float()
         # the wrapped network averages over processes, whose shares may differ: each is weighed by its size
-        loss = F.cross_entropy(logits, labels, reduction="sum") * (self.replicas.world / total)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimiser.step()
-        self.optimiser.zero_grad()
-        state.sums += tally(logits.detach().softmax(1), labels)
+        weight = self.replicas.world / total
+        logits = update(self.model, self.optimiser, images, labels, masks, weight, self.precision)
+        state.sums += tally(logits.softmax(1), labels)
         state.step += 1
         self.seen += total
 

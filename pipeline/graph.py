@@ -83,6 +83,13 @@ def evaluation_graph(
     return _out(fn.stack(*crops), half), labels.gpu() if gpu else labels
 
 
+@pipeline_def  # type: ignore[untyped-decorator]
+def decode_graph(source: Source, gpu: bool) -> tuple[DataNode, ...]:
+    """Whole images (height, width, 3) uint8 and labels, of what `source` yields: JPEGs, labels."""
+    jpegs, labels = fn.external_source(source, num_outputs=2, batch=True, no_copy=True)
+    return _decode(jpegs, gpu), labels
+
+
 def _decode(
     jpegs: DataNode, gpu: bool, decoder: Callable[..., DataNode] = fn.decoders.image, **where: Any
 ) -> DataNode:

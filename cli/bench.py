@@ -1,0 +1,111 @@
+"""alexnet-dali bench."""
+
+import json
+import resource
+import statistics
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cli import options
+from model.recipe import RECIPES, get_recipe
+
+IMAGENET = 1_281_167  # training images of ILSVRC-2012
+ROUNDS = 3
+Work = Iterator[int]  # does a piece of the work at a time and says how many images it was
+
+
+@click.command("bench")
+@options.data
+@options.gpus
+@options.device
+@options.precision
+@options.workers
+@click.option(
+    "--recipe", "recipe_name", type=click.Choice(list(RECIPES)), default="original", help="Whose step."
+)
+@click.option("--width", type=click.FloatRange(0, min_open=True), help="Of every layer.  [default: 1]")
+@click.option("--batch-size", type=click.IntRange(1), help="Images a step.  [default: the recipe's]")
+@click.option(
+    "--seconds", type=click.FloatRange(0, min_open=True), default=5.0, help="For a part in a round."
+)
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the result there.")
+def command(data: Path, seconds: float, json_path: Path | None, **settings: Any) -> None:
+    """Say how many images a second each part does by itself and all do together, and which is the limit.
+
+    Three rounds over all parts, one after the other; the figures are medians. Nothing is left behind.
+    """
+    from cli.parts import Parts
+    from pipeline.dataset import open_dataset
+
+    if json_path:
+        options.make_ready(json_path)
+    dataset = open_dataset(data)
+    changes = {name: settings[name] for name in ("width", "batch_size") if settings[name] is not None}
+    recipe = get_recipe(settings["recipe_name"], **{"classes": len(dataset.classes), **changes})
+    parts = Parts(dataset, recipe, settings)
+    result = {**parts.about(), "parts": measure(parts.works, seconds)}
+    result["waiting"] = parts.waited / parts.trained
+    result["memory"] = parts.memory() | {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    if json_path:
+        json_path.write_text(json.dumps(result, indent=1) + "\n")
+    show(result)
+
+
+def measure(works: dict[str, Work], seconds: float) -> dict[str, dict[str, float]]:
+    """Images a second of each part: median, least and most of the rounds."""
+    for work in works.values():  # warm: buffers, caches, kernels
+        next(work)
+        next(work)
+    rates: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(ROUNDS):
+        for name, work in works.items():
+            next(work)  # what a pipeline had ready while others ran is not counted
+            started, images = time.perf_counter(), 0
+            while (passed := time.perf_counter() - started) < seconds:
+                images += next(work)
+            rates[name].append(images / passed)
+    return {
+        name: {"img_s": statistics.median(found), "least": min(found), "most": max(found)}
+        for name, found in rates.items()
+    }
+
+
+def limit(result: dict[str, Any]) -> str:
+    """The sentence that names what a faster machine would have to do faster."""
+    rate = {name: part["img_s"] for name, part in result["parts"].items()}
+    loader, step, both = rate["loader"], rate["step"], rate["train"]
+    slower, faster = ("loader", "step") if loader < step else ("step", "loader")
+    text = (
+        f"The {slower} is the limit: {rate[slower]:,.0f} images/s against the {faster}'s {rate[faster]:,.0f}"
+    )
+    if slower == "loader":
+        inside = "storage" if rate["storage"] < rate["decode"] else "decode"
+        text += f" (in it {inside}, {rate[inside]:,.0f})"
+    share, waiting = both / rate[slower], result["waiting"]
+    return f"{text}; together they reach {share:.0%} of it and wait for data {waiting:.0%} of the time."
+
+
+def show(result: dict[str, Any]) -> None:
+    """A table, and what it says."""
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, soft_wrap=True)
+    table = Table("part", box=SIMPLE)
+    for heading in ("images/s", "rounds", "of the decode floor"):
+        table.add_column(heading, justify="right")
+    floor = result["parts"]["decode floor"]["img_s"]
+    for name, part in result["parts"].items():
+        rounds, share = f"{part['least']:,.0f} - {part['most']:,.0f}", f"{part['img_s'] / floor:.0%}"
+        table.add_row(name, f"{part['img_s']:,.0f}", rounds, share)
+    console.print(table)
+    console.print(limit(result))
+    hours = IMAGENET / result["parts"]["train"]["img_s"] / 3600
+    memory = ", ".join(f"{name} {size / 1e9:.1f} GB" for name, size in result["memory"].items())
+    console.print(f"At this rate an epoch of ImageNet takes {hours:,.2f} hours, 90 take {90 * hours:,.1f}.")
+    console.print(f"At most {memory} of memory.")

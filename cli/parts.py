@@ -1,0 +1,185 @@
+"""The parts of training and evaluation that bench takes the time of, endless generators of image counts."""
+
+import itertools
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import simplejpeg
+import torch
+
+from cli import compose
+from model.evaluate import evaluate
+from model.network import AlexNet
+from model.optim import Momentum
+from model.recipe import Recipe
+from model.replicas import Replicas
+from model.schedule import rates
+from model.train import update
+from pipeline import graph
+from pipeline.batches import EvaluationBatches, Samples, TrainBatches, executor
+from pipeline.dataset import Dataset
+from pipeline.shard import prepare_image
+
+Work = Iterator[int]
+
+
+class Parts:
+    """All that a training of `recipe` on `dataset` uses, part by part; settings: the command line's."""
+
+    def __init__(self, dataset: Dataset, recipe: Recipe, settings: dict[str, Any]) -> None:
+        self.dataset, self.recipe = dataset, recipe
+        self.devices = compose.choose_devices(settings["gpus"], settings["device"])
+        self.device = self.devices[0]
+        self.precision = compose.use_precision(settings["precision"], self.device)
+        self.images = compose.image_options(
+            dataset, recipe, self.device, self.precision, Replicas(), settings["workers"]
+        )
+        self.threads = self.images["threads"]
+        self.samples = Samples(dataset, "train")
+        self.network = AlexNet(recipe, self.devices, seed=0)
+        self.optimiser = Momentum(self.network, recipe)
+        self.optimiser.set_rates(rates(recipe, 1))
+        self.waited = self.trained = 0.0  # seconds
+        self.works: dict[str, Work] = {
+            "storage": self.storage(),
+            "decode floor": self.decode_floor(),
+            "decode": self.decode(),
+            "loader": self.loader(),
+            "step": self.step(),
+            "train": self.train(),
+            "eval, centre": self.evaluation(graph.CENTRE_VIEW),
+            "eval, ten views": self.evaluation(graph.TEN_VIEWS),
+            "prep, one core": self.prep(),
+        }
+
+    def storage(self) -> Work:
+        """Shards read from end to end, from the disk as far as the system lets go of its cache."""
+        for number in itertools.cycle(range(len(self.dataset.splits["train"]))):
+            shard = self.dataset.splits["train"][number]
+            with open(self.dataset.root / shard.name, "rb", buffering=0) as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+                while file.read(1 << 20):
+                    pass
+            yield shard.samples
+
+    def chosen(self) -> Iterator[np.ndarray]:
+        """Sample numbers, a batch at a time, at random."""
+        random = np.random.default_rng(0)
+        while True:
+            yield random.integers(len(self.samples), size=self.recipe.batch_size)
+
+    def decode_floor(self) -> Work:
+        """The same bytes through libjpeg-turbo alone, in as many threads."""
+
+        def decode(jpegs: list[np.ndarray]) -> None:
+            for jpeg in jpegs:
+                simplejpeg.decode_jpeg(jpeg)
+
+        with ThreadPoolExecutor(self.threads) as pool:
+            for numbers in self.chosen():
+                jpegs = self.samples.read(numbers)[0]
+                list(pool.map(decode, [jpegs[i :: self.threads] for i in range(self.threads)]))
+                yield len(jpegs)
+
+    def decode(self) -> Work:
+        """DALI's decoder alone."""
+        chosen = self.chosen()
+
+        def source() -> tuple[Any, ...]:
+            return self.samples.read(next(chosen))
+
+        pipe = graph.decode_graph(source, **executor(self.device, self.threads, self.recipe.batch_size))
+        while True:
+            pipe.run()
+            yield self.recipe.batch_size
+
+    def batches(self) -> TrainBatches:
+        return TrainBatches(
+            self.dataset,
+            batch_size=self.recipe.batch_size,
+            offsets=self.recipe.offsets,
+            colour=compose.colour_noise(self.dataset, self.recipe),
+            seed=0,
+            start=0,
+            **self.images,
+        )
+
+    def loader(self) -> Work:
+        """All that happens to an image before the network."""
+        for images, _ in self.batches():
+            self.wait()
+            yield len(images)
+
+    def step(self) -> Work:
+        """Forward, backward and update on one batch that is there already."""
+        images, labels = next(iter(self.batches()))
+        for number in itertools.count():
+            self.update(number, images, labels)
+            self.wait()
+            yield len(images)
+
+    def train(self) -> Work:
+        """Loader and step together, as training runs them."""
+        batches = iter(self.batches())
+        for number in itertools.count():
+            asked = time.perf_counter()
+            images, labels = next(batches)
+            self.waited += time.perf_counter() - asked
+            self.update(number, images, labels)
+            if number % 50 == 49:  # where training looks at the loss
+                self.wait()
+            self.trained += time.perf_counter() - asked
+            yield len(images)
+
+    def update(self, step: int, images: torch.Tensor, labels: torch.Tensor) -> None:
+        masks = self.network.masks(step, 0, len(images))
+        update(self.network, self.optimiser, images, labels, masks, 1 / len(images), self.precision)
+
+    def evaluation(self, views: tuple[tuple[int, int, int], ...]) -> Work:
+        """Validation images, again and again."""
+        size = max(1, self.recipe.batch_size // len(views))
+        while True:
+            for batch in EvaluationBatches(self.dataset, "val", views=views, batch_size=size, **self.images):
+                evaluate(self.network, [batch], precision=self.precision)
+                self.wait()
+                yield len(batch[1])
+
+    def prep(self) -> Work:
+        """What prep does to an image, in one process; the images are the dataset's own."""
+        for numbers in self.chosen():
+            for jpeg in self.samples.read(numbers[:8])[0]:
+                prepare_image(jpeg.tobytes(), "256")
+            yield 8
+
+    def wait(self) -> None:
+        """For the device to finish."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def about(self) -> dict[str, Any]:
+        """What was measured, on what."""
+        gpus = [torch.cuda.get_device_name(device) for device in self.devices if device.type == "cuda"]
+        return {
+            "data": str(self.dataset.root),
+            "size": self.dataset.size,
+            "recipe": self.recipe.name,
+            "width": self.recipe.width,
+            "batch_size": self.recipe.batch_size,
+            "devices": [str(device) for device in self.devices],
+            "gpus": gpus,
+            "precision": self.precision,
+            "threads": self.threads,
+            "torch": torch.__version__,
+        }
+
+    def memory(self) -> dict[str, int]:
+        """Bytes in use on each GPU, DALI's included."""
+        found = {}
+        for device in {device for device in self.devices if device.type == "cuda"}:
+            free, total = torch.cuda.mem_get_info(device)
+            found[str(device)] = total - free
+        return found
