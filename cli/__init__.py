@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from cli import (
+    bench,
     demo,
     doctor,
     ensemble,
@@ -53,6 +54,7 @@ for module in (
     train,
     evaluate,
     doctor,
+    bench,
     demo,
     predict,
     show,
