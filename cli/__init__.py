@@ -15,6 +15,7 @@ from cli import (
     look,
     predict,
     prep,
+    report,
     show,
     similar,
     train,
@@ -62,6 +63,7 @@ for module in (
     similar,
     ensemble,
     export,
+    report,
 ):
     main.add_command(module.command)
 show.command.add_command(look.activations)

@@ -1,0 +1,92 @@
+"""One HTML page without scripts, network or other files: text, tables, pictures inside it."""
+
+import base64
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+
+STYLE = """
+:root { --ink: #1f2328; --faint: #59636e; --line: #d8dee4; --red: #c8102e; }
+* { box-sizing: border-box; }
+body { margin: 0; background: #fff; color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
+main { max-width: 72rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; }
+h1 { font-size: 1.7rem; line-height: 1.2; margin: .5rem 0 .2rem; overflow-wrap: anywhere; }
+h2 { font-size: 1.25rem; margin: 2.4rem 0 .6rem; padding-bottom: .3rem; }
+h2 { border-bottom: 1px solid var(--line); }
+p { max-width: 46rem; }
+.faint, figcaption { color: var(--faint); font-size: .9rem; }
+nav { display: flex; flex-wrap: wrap; gap: .2rem 1rem; }
+nav a { color: inherit; }
+.scroll { overflow-x: auto; }
+figure { margin: 1rem 0; }
+img { max-width: 100%; height: auto; display: block; }
+table { border-collapse: collapse; margin: .6rem 0; font-variant-numeric: tabular-nums; }
+th, td { padding: .25rem .9rem .25rem 0; text-align: left; vertical-align: top; }
+th, td { border-bottom: 1px solid var(--line); }
+th { font-weight: 600; white-space: nowrap; }
+td:first-child { min-width: 5rem; }
+td.n, th.n { text-align: right; white-space: nowrap; }
+tr.own td { color: var(--red); font-weight: 600; }
+pre { background: #f6f8fa; border-radius: 6px; padding: .8rem; overflow-x: auto; font-size: .85rem; }
+@media (max-width: 40rem) {
+  body { font-size: 15px; }
+  th, td { padding-right: .6rem; }
+  .wide img { max-width: none; width: 52rem; }
+}
+@media print { main { max-width: none; } h2 { break-after: avoid; } figure { break-inside: avoid; } }
+"""
+
+
+def page(title: str, subtitle: str, sections: Sequence[tuple[str, str]]) -> str:
+    """sections: (heading, HTML)."""
+    links = "".join(f'<a href="#{name(heading)}">{escape(heading)}</a>' for heading, _ in sections)
+    body = "".join(
+        f'<section id="{name(heading)}"><h2>{escape(heading)}</h2>{content}</section>\n'
+        for heading, content in sections
+    )
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{STYLE}</style></head>\n<body><main>\n"
+        f'<h1>{escape(title)}</h1><p class="faint">{escape(subtitle)}</p>\n<nav>{links}</nav>\n'
+        f"{body}</main></body></html>\n"
+    )
+
+
+def name(heading: str) -> str:
+    return heading.lower().replace(" ", "-")
+
+
+def text(words: str, faint: bool = False) -> str:
+    return f"<p{' class=faint' if faint else ''}>{escape(words)}</p>"
+
+
+def code(lines: Iterable[str]) -> str:
+    return f"<pre>{escape(chr(10).join(lines))}</pre>"
+
+
+def table(
+    headings: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 0, own: int | None = None
+) -> str:
+    """The last `numbers` columns are flush right; row `own` stands out."""
+    first = len(headings) - numbers
+
+    def cells(row: Sequence[str], tag: str) -> str:
+        kinds = (" class=n" if column >= first else "" for column in range(len(row)))
+        return "".join(f"<{tag}{kind}>{escape(cell)}</{tag}>" for kind, cell in zip(kinds, row, strict=True))
+
+    body = "".join(
+        f"<tr{' class=own' if number == own else ''}>{cells(row, 'td')}</tr>\n"
+        for number, row in enumerate(rows)
+    )
+    head = f"<thead><tr>{cells(headings, 'th')}</tr></thead>" if any(headings) else ""
+    return f'<div class="scroll"><table>{head}<tbody>{body}</tbody></table></div>\n'
+
+
+def picture(path: Path, about: str) -> str:
+    """A PNG inside the page. On a phone a wide one scrolls, so that it can be read."""
+    source = f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+    return (
+        f'<figure><div class="scroll wide"><img alt="{escape(about)}" src="{source}"></div>'
+        f"<figcaption>{escape(about)}</figcaption></figure>\n"
+    )

@@ -1,0 +1,287 @@
+"""alexnet-dali report."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+
+from cli import options, trained
+from cli.evaluate import PAPER
+from model.recipe import RunError
+
+if TYPE_CHECKING:
+    from cli.trained import Trained
+    from pipeline.dataset import Dataset
+
+SHOWN, QUERIES, NEAR = 8, 6, 6
+
+
+@click.command("report")
+@click.argument("run_name", required=False, metavar="[RUN]")
+@trained.checkpoint
+@options.gpus
+@options.device
+@options.precision
+@options.workers
+@trained.data
+@click.option("--ten-crop", is_flag=True, help="Evaluate the paper's ten views, too: ten times the work.")
+@click.option("--out", type=click.Path(path_type=Path), help="The page.  [default: report.html in the run]")
+def command(run_name: str | None, checkpoint: str, ten_crop: bool, out: Path | None, **settings: Any) -> None:
+    """Write all there is to say of a run as one HTML file, to send or to keep.
+
+    It needs no network and no other file. RUN is a name in runs/ or a folder; without one it is the newest.
+    """
+    from cli import page
+    from model.run import read_metrics
+
+    run = trained.open_run(run_name, checkpoint, settings)
+    folder, dataset = run.source, run.data(settings["data"])
+    try:
+        about = json.loads((folder / "run.json").read_text())
+        metrics = read_metrics(folder / "metrics.jsonl")
+    except (OSError, ValueError) as error:
+        raise RunError(f"{folder} is no run of alexnet-dali train ({error})") from None
+    out = out or folder / "report.html"
+    options.make_ready(out)
+    seen = look(run, dataset)
+    errors = {"this run, centre crop": seen.errors()}
+    if ten_crop:
+        errors["this run, ten views"] = ten_views(run, dataset)
+    with TemporaryDirectory() as scratch:
+        sections = [
+            ("Errors", error_table(errors, seen)),
+            ("Training", draw_curves(Path(scratch), metrics, folder.name)),
+            ("What conv1 has learned", draw_filters(Path(scratch), run)),
+            ("Guesses", draw_guesses(Path(scratch), run, dataset, seen)),
+            ("Confusions", draw_confusion(Path(scratch), run, seen)),
+            ("Similar images", draw_similar(Path(scratch), run, dataset, seen)),
+            ("Recipe", recipe_tables(run)),
+            ("Environment", environment(about)),
+            ("Commands", commands(about, run)),
+        ]
+    subtitle = (
+        f"AlexNet, recipe {run.recipe.name}, {run.path.name} at step {run.step:,}; written "
+        f"{time.strftime('%Y-%m-%d %H:%M')}"
+    )
+    out.write_text(page.page(folder.name, subtitle, sections), "utf-8")
+    click.echo(f"{out}: {out.stat().st_size / 1e6:.1f} MB, open it in any browser")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the network made of the validation images."""
+
+    probabilities: np.ndarray  # (images, outputs) float32
+    features: np.ndarray  # (images, n) float16, of the last layer but one
+    labels: np.ndarray  # (images,)
+
+    def errors(self) -> dict[str, float]:
+        import torch
+
+        from model.evaluate import rates, tally
+
+        return rates(tally(torch.from_numpy(self.probabilities), torch.from_numpy(self.labels)))
+
+
+def look(run: "Trained", dataset: "Dataset") -> Seen:
+    """One pass over the validation images, centre crops."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from model.study import layer_names, outputs
+    from pipeline.batches import EvaluationBatches
+    from pipeline.graph import CENTRE_VIEW
+
+    hidden, last = layer_names(run.network)[-2:]
+    batches = EvaluationBatches(
+        dataset, "val", views=CENTRE_VIEW, batch_size=run.batch_size(1), **run.image_options()
+    )
+    parts = []
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("val", total=len(batches.samples))
+        for images, labels in batches:
+            found = outputs(run.network, images[:, 0], [hidden, last], run.precision)
+            features = found[hidden].flatten(1).half().cpu().numpy()
+            parts.append((found[last].softmax(1).cpu().numpy(), features, labels.cpu().numpy()))
+            progress.advance(task, len(labels))
+    return Seen(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+
+
+def ten_views(run: "Trained", dataset: "Dataset") -> dict[str, float]:
+    from model.evaluate import evaluate, rates
+    from pipeline.batches import EvaluationBatches
+    from pipeline.graph import TEN_VIEWS
+
+    batches = EvaluationBatches(
+        dataset, "val", views=TEN_VIEWS, batch_size=run.batch_size(10), **run.image_options()
+    )
+    return rates(evaluate(run.network, batches, precision=run.precision).sums)
+
+
+def error_table(errors: dict[str, dict[str, float]], seen: Seen) -> str:
+    from cli import page
+
+    rows = [
+        [name, f"{found['loss']:.4f}", f"{found['top1_err']:.2f} %", f"{found['top5_err']:.2f} %"]
+        for name, found in errors.items()
+    ]
+    rows += [[f"the paper's {name}", "", f"{top1} %", f"{top5} %"] for name, (top1, top5) in PAPER.items()]
+    classes = len(np.unique(seen.labels))
+    note = (
+        f"Of {len(seen.labels):,} validation images of {classes:,} classes, each counted once. "
+        "The paper's are of the 50,000 of ILSVRC-2012 and ten views."
+    )
+    return page.table(["", "loss", "top-1 error", "top-5 error"], rows, 3, own=len(errors) - 1) + page.text(
+        note, faint=True
+    )
+
+
+def draw_curves(scratch: Path, metrics: Sequence[dict[str, Any]], name: str) -> str:
+    from cli import page, pictures
+
+    path = scratch / "curves.png"
+    pictures.curves(metrics, path, f"Training of {name}")
+    return page.picture(path, "Loss and errors over the epochs; dotted where the learning rate fell.")
+
+
+def draw_filters(scratch: Path, run: "Trained") -> str:
+    from cli import page, pictures
+
+    path, first = scratch / "filters.png", run.network.shapes[0].layer.name
+    weight = run.network.state()[f"{first}.weight"].numpy()
+    pictures.filters(weight, path, f"{first}: {len(weight)} kernels")
+    return page.picture(path, "Each kernel in its own range of values, tower a above tower b.")
+
+
+def draw_guesses(scratch: Path, run: "Trained", dataset: "Dataset", seen: Seen) -> str:
+    from cli import page, panels
+    from pipeline.batches import Samples
+    from pipeline.files import centre
+
+    samples = Samples(dataset, "val")
+
+    def guess(row: int) -> panels.Guess:
+        best = np.argsort(-seen.probabilities[row], kind="stable")[:5].tolist()
+        own = int(seen.labels[row])
+        return panels.Guess(
+            image=centre(samples.read(np.array([row]))[0][0].tobytes(), run.recipe.crop),
+            caption=run.name(own),
+            classes=[run.name(output) for output in best],
+            probabilities=seen.probabilities[row][best].tolist(),
+            correct=best.index(own) if own in best else None,
+        )
+
+    wrong = np.flatnonzero(seen.probabilities.argmax(1) != seen.labels)
+    result = ""
+    for name, rows in (("first", np.arange(len(seen.labels))), ("mistaken", wrong)):
+        if len(rows):
+            path = scratch / f"{name}.png"
+            panels.guesses([guess(int(row)) for row in rows[:SHOWN]], path, f"The {name} images")
+            what = "and the five likeliest classes, their own in red"
+            result += page.picture(path, f"The {name} validation images {what}.")
+    return result
+
+
+def draw_confusion(scratch: Path, run: "Trained", seen: Seen) -> str:
+    from cli import page, panels
+    from cli.show import confused
+
+    names = [run.name(output) for output in range(run.recipe.classes)]
+    counts = np.zeros((len(names), len(names)), np.int64)
+    np.add.at(counts, (seen.labels, seen.probabilities.argmax(1)), 1)
+    path = scratch / "confusion.png"
+    panels.confusion(
+        counts, names, confused(names, counts)[:16], path, "First guesses of the validation images"
+    )
+    return page.picture(path, "In percent of the true class, and the pairs most often confused.")
+
+
+def draw_similar(scratch: Path, run: "Trained", dataset: "Dataset", seen: Seen) -> str:
+    from cli import page, panels
+    from model.nearest import nearest
+    from pipeline.batches import Samples
+    from pipeline.files import centre
+
+    samples, crop = Samples(dataset, "val"), run.recipe.crop
+    count = min(QUERIES, len(seen.labels))
+    rows, distances = nearest(seen.features[:count].astype(np.float32), seen.features, NEAR + 1, 4096)
+
+    def image(row: int) -> np.ndarray:
+        return centre(samples.read(np.array([row]))[0][0].tobytes(), crop)
+
+    def neighbours(query: int) -> panels.Neighbours:
+        near = [
+            (r, d) for r, d in zip(rows[query].tolist(), distances[query].tolist(), strict=True) if r != query
+        ]
+        return panels.Neighbours(
+            image=image(query),
+            caption=run.name(int(seen.labels[query])),
+            near=[image(row) for row, _ in near],
+            captions=[run.name(int(seen.labels[row])) for row, _ in near],
+            distances=[distance for _, distance in near],
+        )
+
+    path = scratch / "similar.png"
+    panels.neighbours(
+        [neighbours(query) for query in range(count)], path, "The most similar validation images"
+    )
+    hidden = run.network.shapes[-2].layer.name
+    return page.picture(
+        path, f"By Euclidean distance of what {hidden} hands on; the first column is the image."
+    )
+
+
+def recipe_tables(run: "Trained") -> str:
+    from cli import page
+    from model import schedule
+
+    shapes = run.recipe.shapes()
+    layers = [
+        [
+            shape.layer.name,
+            "x".join(map(str, shape.weight)),
+            " ".join(shape.layer.then),
+            "x".join(str(n) for n in shape.out if n > 1),
+            f"{shape.parameters:,}",
+        ]
+        for shape in shapes
+    ]
+    layers.append(["all", "", "", "", f"{sum(shape.parameters for shape in shapes):,}"])
+    settings = [[k, str(v)] for k, v in run.recipe.to_dict().items() if k not in ("name", "layers")]
+    stages = [
+        [epochs, f"{weight:g}", f"{bias:g}", f"{first:g}", "on" if noise else "off"]
+        for epochs, weight, bias, first, noise in schedule.table(run.recipe)
+    ]
+    rates = ["epochs", "rate of weights", "of biases", f"of {shapes[0].layer.name}", "colour noise"]
+    return (
+        page.table(["layer", "weights", "then", "out", "parameters"], layers, 1)
+        + page.table(rates, stages, 4)
+        + page.table(["setting", "value"], settings)
+    )
+
+
+def environment(about: dict[str, Any]) -> str:
+    from cli import page
+
+    start = {key: value for key, value in about["starts"][-1].items() if key != "command"}
+    rows = [[key, str(value)] for key, value in start.items()]
+    rows += [["dataset", about["data"]["path"]], ["its fingerprint", about["data"]["fingerprint"]]]
+    return page.table(["", ""], rows)
+
+
+def commands(about: dict[str, Any], run: "Trained") -> str:
+    from cli import page
+
+    given = f"--run {run.source} --data {about['data']['path']}"
+    return page.text("The run was started by") + page.code(
+        start["command"] for start in about["starts"]
+    ) + page.text("and these make its numbers again:") + page.code(
+        [f"alexnet-dali eval {given}", f"alexnet-dali eval --ten-crop {given}",
+         f"alexnet-dali report --data {about['data']['path']} {run.source}"]
+    )  # fmt: skip
