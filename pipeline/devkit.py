@@ -5,18 +5,23 @@ here a class is known by its wnid (n01440764), whose place in sorted order is it
 """
 
 import csv
+import gzip
 import io
-import tarfile
+import resource
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipeline.archive import scan_bytes
 from pipeline.dataset import DataError
+from pipeline.workers import run_tasks
 
 DEVKIT = "ILSVRC2012_devkit_t12"
 META, TRUTH = "data/meta.mat", "data/ILSVRC2012_validation_ground_truth.txt"
 MAPPING, SOLUTION = "LOC_synset_mapping.txt", "LOC_val_solution.csv"
 MAX_BYTES = 2**26
+GZIP = b"\x1f\x8b"
 
 
 @dataclass(frozen=True)
@@ -56,31 +61,23 @@ def find_labels(places: Sequence[Path]) -> Labels | None:
 
 
 def _read(path: Path) -> bytes:
+    """A file's content, unpacked if it is gzipped, whatever its name."""
     try:
         with open(path, "rb") as file:
+            packed = file.read(2) == GZIP
+        with gzip.open(path) if packed else open(path, "rb") as file:
             data = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"cannot read {path} ({error}): download it again") from None
     if len(data) > MAX_BYTES:
-        raise DataError(f"{path} is larger than {MAX_BYTES} bytes: it is not what its name says")
+        raise DataError(f"{path} is larger than {MAX_BYTES:,} bytes: it is not what its name says")
     return data
 
 
 def _unpack(path: Path) -> dict[str, bytes]:
-    files = {}
-    try:
-        with tarfile.open(path) as tar:
-            for member in tar:
-                name = "/".join(Path(member.name).parts[-2:])
-                if name in (META, TRUTH) and member.isreg() and member.size <= MAX_BYTES:
-                    file = tar.extractfile(member)
-                    files[name] = file.read() if file else b""
-                if len(files) == 2:
-                    break
-    except Exception as error:  # tarfile, gzip and zlib each have their own for damage
-        reason = str(error).partition("\n")[0].rstrip(":")
-        raise DataError(f"cannot read {path} ({reason}): download it again") from None
-    return files
+    data = _read(path)
+    files = {member.name: data[member.offset :][: member.size] for member in scan_bytes(path, data)}
+    return {name: files[Path(name).name] for name in (META, TRUTH) if Path(name).name in files}
 
 
 def _read_devkit(path: Path, files: dict[str, bytes]) -> Labels:
@@ -99,24 +96,32 @@ def _read_devkit(path: Path, files: dict[str, bytes]) -> Labels:
 
 
 def _read_meta(path: Path, data: bytes) -> tuple[dict[str, str], dict[str, int]]:
-    """meta.mat's `synsets` -> words and ids by wnid, of the classes; it also lists their ancestors."""
-    import numpy as np
-    from scipy.io import loadmat
-
+    """Words and ids by wnid, of the classes of meta.mat; it also lists their ancestors."""
     words: dict[str, str] = {}
     ids: dict[str, int] = {}
     try:
-        synsets = np.atleast_1d(loadmat(io.BytesIO(data), squeeze_me=True)["synsets"])
-        for synset in synsets[synsets["num_children"] == 0]:
-            wnid, number = str(synset["WNID"]), int(synset["ILSVRC2012_ID"])
+        ((_, synsets),) = run_tasks(_load_synsets, [data], 1)  # damaged bytes can crash scipy's process
+    except Exception as error:  # or make it raise nearly anything
+        reason = str(error).partition("\n")[0]
+        raise DataError(f"{path}: meta.mat cannot be read ({type(error).__name__}: {reason})") from None
+    for number, wnid, text, children in synsets:
+        if children == 0:
             if wnid in ids or number in ids.values():
                 raise DataError(f"{path}: meta.mat lists {wnid} or its number {number} twice")
-            words[wnid], ids[wnid] = str(synset["words"]), number
-    except DataError:
-        raise
-    except Exception as error:  # scipy raises nearly anything on damaged bytes
-        raise DataError(f"{path}: meta.mat cannot be read ({type(error).__name__}: {error})") from None
+            words[wnid], ids[wnid] = text, number
     return words, ids
+
+
+def _load_synsets(data: bytes) -> list[tuple[int, str, str, int]]:
+    """meta.mat -> (id, wnid, words, number of children) of each synset."""
+    import numpy as np
+    from scipy.io import loadmat
+
+    resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
+    resource.setrlimit(resource.RLIMIT_AS, (2**32, 2**32))
+    synsets = np.atleast_1d(loadmat(io.BytesIO(data), squeeze_me=True)["synsets"])
+    fields = [synsets[name] for name in ("ILSVRC2012_ID", "WNID", "words", "num_children")]
+    return [(int(a), str(b), str(c), int(d)) for a, b, c, d in zip(*fields, strict=True)]
 
 
 def _read_kaggle(place: Path) -> Labels:

@@ -3,6 +3,9 @@
 Draws photo-like JPEGs (1/f noise, 500x375, some 110 KB as ImageNet's are) into class folders, then by turns
 makes the shards of them all in this process and prepares them with the workers. Start-up and clean-up count.
 Beside the rates, the processor time of an image: on a machine with other work it is the steadier of the two.
+
+2 cores, otherwise idle, 6,000 images, 3 rounds: one process 432 images/s, 2 workers 825, 95 % of twice that
+(2.31 and 2.37 ms of processor time). At that share 16 cores need 3.2 min for ImageNet, if the disk keeps up.
 """
 
 import argparse
