@@ -4,12 +4,10 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 
 from model import schedule
 from model.recipe import Recipe, RunError
@@ -18,7 +16,6 @@ from pipeline.dataset import Dataset
 from pipeline.graph import STORED
 from pipeline.statistics import Statistics
 
-PATIENCE = timedelta(minutes=5)  # with a process that says nothing: it may be writing a checkpoint
 MEMORY = re.compile("out of memory|can't allocate memory|bad_alloc")
 NETWORK = re.compile("gloo|nccl|TCPStore|Connection", re.IGNORECASE)
 
@@ -54,20 +51,6 @@ def local_world() -> int:
 
 
 @contextmanager
-def joined_replicas(device: torch.device) -> Iterator[Replicas]:
-    """The processes that torchrun (or a batch system with its variables) started, or this one alone."""
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
-        yield Replicas()
-        return
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
-    control = dist.new_group(backend="gloo", timeout=PATIENCE)
-    yield Replicas(dist.get_rank(), dist.get_world_size(), control)
-    dist.destroy_process_group()
-
-
-@contextmanager
 def told_plainly(batch_size: int, devices: list[torch.device]) -> Iterator[None]:
     """What a machine may do to a run becomes one line; any other error is a bug and keeps its traceback."""
     try:
@@ -79,7 +62,7 @@ def told_plainly(batch_size: int, devices: list[torch.device]) -> Iterator[None]
                 f"out of memory with batches of {batch_size} on {places}: try a smaller --batch-size, "
                 "two GPUs (--gpus 0,1) or more processes (torchrun)"
             ) from None
-        if dist.is_initialized() and NETWORK.search(str(error)):
+        if "WORLD_SIZE" in os.environ and NETWORK.search(str(error)):
             raise RunError(
                 "lost the other processes of this run: one has ended, as its own last line says, or its "
                 "machine cannot be reached"

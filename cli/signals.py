@@ -15,11 +15,20 @@ ONE = 1.0  # seconds in which a signal that comes twice is one: a batch system s
 
 
 class StopWish:
-    """Call it for the exit status with which to stop, or 0 to go on."""
+    """Call it for the exit status with which to stop, or 0 to go on.
+
+    Signals end the process at once until it listens: there is nothing to save yet, and it may be waiting for
+    processes that never come.
+    """
 
     def __init__(self, minutes: float | None) -> None:
         self.deadline = time.monotonic() + 60 * (math.inf if minutes is None else minutes)
         self.number, self.received = 0, 0.0
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
+
+    def listen(self) -> None:
+        """From now on a signal is a wish, and a second one an order."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._receive)
 

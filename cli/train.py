@@ -92,9 +92,10 @@ def command(recipe_name: str, show_recipe: bool, data: Path, **settings: Any) ->
 
 def train(recipe: Recipe, dataset: "Dataset", path: Path, settings: dict[str, Any]) -> int:
     """The run at `path`, from its last checkpoint if there is one, to its schedule's end. The exit status."""
-    stop = StopWish(settings["stop_after"])  # first: a signal during the slow imports counts, too
+    stop = StopWish(settings["stop_after"])
     from cli import compose
     from cli.display import Display
+    from model.replicas import joined
     from model.run import RunDirectory
     from model.train import Stopped, Watch
 
@@ -102,7 +103,7 @@ def train(recipe: Recipe, dataset: "Dataset", path: Path, settings: dict[str, An
     precision = compose.use_precision(settings["precision"], devices[0])
     with (
         compose.told_plainly(recipe.batch_size, devices),
-        compose.joined_replicas(devices[0]) as replicas,
+        joined(devices[0]) as replicas,
         RunDirectory(path, replicas.first) as run,
     ):
         trainer = make_trainer(recipe, dataset, run, devices, precision, replicas, settings)
@@ -110,6 +111,7 @@ def train(recipe: Recipe, dataset: "Dataset", path: Path, settings: dict[str, An
         quiet = not replicas.first
         with Display(schedule.epochs(recipe), per_epoch, trainer.state.step, quiet) as display:
             trainer.watch = Watch(stop, display.step, display.row)
+            stop.listen()
             try:
                 trainer.train()
             except Stopped as stopped:

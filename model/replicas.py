@@ -1,14 +1,23 @@
 """The processes that share a run: each holds a replica of the network and takes its share of every batch."""
 
-from collections.abc import Sequence
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
+from model.recipe import RunError
+
+PATIENCE = timedelta(minutes=5)  # with a process that says nothing: it may be writing a checkpoint
 ONE_BYTE = 2**-20  # in MB
 
 
@@ -72,3 +81,49 @@ class Replicas:
         merged = torch.tensor(numbers)
         dist.all_reduce(merged, dist.ReduceOp.MAX, group=self.control)
         return merged.tolist()
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[Replicas]:
+    """The processes that torchrun (or a batch system with its variables) started, or this one alone."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        yield Replicas()
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    store, rank, world = next(rendezvous("env://", timeout=PATIENCE))
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        store=dist.PrefixStore(_meet(store, rank, world), store),  # type: ignore[attr-defined]
+        rank=rank,
+        world_size=world,
+        timeout=PATIENCE,
+    )
+    yield Replicas(rank, world, dist.new_group(backend="gloo", timeout=PATIENCE))
+    dist.destroy_process_group()
+
+
+def _meet(store: Any, rank: int, world: int) -> str:
+    """A name for this start, the same in all processes.
+
+    torchrun (2.13) restarts processes on the store of those before them, where the addresses of the dead
+    would be taken for those of the living. So the first process shows signs of life until all have seen one.
+    """
+    start: str = uuid4().hex
+    if rank == 0:
+        store.set("start", start)
+        _wait(lambda: store.add("beats", 1) > 0 and store.add(f"{start}/present", 0) == world - 1)
+        return start
+    before = store.add("beats", 0)
+    _wait(lambda: store.add("beats", 0) > before)
+    start = store.get("start").decode()
+    store.add(f"{start}/present", 1)
+    return start
+
+
+def _wait(done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE.total_seconds()
+    while not done():
+        if time.monotonic() > deadline:
+            raise RunError(f"the processes of this run did not find one another in {PATIENCE}")
+        time.sleep(0.05)

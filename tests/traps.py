@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from model.recipe import RunError
+
 
 @dataclass(frozen=True)
 class Trap:
@@ -91,3 +93,20 @@ def insist() -> None:
     time.sleep(1.1)
     terminate()
     time.sleep(60)
+
+
+def fail() -> None:
+    raise RunError("what a user can mend")
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """This process is given other data."""
+
+    data: Path
+
+    def __call__(self) -> None:
+        from pipeline import dataset
+
+        original = dataset.open_dataset
+        dataset.open_dataset = lambda root: original(self.data)

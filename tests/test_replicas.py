@@ -1,0 +1,190 @@
+"""Several processes, one run: the same sums as one process, one set of files, and no one left waiting."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from runs import assert_close, assert_same, description, rows, train
+from traps import Elsewhere, Trap, die, fail, terminate
+
+from model import checkpoint
+from model.recipe import RunError
+from model.run import read_metrics
+from pipeline.dataset import Dataset
+from tools.commands import Command, ranks
+
+STEP, CONFER = "model.train:Trainer._step", "model.train:Trainer._confer"
+# Relative error of each tensor of weights and velocities. One step differs by about 1e-6. Over more steps it
+# may grow a hundredfold where rounding decides which of two pixels is the maximum that lets a gradient pass.
+ROUNDING, LATER = 1e-5, 5e-3
+SHORT, LONG = ("--epochs", 1), ("--epochs", 4)
+ROOT = Path(__file__).parent.parent
+LOST = "Error: lost the other processes of this run"
+
+
+@pytest.fixture(scope="module")
+def alone(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One process. Its epoch ends with a batch of one image, of which most processes get none."""
+    folder = tmp_path_factory.mktemp("alone")
+    finish([Command(*train(dataset.root, folder / "run", *SHORT), folder=folder)])
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def three(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three processes."""
+    folder = tmp_path_factory.mktemp("three")
+    finish(ranks(3, *train(dataset.root, folder / "run", *SHORT), folder=folder))
+    return folder / "run"
+
+
+def finish(commands: list[Command]) -> None:
+    for command in commands:
+        assert command.wait() == 0, command.text
+
+
+def test_three_processes_compute_what_one_does(alone: Path, three: Path) -> None:
+    assert_close(three, alone, LATER)
+    assert len(rows(three)) == 2 and description(three)["starts"][0]["processes"] == 3
+
+
+def test_two_processes_of_two_devices_each(dataset: Dataset, alone: Path, tmp_path: Path) -> None:
+    commands = ranks(
+        2, *train(dataset.root, tmp_path / "run", *SHORT, "--device", "cpu,cpu"), folder=tmp_path
+    )
+    finish(commands)
+    assert_close(tmp_path / "run", alone, LATER)
+    assert "is trained" in commands[0].text and commands[1].text == ""
+
+
+def test_two_of_sixteen_are_one_of_thirty_two(dataset: Dataset, tmp_path: Path) -> None:
+    """One step on 28 images, dealt to one, to two, and unevenly to three."""
+    for world in (1, 2, 3):
+        words = train(dataset.root, tmp_path / f"{world}", *SHORT, "--batch-size", 32)
+        finish(ranks(world, *words, folder=tmp_path))
+    for world in (2, 3):
+        assert_close(tmp_path / f"{world}", tmp_path / "1", ROUNDING)
+
+
+def test_a_process_that_dies_stops_the_others_and_the_run_goes_on(
+    dataset: Dataset, three: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    words = train(dataset.root, run, *SHORT, "--save-minutes", 0)
+    commands = ranks(3, *words, folder=tmp_path, before={1: Trap(STEP, 5, die)})
+    assert [command.wait(20) for command in commands] == [1, -9, 1]
+    assert all(commands[rank].text.strip().split("\n")[-1].startswith(LOST) for rank in (0, 2))
+    commands = ranks(3, *words, folder=tmp_path, before={2: Trap(STEP, 2, fail)})
+    assert [command.wait(20) for command in commands] == [1, 1, 1]
+    assert commands[2].text == "Error: what a user can mend\n" and commands[1].text.startswith(LOST)
+    finish(ranks(3, *words, folder=tmp_path))
+    assert_same(run, three)
+
+
+def test_a_signal_to_one_process_stops_all(dataset: Dataset, tmp_path: Path) -> None:
+    """Validation is of two batches in the first process and of three in the second."""
+    run = tmp_path / "run"
+    words = train(dataset.root, run, "--batch-size", 2, *SHORT)
+    stops = [(3, 1, Trap(STEP, 3, terminate)), (14, 0, Trap(CONFER, 3, terminate)),
+             (14, 1, Trap(CONFER, 3, terminate))]  # fmt: skip
+    for step, rank, trap in stops:
+        commands = ranks(2, *words, folder=tmp_path, before={rank: trap})
+        assert [command.wait(20) for command in commands] == [143, 143], commands[0].text
+        assert checkpoint.read(run / "last.pt")["step"] == step
+        assert f"stopped at step {step};" in commands[0].text and commands[1].text == ""
+    commands = ranks(2, *words, "--stop-after", 0, folder=tmp_path)
+    assert {command.wait(20) for command in commands} == {75}
+    finish(ranks(2, *words, folder=tmp_path))
+    assert [row["kind"] for row in read_metrics(run / "metrics.jsonl")] == ["train", "val"]
+
+
+def test_another_number_of_processes_is_refused_or_allowed(
+    dataset: Dataset, alone: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    words = train(dataset.root, run, *SHORT)
+    assert {command.wait(20) for command in ranks(3, *words, "--stop-after", 0, folder=tmp_path)} == {75}
+    commands = ranks(2, *words, folder=tmp_path)
+    assert [command.wait(20) for command in commands] == [1, 1]
+    assert "processes 3, not 2" in commands[0].text and commands[1].text.startswith(LOST)
+    commands = ranks(2, *words, "--allow-changes", folder=tmp_path)
+    finish(commands)
+    assert "processes 3, not 2; going on" in commands[0].text and commands[1].text == ""
+    assert_close(run, alone, LATER)
+
+
+def test_processes_with_different_data(dataset: Dataset, originals: Dataset, tmp_path: Path) -> None:
+    before = {1: Elsewhere(originals.root)}
+    commands = ranks(2, *train(dataset.root, tmp_path / "run"), folder=tmp_path, before=before)
+    assert [command.wait(20) for command in commands] == [1, 1]
+    assert "Error: process 1 has another dataset " in commands[1].text and commands[1].text.count("\n") == 1
+
+
+class Agent:
+    """torchrun itself, on the command as a user types it."""
+
+    def __init__(self, folder: Path, words: tuple[object, ...], *options: object) -> None:
+        self.log = folder / f"agent.{os.urandom(4).hex()}"
+        command = [sys.executable, "-m", "torch.distributed.run", *map(str, options), "--no-python", "--"]
+        command += [sys.executable, "-m", "cli", *map(str, words)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        with open(self.log, "w") as log:
+            self.process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
+
+    def workers(self) -> list[int]:
+        """The processes it has started."""
+        pid = self.process.pid
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+    def wait(self) -> str:
+        """What it and its workers said, once it has ended well."""
+        status, text = self.process.wait(90), self.log.read_text()
+        assert status == 0, text
+        return text
+
+
+def saved(run: Path, step: int) -> None:
+    """Wait until the run has got that far."""
+    deadline, reached = time.monotonic() + 60, 0
+    while reached < step:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+        with suppress(RunError):  # not there yet, or just now between two names
+            reached = checkpoint.read(run / "last.pt")["step"]
+
+
+@pytest.fixture(scope="module")
+def two(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two processes and a longer run, that nothing happens to."""
+    folder = tmp_path_factory.mktemp("two")
+    finish(ranks(2, *train(dataset.root, folder / "run", *LONG), folder=folder))
+    return folder / "run"
+
+
+def test_torchrun_restarts_a_killed_process(dataset: Dataset, two: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    words = train(dataset.root, run, *LONG, "--save-minutes", 0)
+    agent = Agent(tmp_path, words, "--standalone", "--nproc-per-node", 2, "--max-restarts", 1)
+    saved(run, 5)
+    os.kill(agent.workers()[1], signal.SIGKILL)
+    text = agent.wait()
+    assert text.count("is trained") == 1 and len(description(run)["starts"]) == 2
+    assert_same(run, two)
+
+
+def test_two_hosts(dataset: Dataset, two: Path, tmp_path: Path) -> None:
+    """As far as one machine can be two: two agents that meet over the loopback."""
+    words = train(dataset.root, tmp_path / "run", *LONG)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = f"127.0.0.1:{free.getsockname()[1]}"
+    meet = ("--nnodes", 2, "--nproc-per-node", 1, "--rdzv-backend", "c10d", "--rdzv-endpoint", place)
+    agents = [Agent(tmp_path, words, *meet) for _ in range(2)]
+    assert sum(agent.wait().count("is trained") for agent in agents) == 1
+    assert_same(tmp_path / "run", two)
