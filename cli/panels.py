@@ -72,13 +72,13 @@ def neighbours(rows: Sequence[Neighbours], path: Path, title: str) -> None:
     for number, row in enumerate(rows):
         y = top + number * cell
         picture(figure, row.image, margin, y, side)
-        write(figure, margin, y + side + 15, short(row.caption, 20), fontsize=9)
+        write(figure, margin, y + side + 15, short(row.caption, 18), fontsize=9)
         for place, (image, caption, distance) in enumerate(
             zip(row.near, row.captions, row.distances, strict=True)
         ):
             x = margin + side + first + place * (side + gap)
             picture(figure, image, x, y, side)
-            write(figure, x, y + side + 15, short(caption, 20), fontsize=9)
+            write(figure, x, y + side + 15, short(caption, 18), fontsize=9)
             write(figure, x, y + side + 29, f"{distance:.1f}", fontsize=8, color=GREY)
     figure.savefig(path)
 
@@ -177,9 +177,9 @@ def confusion(
     counts: (classes, classes), rows are true classes, columns the first guess.
     """
     few = len(names) <= 30
-    side, top, margin, bar = 440, 150 if few else 90, 28, 22
+    side, top, margin, bar = 440, 172 if few else 90, 28, 22
     left = 190 if few else 90
-    at = left + side + 290  # where bars begin
+    at = left + side + 360  # where bars begin
     figure = new_figure(at + 330, top + max(side, len(pairs) * bar) + (30 if few else 60))
     write(figure, margin, 36, title, fontsize=13)
     axes = box(figure, left, top, side, side)
@@ -199,9 +199,9 @@ def confusion(
         axes.set_xlabel("first guess, by number of the class")
         axes.set_ylabel("true class")
     axes.spines[:].set_color("#bbbbbb")
-    write(figure, at - 250, top - 14, "most confused: true class, and what it was taken for", fontsize=11)
+    write(figure, at - 320, top - 14, "most confused: true class, and what it was taken for", fontsize=11)
     if not pairs:
-        write(figure, at - 250, top + 16, "none: every first guess was right", fontsize=10, color=GREY)
+        write(figure, at - 320, top + 16, "none: every first guess was right", fontsize=10, color=GREY)
     else:
         bars = box(figure, at, top, 270, len(pairs) * bar, xticks=[], ylim=(len(pairs) - 0.5, -0.5))
         bars.barh(range(len(pairs)), [100 * p.images / p.of for p in pairs], height=0.7, color=OTHER)

@@ -146,7 +146,7 @@ def finish(axes: "Axes", metrics: Sequence[Row], ends: "Sequence[End | None]") -
     axes.grid(axis="y", color="#e6e8eb", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    if axes.lines:
+    if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="upper right", facecolor="white", framealpha=0.9, edgecolor="none")
     scale = axes.get_window_extent().height / axes.get_ylim()[1]  # pixels a unit
     floor = 9.0  # pixels above the axis

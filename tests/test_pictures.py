@@ -3,6 +3,7 @@
 import io
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,38 @@ def test_a_drop_of_the_learning_rate_is_one_line_in_each_half() -> None:
     pictures.mark_drops(axes, [row for row in metrics(5) if row["kind"] == "train"])
     assert [line.get_xdata() for line in axes.lines] == [[2.1, 2.1]]
     assert [text.get_text() for text in axes.texts] == ["lr 0.005"]
+
+
+def test_the_values_at_the_ends_keep_clear_of_one_another_and_of_the_axis() -> None:
+    _, axes, _ = pictures.loss_and_error("a run")
+    rows = [row for row in metrics(3) if row["kind"] == "val"]
+    axes.plot([1, 3], [0, 100])
+    pictures.finish(axes, rows, [(0.0, "0 %", "red"), (0.5, "0.5 %", "blue"), (80.0, "80 %", "red"), None])
+    heights = sorted(text.get_position()[1] * pictures.DPI / 72 for text in axes.texts)
+    assert heights[0] >= 9 and min(b - a for a, b in pairwise(heights)) >= 16
+    ticks = [tick for tick in axes.get_xticks() if 0 <= tick <= 3]
+    assert ticks == [round(tick) for tick in ticks] and len(ticks) > 1
+
+
+def test_runs_over_one_another_have_their_colours(tmp_path: Path) -> None:
+    pictures.compare({"one": metrics(3), "two": metrics(5), "none": []}, tmp_path / "two.png", "two runs")
+    picture = pixels(tmp_path / "two.png")
+    for colour in pictures.COLOURS[:2]:
+        rgb = tuple(int(colour[at : at + 2], 16) for at in (1, 3, 5))
+        assert (picture == rgb).all(axis=-1).any()
+
+
+def test_kernels_that_read_maps_are_a_row_each(tmp_path: Path) -> None:
+    """The largest weights are kept, in their order; black at zero, each row in its own range."""
+    kernels = np.zeros((30, 5, 3, 3))
+    kernels[6:, 0, 1, 1] = np.arange(1, 25)
+    kernels[29, 2] = -24
+    sheet = pictures.table(kernels)
+    assert sheet.shape == (24 * 4 - 1, 5 * 4 - 1, 3)
+    assert sheet[1, 1].tolist() == sheet[93, 1].tolist() == [255, 200, 120]
+    assert sheet[0, 0].tolist() == [0, 0, 0] and sheet[92, 8].tolist() == [110, 180, 255]
+    pictures.filters(kernels, tmp_path / "conv2.png", "conv2")
+    assert pixels(tmp_path / "conv2.png").std() > 10
 
 
 def test_pdf_by_suffix(tmp_path: Path) -> None:
