@@ -19,6 +19,10 @@ NEW, LAST, PREVIOUS = NAMES = ("new.pt", "last.pt", "previous.pt")
 MAY_CHANGE = ("epochs", "schedule", "processes", "devices", "precision", "torch", "dali")
 
 
+class Damaged(RunError):
+    """A checkpoint that is not what was written."""
+
+
 def save_last(folder: Path, content: dict[str, Any]) -> None:
     """Write `content` as last.pt; the one before it stays as previous.pt."""
     save(folder / NEW, content)
@@ -61,7 +65,7 @@ def sync(folder: Path) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint, every byte checked. RunError when it is damaged or of another format."""
+    """The content of a checkpoint, every byte checked. Damaged, or RunError when it is of another format."""
     try:
         with zipfile.ZipFile(path) as archive:
             if archive.testzip() is not None:
@@ -70,10 +74,9 @@ def read(path: Path) -> dict[str, Any]:
         format = content["format"]
     except FileNotFoundError:
         raise RunError(f"no checkpoint {path}; train first: alexnet-dali train") from None
-    except PermissionError:
-        raise RunError(f"no permission to read {path}") from None
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {error.strerror}") from None
     except (
-        OSError,
         EOFError,
         RuntimeError,
         KeyError,
@@ -82,7 +85,7 @@ def read(path: Path) -> dict[str, Any]:
         zipfile.BadZipFile,
         pickle.UnpicklingError,
     ) as error:
-        raise RunError(f"{path} is damaged ({str(error).splitlines()[0][:80]})") from None
+        raise Damaged(f"{path} is damaged ({str(error).splitlines()[0][:80]})") from None
     if format != FORMAT:
         raise RunError(f"{path} has format {format!r}, this version reads {FORMAT}")
     return dict(content)
@@ -96,7 +99,7 @@ def latest(folder: Path, warn: Callable[[str], None]) -> dict[str, Any] | None:
             continue
         try:
             content = read(path)
-        except RunError as error:
+        except Damaged as error:
             faults.append(str(error))
             continue
         for fault in faults:

@@ -1,5 +1,7 @@
 """What is set into a command's process before it starts, so that things happen to it at a chosen moment."""
 
+import ctypes
+import itertools
 import os
 import pkgutil
 import signal
@@ -8,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from model.recipe import RunError
 
@@ -110,3 +114,46 @@ class Elsewhere:
 
         original = dataset.open_dataset
         dataset.open_dataset = lambda root: original(self.data)
+
+
+@dataclass(frozen=True)
+class Hold:
+    """Wait until there is such a file."""
+
+    until: Path
+
+    def __call__(self) -> None:
+        while not self.until.exists():
+            time.sleep(0.01)
+
+
+@dataclass(frozen=True)
+class Shrink:
+    """Cut a file short."""
+
+    path: Path
+
+    def __call__(self) -> None:
+        os.truncate(self.path, 100)
+
+
+def exhaust() -> None:
+    """More memory than there is."""
+    torch.empty(2**50)
+
+
+def exhaust_gpu() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+
+def powerless() -> None:
+    """Root loses the right to read and write what permissions forbid; another user never had it."""
+    header, none = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    if ctypes.CDLL(None).capset(header, none):
+        raise OSError("capset")
+
+
+def backwards() -> None:
+    """From now on the clock loses a minute whenever someone looks."""
+    now = itertools.count(time.time(), -60)
+    time.time = lambda: next(now)
