@@ -28,6 +28,7 @@ class RunDirectory:
             try:
                 fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
+                self.lock.close()
                 raise RunError(
                     f"another training is using {path}; wait for it, or give this one its own --run"
                 ) from None

@@ -1,0 +1,131 @@
+"""The loop on batches that are drawn here: what it logs, when it gives up, and that it takes any iterable."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from model import checkpoint, schedule
+from model.evaluate import Evaluation, evaluate
+from model.network import AlexNet
+from model.optim import Momentum
+from model.recipe import Recipe, RunError, get_recipe
+from model.run import Row, RunDirectory, read_metrics
+from model.train import State, Stopped, Trainer, Watch
+
+IMAGES = 10  # of an epoch: batches of 4, 4 and 2
+Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+@pytest.fixture
+def recipe() -> Recipe:
+    return get_recipe("original", width=0.02, classes=3, batch_size=4, epochs=2)
+
+
+def batches(start: int = 0) -> Iterator[Batch]:
+    """From step `start` on, each a function of its step."""
+    step = start
+    while True:
+        draw = torch.Generator().manual_seed(step)
+        rows = (4, 4, 2)[step % 3]
+        yield torch.randn(rows, 3, 224, 224, generator=draw) * 60, torch.randint(3, (rows,), generator=draw)
+        step += 1
+
+
+def trainer(recipe: Recipe, run: RunDirectory, given: Iterator[Batch], **more: object) -> Trainer:
+    network = AlexNet(recipe, ["cpu"], seed=0)
+
+    def validate(each: Callable[[int], None]) -> Evaluation:
+        views = ((images[:, None], labels) for images, labels in [next(batches(100)), next(batches(101))])
+        return evaluate(network, views, precision="float32", each=each)
+
+    run.open(0, 0, {"starts": {}})
+    return Trainer(
+        network=network,
+        optimiser=Momentum(network, recipe),
+        recipe=recipe,
+        batches=given,
+        images=IMAGES,
+        validate=validate,
+        run=run,
+        identity={"recipe": recipe.to_dict()},
+        state=State(),
+        precision="float32",
+        **more,  # type: ignore[arg-type]
+    )
+
+
+def test_rows_say_what_was_computed(recipe: Recipe, tmp_path: Path) -> None:
+    """The loss of each row is that of its own images at the weights of their step."""
+    told: list[Row] = []
+    with RunDirectory(tmp_path) as run:
+        trained = trainer(recipe, run, batches(), log_steps=2, watch=Watch(row=told.append))
+        trained.train()
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    assert rows == told
+    assert [(row["kind"], row["step"], round(row["epoch"], 2)) for row in rows] == [
+        ("train", 2, 0.67), ("train", 3, 1), ("val", 3, 1),
+        ("train", 4, 1.33), ("train", 6, 2), ("val", 6, 2),
+    ]  # fmt: skip
+    network = AlexNet(recipe, ["cpu"], seed=0)
+    optimiser = Momentum(network, recipe)
+    losses = []
+    for step, (images, labels) in zip(range(6), batches(), strict=False):
+        optimiser.set_rates(schedule.rates(recipe, step // 3 + 1))
+        loss = F.cross_entropy(network(images, network.masks(step, 0, len(images))), labels)
+        loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        losses.append(loss.item() * len(labels))
+    expected = [sum(losses[:2]) / 8, losses[2] / 2, losses[3] / 4, sum(losses[4:]) / 6]
+    assert [row["loss"] for row in rows if row["kind"] == "train"] == pytest.approx(expected, rel=1e-5)
+    for name, tensor in network.state().items():
+        torch.testing.assert_close(trained.network.state()[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+def test_best_is_the_best(recipe: Recipe, tmp_path: Path) -> None:
+    with RunDirectory(tmp_path) as run:
+        trained = trainer(replace(recipe, epochs=4), run, batches())
+        errors = iter([50, 25, 75, 25])  # images of a hundred
+        trained.validate = lambda each: Evaluation(
+            torch.tensor([100.0, 1, next(errors), 0]).double(), torch.empty(0)
+        )
+        trained.train()
+    assert checkpoint.read(tmp_path / "best.pt")["step"] == 6
+    assert [row["top1_err"] for row in checkpoint.read(tmp_path / "last.pt")["history"]] == [50, 25, 75, 25]
+
+
+def test_a_lost_loss_keeps_the_state_before(recipe: Recipe, tmp_path: Path) -> None:
+    def spoilt() -> Iterator[Batch]:
+        for step, (images, labels) in enumerate(batches()):
+            yield images * (math.nan if step == 4 else 1), labels
+
+    with RunDirectory(tmp_path) as run:
+        trained = trainer(recipe, run, spoilt(), save_seconds=0)
+        with pytest.raises(RunError, match=r"the loss became nan before step 6; .*--precision float32"):
+            trained.train()
+    saved = checkpoint.read(tmp_path / "last.pt")
+    assert saved["step"] == 4 and all(tensor.isfinite().all() for tensor in saved["weights"].values())
+
+
+def test_a_dead_start_is_called_one(recipe: Recipe, tmp_path: Path) -> None:
+    blank = ((torch.zeros_like(images), labels) for images, labels in batches())
+    with RunDirectory(tmp_path) as run:
+        trained = trainer(recipe, run, blank, dead_start=3, log_steps=3)
+        with pytest.raises(RunError, match=r"dead start: after 3 steps the loss is .* 3 classes"):
+            trained.train()
+
+
+def test_a_stop_is_granted_between_steps_and_batches(recipe: Recipe, tmp_path: Path) -> None:
+    asked = iter([0, 0, 0, 0, 9])  # three steps, the first batch of validation, the second
+    with RunDirectory(tmp_path) as run:
+        trained = trainer(recipe, run, batches(), watch=Watch(stop=lambda: next(asked)))
+        with pytest.raises(Stopped) as stopped:
+            trained.train()
+    assert stopped.value.status == 9
+    saved = checkpoint.read(tmp_path / "last.pt")
+    assert saved["step"] == 3 and saved["history"] == []
