@@ -1,5 +1,6 @@
 """The command line: alexnet-dali. Commands compose pipeline and model; user errors become one line here."""
 
+import errno
 from typing import Any
 
 import click
@@ -23,6 +24,8 @@ from cli import (
 from model.recipe import RunError
 from pipeline.dataset import DataError
 
+FULL = (errno.ENOSPC, errno.EDQUOT)  # may come from a file whose name is not told
+
 
 class Boundary(click.Group):
     """Turns what a user can mend into one line and exit status 1; a bug keeps its traceback."""
@@ -33,9 +36,10 @@ class Boundary(click.Group):
         except (DataError, RunError) as error:
             raise click.ClickException(str(error)) from None
         except OSError as error:
-            if error.filename is None or error.strerror is None:
+            if error.filename is None and error.errno not in FULL:
                 raise
-            raise click.ClickException(f"{error.filename}: {error.strerror}") from None
+            where = f"{error.filename}: " if error.filename else ""
+            raise click.ClickException(f"{where}{error.strerror}") from None
 
 
 @click.group(cls=Boundary, context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})

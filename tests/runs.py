@@ -4,14 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from model import checkpoint
-from model.run import read_metrics
+from tools.soak import differing, rows
 
 # 28 images: an epoch is ten steps, the last with one image; validation is of three batches
 TRAIN = ("--device", "cpu", "--width", 0.02, "--batch-size", 3, "--epochs", 2)
-TIMES = ("img_s", "data_time")
 
 
 def train(data: Path, run: Path, *more: object) -> tuple[object, ...]:
@@ -19,26 +16,11 @@ def train(data: Path, run: Path, *more: object) -> tuple[object, ...]:
     return ("train", "--data", data, "--run", run, *TRAIN, *more)
 
 
-def rows(run: Path) -> list[dict[str, Any]]:
-    """Its metrics without what the clock says."""
-    return [{k: v for k, v in row.items() if k not in TIMES} for row in read_metrics(run / "metrics.jsonl")]
-
-
 def assert_same(run: Path, calm: Path) -> None:
     """To the last bit: both checkpoints whole, with velocities and all; every row of metrics, none twice."""
     for name in ("last.pt", "best.pt"):
         assert differing(checkpoint.read(run / name), checkpoint.read(calm / name)) == []
     assert rows(run) == rows(calm)
-
-
-def differing(a: Any, b: Any, where: str = "") -> list[str]:
-    """Where two checkpoints differ."""
-    if isinstance(a, torch.Tensor):
-        return [] if a.dtype == b.dtype and torch.equal(a, b) else [where]
-    if isinstance(a, dict):
-        assert a.keys() == b.keys()
-        return [text for key in a for text in differing(a[key], b[key], f"{where}/{key}")]
-    return [] if a == b else [where]
 
 
 def assert_close(run: Path, calm: Path, tolerance: float) -> None:
