@@ -153,8 +153,8 @@ def read_index(dataset: Dataset, split: str) -> np.ndarray:
     path = dataset.root / split / "samples.npy"
     try:
         index: np.memmap = np.lib.format.open_memmap(path, mode="r")
-    except (OSError, ValueError, OverflowError) as error:
-        raise DataError(f"cannot read {path} ({error}): {_repair(dataset)}") from None
+    except Exception as error:  # a damaged header makes NumPy raise nearly anything
+        raise DataError(f"cannot read {path} ({type(error).__name__}): {_repair(dataset)}") from None
     shards = dataset.splits[split]
     ends = np.array([shard.bytes for shard in shards], np.uint64)
     if (

@@ -6,7 +6,6 @@ Summed as integers over the 256x256 pixels that prep cuts out, before JPEG codes
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Self
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -76,8 +75,9 @@ class Statistics:
         try:
             with open(path, "rb") as file, np.load(file) as arrays:
                 return cls(**{field.name: arrays[field.name] for field in fields(cls)})
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-            raise DataError(f"cannot read {path} ({error}): repair it with alexnet-dali prep") from None
+        except Exception as error:  # damage makes NumPy and zipfile raise nearly anything
+            reason = type(error).__name__
+            raise DataError(f"cannot read {path} ({reason}): repair it with alexnet-dali prep") from None
 
     def save(self, path: Path | str) -> None:
         with replacing(Path(path)) as file:

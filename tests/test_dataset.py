@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from pipeline.dataset import DataError, find_faults, open_dataset, read_description, read_index, read_names
 from pipeline.prep import prepare
 from pipeline.source import find_source
+from pipeline.statistics import Statistics
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +146,9 @@ def test_bad_index(root: Path) -> None:
     check("does not fit dataset.json")
     np.save(path, rows["label"])
     check("does not fit dataset.json")
+    np.save(path, rows)
+    path.write_bytes(path.read_bytes().replace(b"')]", b"'])"))
+    check("cannot read")
     os.truncate(path, 40)
     check("cannot read")
     path.unlink()
@@ -152,6 +156,13 @@ def test_bad_index(root: Path) -> None:
     (root / "train/names.txt").write_text("one\ntwo\n")
     with pytest.raises(DataError, match=r"names.txt does not fit"):
         read_names(dataset, "train")
+
+
+@pytest.mark.parametrize("keep", [0, 100, 5000])
+def test_bad_statistics(keep: int, root: Path) -> None:
+    os.truncate(root / "statistics.npz", keep)
+    with pytest.raises(DataError, match=r"cannot read .*statistics.npz .*repair it with alexnet-dali prep"):
+        Statistics.load(root / "statistics.npz")
 
 
 def test_opening_imagenet_is_quick(root: Path) -> None:
