@@ -175,7 +175,7 @@ def main() -> None:
         print(f"{times:6} {what}")
     seconds = time.monotonic() - started
     print(
-        f"{soak.struck.total()} starts, {soak.rounds} times to the end, the same bits each time; {seconds:.0f} s"
+        f"{soak.struck.total()} starts, {soak.rounds} to the end, the same bits each time; {seconds:.0f} s"
     )
 
 
