@@ -174,9 +174,7 @@ def main() -> None:
     for what, times in sorted(soak.struck.items()):
         print(f"{times:6} {what}")
     seconds = time.monotonic() - started
-    print(
-        f"{soak.struck.total()} starts, {soak.rounds} to the end, the same bits each time; {seconds:.0f} s"
-    )
+    print(f"{soak.struck.total()} starts, {soak.rounds} to the end, the same bits each time; {seconds:.0f} s")
 
 
 if __name__ == "__main__":
