@@ -5,6 +5,7 @@ gives every image of its split exactly once.
 """
 
 import mmap
+import resource
 from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -143,6 +144,9 @@ class Samples:
             raise DataError(f"{dataset.root} has no {split} images; prepare a root that has them")
         self.dataset, self.split = dataset, split
         self.index = read_index(dataset, split)
+        # A mapped file keeps a descriptor: 1,252 for ImageNet, where most systems allow 1,024 unless asked.
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         self.shards = [_map(dataset.root / shard.name) for shard in dataset.splits[split]]
 
     def __len__(self) -> int:
@@ -196,6 +200,11 @@ class Stream:
         stream = torch.cuda.current_stream(self.device) if self.device.type == "cuda" else None
         try:
             images, labels = self.pipe.run(stream)
+        except StopIteration:
+            vars(
+                self
+            ).clear()  # graph and source hold each other: let go of threads, files, device memory now
+            raise
         except RuntimeError:
             for chosen in self.running:
                 if damage := self.damage(chosen):

@@ -111,7 +111,7 @@ def expect(command: Command, what: str, statuses: tuple[int, ...]) -> int:
     status, text = command.wait(300), command.text
     if status not in statuses or "Traceback" in text or text.count("Error") > 1:
         raise Broken(f"{what}: ended with {status} and these words:\n{text}")
-    command.output.unlink()
+    command.output.unlink(missing_ok=True)
     return status
 
 
