@@ -201,9 +201,8 @@ class Stream:
         try:
             images, labels = self.pipe.run(stream)
         except StopIteration:
-            vars(
-                self
-            ).clear()  # graph and source hold each other: let go of threads, files, device memory now
+            # The graph and this hold each other; threads, files and device memory are to go at once.
+            vars(self).clear()
             raise
         except RuntimeError:
             for chosen in self.running:

@@ -136,7 +136,7 @@ def test_a_split_that_is_not_there(dataset: Dataset) -> None:
 
 
 def test_a_stream_that_has_ended_lets_go(dataset: Dataset) -> None:
-    """Of its threads and files, at once: an epoch's validation must not wait for Python's garbage collector."""
+    """Of its threads and files, at once: validations must not wait for Python's garbage collector."""
 
     def held() -> list[int]:
         return [len(list(Path("/proc/self", kind).iterdir())) for kind in ("task", "fd")]
