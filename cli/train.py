@@ -1,5 +1,6 @@
 """alexnet-dali train."""
 
+import os
 import platform
 import shlex
 import sys
@@ -92,6 +93,8 @@ def command(recipe_name: str, show_recipe: bool, data: Path, **settings: Any) ->
 
 def train(recipe: Recipe, dataset: "Dataset", path: Path, settings: dict[str, Any]) -> int:
     """The run at `path`, from its last checkpoint if there is one, to its schedule's end. The exit status."""
+    if settings["stop_after"] is not None and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
+        raise RunError("--stop-after under torchrun --max-restarts: it would start the stopped run again")
     stop = StopWish(settings["stop_after"])
     from cli import compose
     from cli.display import Display

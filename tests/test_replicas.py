@@ -188,3 +188,32 @@ def test_two_hosts(dataset: Dataset, two: Path, tmp_path: Path) -> None:
     agents = [Agent(tmp_path, words, *meet) for _ in range(2)]
     assert sum(agent.wait().count("is trained") for agent in agents) == 1
     assert_same(tmp_path / "run", two)
+
+
+FAKES = {
+    "alexnet-dali": """echo "$RANK/$WORLD_SIZE $LOCAL_RANK/$LOCAL_WORLD_SIZE $MASTER_ADDR $*" > said.$RANK
+[ $RANK = 0 ] || exit 1
+exit $STATUS""",
+    "srun": """shift
+highest=0
+for ((SLURM_PROCID = 0; SLURM_PROCID < SLURM_NTASKS; SLURM_PROCID++)); do
+    export SLURM_PROCID SLURM_LOCALID=$((SLURM_PROCID % 2))
+    "$@"; status=$?; [ $status -gt $highest ] && highest=$status
+done
+exit $highest""",
+    "scontrol": 'if [ "$1" = show ]; then echo one; echo two; else echo "$@" >> requeued; fi',
+}
+
+
+@pytest.mark.parametrize(("status", "ends", "queued"), [(0, 1, False), (143, 0, True), (75, 0, True)])
+def test_the_sbatch_script(tmp_path: Path, status: int, ends: int, queued: bool) -> None:
+    """With as much of Slurm as it sees: two nodes of two processes, of which the first has this status."""
+    for name, body in FAKES.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    slurm = {"SLURM_NTASKS": "4", "SLURM_NNODES": "2", "SLURM_JOB_ID": "42", "SLURM_JOB_NODELIST": "x"}
+    environment = {**os.environ, **slurm, "PATH": f"{tmp_path}:{os.environ['PATH']}", "STATUS": str(status)}
+    script = [ROOT / "tools" / "train.sbatch", "--data", "a folder"]
+    assert subprocess.run(script, cwd=tmp_path, env=environment).returncode == ends
+    assert (tmp_path / "said.2").read_text() == "2/4 0/2 one train --data a folder\n"
+    assert (tmp_path / "requeued").exists() == queued
