@@ -8,14 +8,15 @@ import math
 import os
 import signal
 import time
-from types import FrameType
+from types import FrameType, TracebackType
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
 OUT_OF_TIME = os.EX_TEMPFAIL  # 75: "try again later"
 ONE = 1.0  # seconds in which a signal that comes twice is one: a batch system sends it, and so does torchrun
 
 
 class StopWish:
-    """Call it for the exit status with which to stop, or 0 to go on.
+    """Call it for the exit status with which to stop, or 0 to go on. A context manager.
 
     Signals end the process at once until it listens: there is nothing to save yet, and it may be waiting for
     processes that never come.
@@ -24,12 +25,20 @@ class StopWish:
     def __init__(self, minutes: float | None) -> None:
         self.deadline = time.monotonic() + 60 * (math.inf if minutes is None else minutes)
         self.number, self.received = 0, 0.0
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_DFL)
+
+    def __enter__(self) -> "StopWish":
+        self.before = [signal.signal(number, signal.SIG_DFL) for number in SIGNALS]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in zip(SIGNALS, self.before, strict=True):
+            signal.signal(number, handler)
 
     def listen(self) -> None:
         """From now on a signal is a wish, and a second one an order."""
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in SIGNALS:
             signal.signal(number, self._receive)
 
     def __call__(self) -> int:

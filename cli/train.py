@@ -21,6 +21,8 @@ from model.schedule import SCHEDULES
 if TYPE_CHECKING:
     import torch
 
+    from model.evaluate import Evaluation
+    from model.network import AlexNet
     from model.replicas import Replicas
     from model.run import RunDirectory
     from model.train import Trainer
@@ -95,7 +97,6 @@ def train(recipe: Recipe, dataset: "Dataset", path: Path, settings: dict[str, An
     """The run at `path`, from its last checkpoint if there is one, to its schedule's end. The exit status."""
     if settings["stop_after"] is not None and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
         raise RunError("--stop-after under torchrun --max-restarts: it would start the stopped run again")
-    stop = StopWish(settings["stop_after"])
     from cli import compose
     from cli.display import Display
     from model.replicas import joined
@@ -105,6 +106,7 @@ def train(recipe: Recipe, dataset: "Dataset", path: Path, settings: dict[str, An
     devices = compose.choose_devices(settings["gpus"], settings["device"])
     precision = compose.use_precision(settings["precision"], devices[0])
     with (
+        StopWish(settings["stop_after"]) as stop,
         compose.told_plainly(recipe.batch_size, devices),
         joined(devices[0]) as replicas,
         RunDirectory(path, replicas.first) as run,
@@ -139,12 +141,10 @@ def make_trainer(
     """Network, velocities and batches, where the run in its folder stands."""
     from cli import compose
     from model import weights
-    from model.evaluate import Evaluation, evaluate
     from model.network import AlexNet
     from model.optim import Momentum
     from model.train import Trainer, take_up
-    from pipeline.batches import EvaluationBatches, TrainBatches
-    from pipeline.graph import CENTRE_VIEW
+    from pipeline.batches import TrainBatches
 
     seed = settings["seed"]
     images = compose.image_options(dataset, recipe, devices[0], precision, replicas, settings["workers"])
@@ -164,13 +164,9 @@ def make_trainer(
         **images,
     )
 
-    def validate(each: Callable[[int], None]) -> Evaluation:
-        views = EvaluationBatches(dataset, "val", views=CENTRE_VIEW, batch_size=recipe.batch_size, **images)
-        return evaluate(network, views, precision=precision, each=each)
-
     if replicas.first:
-        known = [dataset.root / name for name in ("dataset.json", "statistics.npz")]
         # what predict must know, should the data be gone
+        known = [dataset.root / name for name in ("dataset.json", "statistics.npz")]
         run.open(state.step, len(state.history), describe(dataset, identity), known)
     return Trainer(
         network=network,
@@ -178,7 +174,7 @@ def make_trainer(
         recipe=recipe,
         batches=iter(batches),
         images=dataset.samples("train"),
-        validate=validate,
+        validate=make_validation(network, dataset, recipe, precision, images),
         run=run,
         identity=identity,
         state=state,
@@ -186,6 +182,21 @@ def make_trainer(
         replicas=replicas,
         save_seconds=60 * settings["save_minutes"],
     )
+
+
+def make_validation(
+    network: "AlexNet", dataset: "Dataset", recipe: Recipe, precision: str, images: dict[str, Any]
+) -> Callable[[Callable[[int], None]], "Evaluation"]:
+    """The centre view of every validation image, anew at each call."""
+    from model.evaluate import evaluate
+    from pipeline.batches import EvaluationBatches
+    from pipeline.graph import CENTRE_VIEW
+
+    def validate(each: Callable[[int], None]) -> "Evaluation":
+        views = EvaluationBatches(dataset, "val", views=CENTRE_VIEW, batch_size=recipe.batch_size, **images)
+        return evaluate(network, views, precision=precision, each=each)
+
+    return validate
 
 
 def warn(text: str) -> None:
