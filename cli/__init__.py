@@ -1,6 +1,7 @@
 """The command line: alexnet-dali. Commands compose pipeline and model; user errors become one line here."""
 
 import errno
+import os
 from typing import Any
 
 import click
@@ -25,6 +26,10 @@ from model.recipe import RunError
 from pipeline.dataset import DataError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)  # may come from a file whose name is not told
+
+# Before torch is imported: its threads wait for one another by spinning, which on a machine with other work
+# takes the core from the very thread that is waited for.
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 
 class Boundary(click.Group):
