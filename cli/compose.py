@@ -12,6 +12,7 @@ import torch
 from model import schedule
 from model.recipe import Recipe, RunError
 from model.replicas import Replicas
+from pipeline.batches import TrainBatches
 from pipeline.dataset import Dataset
 from pipeline.graph import STORED
 from pipeline.statistics import Statistics
@@ -106,6 +107,21 @@ def stream_options(
         "threads": workers or max(1, len(os.sched_getaffinity(0)) // local_world()),
         "half": device.type == "cuda" and precision == "bfloat16",  # else float32 images for float32 weights
     }
+
+
+def train_batches(
+    dataset: Dataset, recipe: Recipe, seed: int, start: int, images: dict[str, Any]
+) -> TrainBatches:
+    """The recipe's stream of training batches from step `start` on. images: `image_options`."""
+    return TrainBatches(
+        dataset,
+        batch_size=recipe.batch_size,
+        offsets=recipe.offsets,
+        colour=colour_noise(dataset, recipe),
+        seed=seed,
+        start=start,
+        **images,
+    )
 
 
 def colour_noise(dataset: Dataset, recipe: Recipe) -> Callable[[int], tuple[np.ndarray, float]]:

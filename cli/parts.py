@@ -98,15 +98,7 @@ class Parts:
             yield self.recipe.batch_size
 
     def batches(self) -> TrainBatches:
-        return TrainBatches(
-            self.dataset,
-            batch_size=self.recipe.batch_size,
-            offsets=self.recipe.offsets,
-            colour=compose.colour_noise(self.dataset, self.recipe),
-            seed=0,
-            start=0,
-            **self.images,
-        )
+        return compose.train_batches(self.dataset, self.recipe, seed=0, start=0, images=self.images)
 
     def loader(self) -> Work:
         """All that happens to an image before the network."""

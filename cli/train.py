@@ -144,7 +144,6 @@ def make_trainer(
     from model.network import AlexNet
     from model.optim import Momentum
     from model.train import Trainer, take_up
-    from pipeline.batches import TrainBatches
 
     seed = settings["seed"]
     images = compose.image_options(dataset, recipe, devices[0], precision, replicas, settings["workers"])
@@ -154,16 +153,6 @@ def make_trainer(
     state = take_up(run.path, network, optimiser, identity, replicas, settings["allow_changes"], warn)
     if settings["init_from"] and state.step == 0:
         network.load(weights.start(settings["init_from"], network))
-    batches = TrainBatches(
-        dataset,
-        batch_size=recipe.batch_size,
-        offsets=recipe.offsets,
-        colour=compose.colour_noise(dataset, recipe),
-        seed=seed,
-        start=state.step,
-        **images,
-    )
-
     if replicas.first:
         # what predict must know, should the data be gone
         known = [dataset.root / name for name in ("dataset.json", "statistics.npz")]
@@ -172,7 +161,7 @@ def make_trainer(
         network=network,
         optimiser=optimiser,
         recipe=recipe,
-        batches=iter(batches),
+        batches=iter(compose.train_batches(dataset, recipe, seed, state.step, images)),
         images=dataset.samples("train"),
         validate=make_validation(network, dataset, recipe, precision, images),
         run=run,
@@ -213,6 +202,7 @@ def identify(
     seed: int,
 ) -> dict[str, Any]:
     """All that the bits of a run depend on: where it changes, the run is another."""
+    import nvidia.dali
     import torch
 
     def name(device: torch.device) -> str:
@@ -227,7 +217,7 @@ def identify(
         "devices": " + ".join(map(name, devices)),
         "precision": precision,
         "torch": version("torch"),
-        "dali": version("nvidia-dali-cuda120"),
+        "dali": nvidia.dali.__version__,  # the wheel is named after its CUDA
     }
 
 

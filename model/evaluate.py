@@ -53,14 +53,20 @@ def evaluate(
     """
     sums, kept = torch.zeros(4, dtype=torch.float64), []
     for images, labels in batches:
-        with autocast(images.device, precision):
-            logits = network(images.flatten(0, 1))
-        probabilities = logits.float().softmax(1).unflatten(0, images.shape[:2]).mean(1)
+        probabilities = over_views(network, images, precision)
         sums = sums.to(labels.device) + tally(probabilities, labels.clamp_min(0))
         if keep:
             kept.append(probabilities.cpu())
         each(len(labels))
     return Evaluation(sums, torch.cat(kept) if kept else torch.empty(0, 0))
+
+
+def over_views(network: nn.Module, images: torch.Tensor, precision: str) -> torch.Tensor:
+    """The mean of the views' softmax outputs, (rows, classes). images: (rows, views, 3, crop, crop)."""
+    with autocast(images.device, precision):
+        logits = network(images.flatten(0, 1))
+    probabilities: torch.Tensor = logits.float().softmax(1).unflatten(0, images.shape[:2]).mean(1)
+    return probabilities
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from model.evaluate import Batch, autocast
+from model.evaluate import Batch, autocast, over_views
 from model.network import AlexNet
 from model.recipe import RunError
 
@@ -17,9 +17,7 @@ def predict(network: AlexNet, batches: Iterable[Batch], precision: str) -> Itera
     batches: as for `model.evaluate.evaluate`.
     """
     for images, labels in batches:
-        with autocast(images.device, precision):
-            logits = network(images.flatten(0, 1).float())
-        yield labels.cpu(), logits.float().softmax(1).unflatten(0, images.shape[:2]).mean(1).cpu()
+        yield labels.cpu(), over_views(network, images, precision).cpu()
 
 
 def layer_names(network: AlexNet) -> list[str]:

@@ -22,13 +22,13 @@ from torch.nn import functional as F
 
 from cli import compose
 from cli.pictures import new_figure
-from model.evaluate import Batch, autocast
+from model.evaluate import Batch
 from model.network import AlexNet
 from model.optim import Momentum
 from model.recipe import get_recipe
 from model.replicas import Replicas
 from model.schedule import rates
-from pipeline.batches import TrainBatches
+from model.train import update
 from pipeline.dataset import open_dataset
 
 VARIANTS = {"original": ("original", 1), "paper": ("paper", 1), "paper, inputs / 58": ("paper", 58)}
@@ -48,13 +48,9 @@ def start(
         if step == 0:
             first = images.clone()
             before = network.signals(first)
-        with autocast(images.device, precision):
-            logits = network(images, network.masks(step, 0, len(images))).float()
-        loss = F.cross_entropy(logits, labels)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        optimiser.zero_grad()
-        losses.append(loss.item())
+        masks = network.masks(step, 0, len(images))
+        logits = update(network, optimiser, images, labels, masks, 1 / len(images), precision)
+        losses.append(F.cross_entropy(logits, labels).item())
     return losses, before, network.signals(first)
 
 
@@ -69,15 +65,8 @@ def measure(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
             width=options.width,
             batch_size=options.batch_size,
         )
-        batches = TrainBatches(
-            dataset,
-            batch_size=recipe.batch_size,
-            offsets=recipe.offsets,
-            colour=compose.colour_noise(dataset, recipe),
-            seed=options.seed,
-            start=0,
-            **compose.image_options(dataset, recipe, device, precision, Replicas(), None),
-        )
+        images = compose.image_options(dataset, recipe, device, precision, Replicas(), None)
+        batches = compose.train_batches(dataset, recipe, options.seed, 0, images)
         network, began = AlexNet(recipe, [device], options.seed), time.monotonic()
         losses, before, after = start(network, batches, divisor, options.steps, precision)
         seconds = time.monotonic() - began
