@@ -87,8 +87,8 @@ def _read_devkit(path: Path, files: dict[str, bytes]) -> Labels:
     wnids = {number: wnid for wnid, number in ids.items()}
     truth = []
     for number, line in enumerate(files[TRUTH].decode("ascii", "replace").split("\n"), 1):
-        if line.strip():
-            wnid = wnids.get(int(line)) if line.strip().isdecimal() and len(line) < 10 else None
+        if text := line.strip():
+            wnid = wnids.get(int(text)) if text.isdecimal() and len(text) < 10 else None
             if wnid is None:
                 raise DataError(f"{path}: {TRUTH}, line {number}: {line[:40]!r} is no class of meta.mat")
             truth.append(wnid)

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from pipeline import drawn
 from pipeline.dataset import Dataset
@@ -13,6 +14,9 @@ from pipeline.prep import prepare
 from pipeline.source import find_source
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, and for every process started
+
+settings.register_profile("same", derandomize=True)  # the same inputs each time; others: --hypothesis-profile
+settings.load_profile("same")
 
 SMALL = {"classes": 3, "train": 8, "val": 3, "test": 5}  # 24 + 7 odd files, 9 and 5 images
 
