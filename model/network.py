@@ -49,7 +49,7 @@ class Tower(nn.Module):
         """The layer itself: (N, maps read, height, width) or (N, units read) to its linear output."""
         if isinstance(shape.layer, Full):
             x = x.flatten(1)
-        elif shape.overhang:
+        elif shape.overhang and x.shape[1] > 3:  # images come with their border: see `take`
             x = F.pad(x, (0, shape.overhang, 0, shape.overhang))
         result: Tensor = self.layers[shape.layer.name](x)
         return result
@@ -70,12 +70,23 @@ class Tower(nn.Module):
 
 
 class AlexNet(nn.Module):
-    """`seed` draws the initial weights and, with the step and the row, every dropout mask."""
+    """`seed` draws the initial weights and, with the step and the row, every dropout mask.
 
-    def __init__(self, recipe: Recipe, devices: Sequence[torch.device | str], seed: int) -> None:
+    mean: (3, crop, crop), subtracted from the pixels; without it they come with their mean subtracted.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        devices: Sequence[torch.device | str],
+        seed: int,
+        mean: Tensor | None = None,
+    ) -> None:
         super().__init__()
         self.recipe, self.seed = recipe, seed
         self.devices = placed(recipe, devices)
+        mean = torch.zeros(3, recipe.crop, recipe.crop) if mean is None else mean
+        self.mean = nn.Buffer(mean.to(self.devices[0]).permute(1, 2, 0).contiguous().permute(2, 0, 1))
         self.shapes = recipe.shapes()
         share = len(self.devices)
         self.towers = nn.ModuleList(Tower(recipe, self.shapes[:-1], device, share) for device in self.devices)
@@ -95,19 +106,35 @@ class AlexNet(nn.Module):
             state[f"{name}.bias"] = torch.full(shape.weight[:1], float(shape.layer.bias))
         return state
 
-    def forward(self, images: Tensor, masks: Masks | None = None) -> Tensor:
-        """(N, 3, crop, crop) -> (N, classes), on the first device; trains with masks, evaluates without.
+    def forward(self, images: Tensor, masks: Masks | None = None, divisor: float = 1.0) -> Tensor:
+        """(N, 3, crop, crop), as `take` wants them -> (N, classes), on the first device.
 
-        Images are 0..255 minus the mean image. Dropout multiplies by the mask in training and by `keep` in
+        Trains with masks, evaluates without. Dropout multiplies by the mask in training and by `keep` in
         evaluation, as 2012 did: rescaling by 1 / keep in training would double what fc7 and fc8 read.
         """
-        for _, pieces in self.walk(images, masks):  # noqa: B007
+        for _, pieces in self.walk(self.take(images, divisor), masks):  # noqa: B007
             pass
         return pieces[0]
 
-    def walk(self, images: Tensor, masks: Masks | None = None) -> Iterator[tuple[Shape, Pieces]]:
+    def take(self, images: Tensor, divisor: float = 1.0) -> Tensor:
+        """(N, 3, crop, crop) RGB 0..255, uint8 or float, noise included -> what conv1 reads.
+
+        That is (images - mean) / divisor, and zeros where conv1's windows hang over, in one pass. In memory
+        the colours of a pixel lie together, as images come; the layers keep it so, which is quicker by a
+        tenth on a CPU.
+        """
+        device, weights = images.device.type, self.mean.dtype
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weights
+        crop, side = self.recipe.crop, self.recipe.crop + self.shapes[0].overhang
+        taken = torch.empty(len(images), side, side, 3, dtype=dtype, device=images.device).permute(0, 3, 1, 2)
+        taken[:, :, crop:] = taken[:, :, :, crop:] = 0
+        scale = torch.full((), 1 / divisor, dtype=weights, device=images.device)
+        torch.addcmul(self.mean / -divisor, images, scale, out=taken[:, :, :crop, :crop])
+        return taken
+
+    def walk(self, taken: Tensor, masks: Masks | None = None) -> Iterator[tuple[Shape, Pieces]]:
         """Each layer's linear output, a piece a device, as it is computed; the next step overwrites it."""
-        pieces, drops = [images], iter(masks) if masks else None
+        pieces, drops = [taken], iter(masks) if masks else None
         for shape in self.shapes:
             holders = self._holders(shape)
             if shape.layer.crossing:
@@ -136,7 +163,7 @@ class AlexNet(nn.Module):
         """
         biases = {name: pieces for name, kind, pieces in self.pieces() if kind == "bias"}
         found = {}
-        for shape, pieces in self.walk(images):
+        for shape, pieces in self.walk(self.take(images)):
             name, home = shape.layer.name, self.devices[0]
             variance = torch.cat([x.float().var(0).flatten().to(home) for x in pieces])
             bias = torch.cat([x.to(home) for x in biases[name]])

@@ -24,7 +24,8 @@ class Portable(nn.Module):
         self.mean = nn.Buffer(mean)  # (3, crop, crop)
 
     def forward(self, images: Tensor) -> Tensor:
-        recipe, x = self.network.recipe, images - self.mean
+        recipe, overhang = self.network.recipe, self.network.shapes[0].overhang
+        x = F.pad(images - self.mean, (0, overhang, 0, overhang))
         for shape in self.network.shapes:
             (tower,) = self.network._holders(shape)
             x = tower.linear(shape, x)

@@ -36,7 +36,7 @@ def outputs(network: AlexNet, images: Tensor, wanted: list[str], precision: str)
         raise RunError(f"the network has no layer {unknown[0]}; it has {', '.join(names)}")
     found: dict[str, Tensor] = {}
     with autocast(images.device, precision):
-        for shape, pieces in network.walk(images.float()):
+        for shape, pieces in network.walk(network.take(images)):
             name = shape.layer.name
             if name in wanted:
                 handed = network.follow(shape, [piece.clone() for piece in pieces])
@@ -48,7 +48,9 @@ def outputs(network: AlexNet, images: Tensor, wanted: list[str], precision: str)
 
 def gradient(network: AlexNet, images: Tensor, classes: Tensor) -> Tensor:
     """(N, 3, crop, crop): how log p(class) of each image changes with each of its values. classes: (N,)."""
-    images = images.detach().float().clone().requires_grad_()
-    log_p = network(images).log_softmax(1).gather(1, classes.to(images.device)[:, None])
-    (slope,) = torch.autograd.grad(log_p.sum(), images)
-    return slope
+    taken = network.take(images).requires_grad_()
+    for _, pieces in network.walk(taken):  # noqa: B007
+        pass
+    log_p = pieces[0].log_softmax(1).gather(1, classes.to(images.device)[:, None])
+    (slope,) = torch.autograd.grad(log_p.sum(), taken)
+    return slope[:, :, : images.shape[2], : images.shape[3]]
