@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -82,31 +83,31 @@ def use_precision(precision: str | None, device: torch.device) -> str:
 
 
 def image_options(
-    dataset: Dataset,
-    recipe: Recipe,
-    device: torch.device,
-    precision: str,
-    replicas: Replicas,
-    workers: int | None,
+    recipe: Recipe, device: torch.device, replicas: Replicas, workers: int | None
 ) -> dict[str, Any]:
     """What train and evaluation batches have in common."""
-    statistics = Statistics.load(dataset.root / "statistics.npz")
-    options = stream_options(statistics.mean, recipe, device, precision, workers)
-    return {**options, "rank": replicas.rank, "world": replicas.world}
-
-
-def stream_options(
-    mean_image: np.ndarray, recipe: Recipe, device: torch.device, precision: str, workers: int | None
-) -> dict[str, Any]:
-    """The same of one process alone; mean: the centre part of the mean image."""
-    edge = (STORED - recipe.crop) // 2
-    mean = mean_image[edge : edge + recipe.crop, edge : edge + recipe.crop].transpose(2, 0, 1)
     return {
-        "mean": np.ascontiguousarray(mean, np.float32),
-        "device": device,
-        "threads": workers or max(1, len(os.sched_getaffinity(0)) // local_world()),
-        "half": device.type == "cuda" and precision == "bfloat16",  # else float32 images for float32 weights
+        **stream_options(recipe, device, workers),
+        "rank": replicas.rank,
+        "world": replicas.world,
     }
+
+
+def stream_options(recipe: Recipe, device: torch.device, workers: int | None) -> dict[str, Any]:
+    """The same of one process alone."""
+    threads = workers or max(1, len(os.sched_getaffinity(0)) // local_world())
+    return {"crop": recipe.crop, "device": device, "threads": threads}
+
+
+def read_mean(root: Path) -> np.ndarray:
+    """The mean image beside a dataset's or a run's description, (256, 256, 3)."""
+    return Statistics.load(root / "statistics.npz").mean
+
+
+def centre_mean(mean: np.ndarray, recipe: Recipe) -> torch.Tensor:
+    """(3, crop, crop): 2012 subtracts the centre part at every crop position, flipped or not."""
+    kept = slice((STORED - recipe.crop) // 2, (STORED + recipe.crop) // 2)
+    return torch.from_numpy(np.float32(mean[kept, kept])).permute(2, 0, 1)
 
 
 def train_batches(
@@ -124,8 +125,8 @@ def train_batches(
     )
 
 
-def colour_noise(dataset: Dataset, recipe: Recipe) -> Callable[[int], tuple[np.ndarray, float]]:
-    """Epoch -> the matrix and the divisor of its colour noise, in 0..255 units.
+def colour_noise(dataset: Dataset, recipe: Recipe) -> Callable[[int], np.ndarray]:
+    """Epoch -> the matrix of its colour noise, in 0..255 units.
 
     2012 multiplied the eigenvectors by standard deviations. The paper says eigenvalues, which make sense for
     pixels in 0..1 only: a 255th of the variance in 0..255 units, once the shift is back in those units.
@@ -135,9 +136,4 @@ def colour_noise(dataset: Dataset, recipe: Recipe) -> Callable[[int], tuple[np.n
         recipe.noise_basis
     ]
     matrix = recipe.noise * statistics.eigenvectors * size
-    divisor = 1 + recipe.noise if recipe.noise_divided else 1.0
-
-    def of_epoch(epoch: int) -> tuple[np.ndarray, float]:
-        return (matrix, divisor) if schedule.noise(recipe, epoch) else (0 * matrix, 1.0)
-
-    return of_epoch
+    return lambda epoch: matrix if schedule.noise(recipe, epoch) else 0 * matrix

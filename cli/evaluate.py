@@ -66,7 +66,6 @@ def evaluate_run(
     from cli import compose
     from model.evaluate import evaluate, rates
     from model.network import AlexNet
-    from model.replicas import Replicas
     from pipeline.batches import EvaluationBatches
     from pipeline.dataset import read_names
     from pipeline.graph import CENTRE_VIEW, TEN_VIEWS
@@ -74,14 +73,15 @@ def evaluate_run(
     split, views = settings["split"], TEN_VIEWS if settings["ten_crop"] else CENTRE_VIEW
     devices = compose.choose_devices(settings["gpus"], settings["device"])
     precision = compose.use_precision(settings["precision"], devices[0])
-    network = AlexNet(recipe, devices, seed=0)
+    mean = compose.centre_mean(compose.read_mean(dataset.root), recipe)
+    network = AlexNet(recipe, devices, seed=0, mean=mean)
     network.load(weights)
     batches = EvaluationBatches(
         dataset,
         split,
         views=views,
         batch_size=max(1, recipe.batch_size // len(views)),  # so many crops at a time as in training
-        **compose.image_options(dataset, recipe, devices[0], precision, Replicas(), settings["workers"]),
+        **compose.stream_options(recipe, devices[0], settings["workers"]),
     )
     with Progress(transient=True) as progress:
         task = progress.add_task(f"{split}, {len(views)} views", total=dataset.samples(split))

@@ -73,12 +73,11 @@ def write_onnx(run: "Trained", out: Path, about: dict[str, Any], data: Path | No
     from model import portable
 
     images = read_images(run, data)
-    mean = torch.from_numpy(run.image_options()["mean"])
     new = out.with_name(out.name + ".tmp")
     try:
-        portable.write_onnx(new, run.network, mean, {"recipe": run.recipe.to_dict(), **about})
+        portable.write_onnx(new, run.network, {"recipe": run.recipe.to_dict(), **about})
         with torch.no_grad():
-            ours = run.network(images - mean).softmax(1)
+            ours = run.network(images).softmax(1)
         difference = (portable.run_onnx(new, images) - ours).abs().max().item()
         if not difference <= TOLERANCE:
             raise RunError(f"the ONNX network differs from ours by {difference:.2g}; it was not kept")
@@ -91,12 +90,11 @@ def write_onnx(run: "Trained", out: Path, about: dict[str, Any], data: Path | No
 
 def read_images(run: "Trained", data: Path | None) -> "torch.Tensor":
     """The first validation images, (N, 3, crop, crop), 0..255."""
-    import torch
-
     from pipeline.batches import EvaluationBatches
     from pipeline.graph import CENTRE_VIEW
 
-    options = run.image_options()
-    batches = EvaluationBatches(run.data(data), "val", views=CENTRE_VIEW, batch_size=CHECKED, **options)
+    batches = EvaluationBatches(
+        run.data(data), "val", views=CENTRE_VIEW, batch_size=CHECKED, **run.image_options()
+    )
     images, _ = next(iter(batches))
-    return images[:, 0].float() + torch.from_numpy(options["mean"])
+    return images[:, 0].float()

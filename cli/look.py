@@ -96,7 +96,7 @@ def read_images(run: "Trained", paths: Sequence[Path]) -> Any:
 
     batches = FileBatches(paths, views=CENTRE_VIEW, batch_size=1, **run.image_options())
     for images, labels in batches:
-        yield paths[int(labels)], images[:, 0].float()
+        yield paths[int(labels)], images[:, 0]
     for number, fault in batches.faults.items():
         raise DataError(f"{paths[number]} {fault}")
 
@@ -136,35 +136,35 @@ def training_images(
     import torch
 
     from cli import compose
-    from model.replicas import Replicas
+    from model import schedule
     from pipeline.batches import TrainBatches
     from pipeline.files import stored
     from pipeline.order import draws, epoch_order
 
-    shared = compose.image_options(dataset, recipe, torch.device("cpu"), "float32", Replicas(), None)
-    mean = shared["mean"]
+    shared = compose.stream_options(recipe, torch.device("cpu"), None)
+    mean = compose.centre_mean(compose.read_mean(dataset.root), recipe).numpy()
     shared |= {"batch_size": recipe.batch_size, "offsets": recipe.offsets, "seed": seed, "start": step}
     colour = compose.colour_noise(dataset, recipe)
     noisy = TrainBatches(dataset, colour=colour, **shared)
-    plain = TrainBatches(dataset, colour=lambda epoch: (np.zeros((3, 3)), 1.0), **shared)
-    divisor = colour(1 + step // noisy.steps_per_epoch)[1]
+    plain = TrainBatches(dataset, colour=lambda epoch: np.zeros((3, 3)), **shared)
 
     def visible(values: Any) -> list[Any]:
         """(N, 3, crop, crop) in 0..255 -> pictures."""
         return list(np.rint(values).clip(0, 255).astype(np.uint8).transpose(0, 2, 3, 1))
 
     (images, labels), (noisy_images, _) = next(iter(plain)), next(iter(noisy))
-    cropped, read = images[:count].numpy(), noisy_images[:count].numpy()
+    cropped, noisy_ones = images[:count].numpy(), noisy_images[:count].numpy()
     epoch, skip = divmod(step, noisy.steps_per_epoch)
+    divisor = schedule.divisor(recipe, epoch + 1)
     order = epoch_order(noisy.samples.index["shard"], seed, epoch)[skip * recipe.batch_size :]
     jpegs, _ = noisy.samples.read(order[:count])
     corners = draws(seed, step, noisy.total(step), slice(0, count), recipe.offsets)
     places = zip(jpegs, corners.top.astype(int), corners.left.astype(int), strict=True)
     rows = {
         "stored,\nthe part read": [frame(stored(jpeg.tobytes()), y, x, recipe.crop) for jpeg, y, x in places],
-        "cropped, reflected": visible(cropped + mean),
-        "with colour noise": visible(read * divisor + mean),
-        "minus the mean,\nas conv1 reads it": visible(127.5 + read / 2),
+        "cropped, reflected": visible(cropped),
+        "with colour noise": visible(noisy_ones),
+        "minus the mean,\nas conv1 reads it": visible(127.5 + (noisy_ones - mean) / divisor / 2),
     }
     return rows, [trained.first_word(dataset.classes, label) for label in labels[:count].tolist()]
 

@@ -16,8 +16,7 @@ from model.evaluate import evaluate
 from model.network import AlexNet
 from model.optim import Momentum
 from model.recipe import Recipe
-from model.replicas import Replicas
-from model.schedule import rates
+from model.schedule import divisor, rates
 from model.train import update
 from pipeline import graph
 from pipeline.batches import EvaluationBatches, Samples, TrainBatches, executor
@@ -35,12 +34,12 @@ class Parts:
         self.devices = compose.choose_devices(settings["gpus"], settings["device"])
         self.device = self.devices[0]
         self.precision = compose.use_precision(settings["precision"], self.device)
-        self.images = compose.image_options(
-            dataset, recipe, self.device, self.precision, Replicas(), settings["workers"]
-        )
+        self.images = compose.stream_options(recipe, self.device, settings["workers"])
         self.threads = self.images["threads"]
         self.samples = Samples(dataset, "train")
-        self.network = AlexNet(recipe, self.devices, seed=0)
+        mean = compose.centre_mean(compose.read_mean(dataset.root), recipe)
+        self.network = AlexNet(recipe, self.devices, seed=0, mean=mean)
+        self.divisor = divisor(recipe, 1)
         self.optimiser = Momentum(self.network, recipe)
         self.optimiser.set_rates(rates(recipe, 1))
         self.waited = self.trained = 0.0  # seconds
@@ -129,7 +128,16 @@ class Parts:
 
     def update(self, step: int, images: torch.Tensor, labels: torch.Tensor) -> None:
         masks = self.network.masks(step, 0, len(images))
-        update(self.network, self.optimiser, images, labels, masks, 1 / len(images), self.precision)
+        update(
+            self.network,
+            self.optimiser,
+            images,
+            labels,
+            masks,
+            self.divisor,
+            1 / len(images),
+            self.precision,
+        )
 
     def evaluation(self, views: tuple[tuple[int, int, int], ...]) -> Work:
         """Validation images, again and again."""

@@ -146,9 +146,10 @@ def make_trainer(
     from model.train import Trainer, take_up
 
     seed = settings["seed"]
-    images = compose.image_options(dataset, recipe, devices[0], precision, replicas, settings["workers"])
+    images = compose.image_options(recipe, devices[0], replicas, settings["workers"])
+    mean = compose.centre_mean(compose.read_mean(dataset.root), recipe)
     identity = identify(recipe, dataset, devices, precision, replicas, seed)
-    network = AlexNet(recipe, devices, seed)
+    network = AlexNet(recipe, devices, seed, mean)
     optimiser = Momentum(network, recipe)
     state = take_up(run.path, network, optimiser, identity, replicas, settings["allow_changes"], warn)
     if settings["init_from"] and state.step == 0:

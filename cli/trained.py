@@ -79,9 +79,7 @@ class Trained:
         """What a stream of evaluation images takes beside the images and the views."""
         from cli import compose
 
-        return compose.stream_options(
-            self.facts.mean, self.recipe, self.devices[0], self.precision, self.workers
-        )
+        return compose.stream_options(self.recipe, self.devices[0], self.workers)
 
     def batch_size(self, views: int) -> int:
         """As many crops at a time as in training."""
@@ -114,7 +112,8 @@ def open_run(run_name: str | None, state: str, settings: dict[str, Any]) -> Trai
     if not (device or settings["gpus"] or torch.cuda.is_available()):
         device = "cpu"
     devices = compose.choose_devices(settings["gpus"], device)
-    network = AlexNet(recipe, devices, seed=0)
+    facts = saved.get("facts") or find_facts(path.parent, saved["identity"]["dataset"])
+    network = AlexNet(recipe, devices, seed=0, mean=compose.centre_mean(facts.mean, recipe))
     network.load(saved["weights"])
     return Trained(
         path=path,
@@ -123,7 +122,7 @@ def open_run(run_name: str | None, state: str, settings: dict[str, Any]) -> Trai
         network=network,
         devices=devices,
         precision=compose.use_precision(settings["precision"], devices[0]),
-        facts=saved.get("facts") or find_facts(path.parent, saved["identity"]["dataset"]),
+        facts=facts,
         workers=settings["workers"],
     )
 
@@ -165,13 +164,13 @@ def open_checkpoint(run_name: str | None, state: str) -> tuple[Path, dict[str, A
 
 def find_facts(folder: Path, fingerprint: str) -> Facts:
     """What a run in `folder` was told of its images: its own copy, or that of the same dataset."""
+    from cli.compose import read_mean
     from pipeline.dataset import read_description
-    from pipeline.statistics import Statistics
 
     known = read_description(folder if (folder / "dataset.json").exists() else recorded_data(folder))
     if not known.fingerprint.startswith(fingerprint):
         raise RunError(f"{known.root} is no longer the dataset that {folder} was trained on")
-    return Facts(known.classes, Statistics.load(known.root / "statistics.npz").mean, known.fingerprint)
+    return Facts(known.classes, read_mean(known.root), known.fingerprint)
 
 
 def recorded_data(folder: Path) -> Path:

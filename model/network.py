@@ -157,13 +157,13 @@ class AlexNet(nn.Module):
         return pieces
 
     @torch.no_grad()
-    def signals(self, images: Tensor) -> dict[str, tuple[float, float]]:
+    def signals(self, images: Tensor, divisor: float = 1.0) -> dict[str, tuple[float, float]]:
         """What a layer tells images apart by, beside what it adds to all: by layer, the root mean square over
         units (and places) of the linear output's standard deviation over the images, and that of the biases.
         """
         biases = {name: pieces for name, kind, pieces in self.pieces() if kind == "bias"}
         found = {}
-        for shape, pieces in self.walk(self.take(images)):
+        for shape, pieces in self.walk(self.take(images, divisor)):
             name, home = shape.layer.name, self.devices[0]
             variance = torch.cat([x.float().var(0).flatten().to(home) for x in pieces])
             bias = torch.cat([x.to(home) for x in biases[name]])

@@ -18,14 +18,13 @@ from model.recipe import ResponseNorm, RunError
 class Portable(nn.Module):
     """(N, 3, crop, crop) RGB pixels, 0..255 -> (N, classes) probabilities. The network is on one device."""
 
-    def __init__(self, network: AlexNet, mean: Tensor) -> None:
+    def __init__(self, network: AlexNet) -> None:
         super().__init__()
         self.network = network
-        self.mean = nn.Buffer(mean)  # (3, crop, crop)
 
     def forward(self, images: Tensor) -> Tensor:
         recipe, overhang = self.network.recipe, self.network.shapes[0].overhang
-        x = F.pad(images - self.mean, (0, overhang, 0, overhang))
+        x = F.pad(images - self.network.mean, (0, overhang, 0, overhang))
         for shape in self.network.shapes:
             (tower,) = self.network._holders(shape)
             x = tower.linear(shape, x)
@@ -55,7 +54,7 @@ def normalised(x: Tensor, norm: ResponseNorm, dims: tuple[int, ...]) -> Tensor:
     return x * (norm.k + norm.alpha * total) ** -norm.beta
 
 
-def write_onnx(path: Path, network: AlexNet, mean: Tensor, about: Mapping[str, Any]) -> None:
+def write_onnx(path: Path, network: AlexNet, about: Mapping[str, Any]) -> None:
     """RunError where the packages for it are missing."""
     try:
         import onnxscript  # noqa: F401
@@ -65,7 +64,7 @@ def write_onnx(path: Path, network: AlexNet, mean: Tensor, about: Mapping[str, A
     example = torch.zeros(2, 3, network.recipe.crop, network.recipe.crop)
     with warnings.catch_warnings(action="ignore"), torch.no_grad():  # of the exporter's own deprecations
         program = torch.onnx.export(
-            Portable(network, mean).eval(),
+            Portable(network).eval(),
             (example,),
             dynamo=True,
             input_names=["images"],

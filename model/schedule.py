@@ -122,6 +122,11 @@ def noise(recipe: "Recipe", epoch: int) -> bool:
     return rates(recipe, epoch).noise
 
 
+def divisor(recipe: "Recipe", epoch: int) -> float:
+    """What the images of `epoch` are divided by at last; in 2012 only while there was noise."""
+    return 1 + recipe.noise if recipe.noise_divided and noise(recipe, epoch) else 1.0
+
+
 def finished(recipe: "Recipe", history: Sequence[float]) -> bool:
     """Whether training ends after the epochs whose top-1 errors these are."""
     return len(history) >= epochs(recipe) or len(_plateaus(recipe, history)) > REDUCTIONS

@@ -82,12 +82,13 @@ def update(
     images: torch.Tensor,
     labels: torch.Tensor,
     masks: Masks,
+    divisor: float,
     weight: float,
     precision: str,
 ) -> torch.Tensor:
     """Forward, backward and one step by the gradient of `weight` times the summed loss. The logits."""
     with autocast(images.device, precision):
-        logits: torch.Tensor = model(images, masks).float()
+        logits: torch.Tensor = model(images, masks, divisor).float()
     loss = F.cross_entropy(logits, labels, reduction="sum") * weight
     loss.backward()  # type: ignore[no-untyped-call]
     optimiser.step()
@@ -142,6 +143,7 @@ class Trainer:
     def _epoch(self, epoch: int, per_epoch: int) -> None:
         self.rates = schedule.rates(self.recipe, epoch, self._errors())
         self.optimiser.set_rates(self.rates)
+        self.divisor = schedule.divisor(self.recipe, epoch)
         for step in range(self.state.step, epoch * per_epoch):
             asked = time.perf_counter()
             images, labels = next(self.batches)
@@ -165,7 +167,9 @@ class Trainer:
         masks = self.network.masks(state.step, rows.start, len(rows))
         # the wrapped network averages over processes, whose shares may differ: each is weighed by its size
         weight = self.replicas.world / total
-        logits = update(self.model, self.optimiser, images, labels, masks, weight, self.precision)
+        logits = update(
+            self.model, self.optimiser, images, labels, masks, self.divisor, weight, self.precision
+        )
         state.sums += tally(logits.softmax(1), labels)
         state.step += 1
         self.seen += total

@@ -21,23 +21,23 @@ from pipeline.dataset import DataError, Dataset, read_index, read_names
 from pipeline.order import draws, epoch_order, share
 
 Batch = tuple[torch.Tensor, torch.Tensor]
-Colour = Callable[[int], tuple[np.ndarray, float]]
+Colour = Callable[[int], np.ndarray]
 Feed = Iterator[tuple[np.ndarray, tuple[Any, ...]]]  # sample numbers, and what the graph takes
 
 
 class TrainBatches:
-    """Endless (images, labels) from step `start` on: float (rows, 3, crop, crop), int64 (rows,).
+    """Endless (images, labels) from step `start` on: float (rows, 3, crop, crop) RGB 0..255, int64 (rows,).
 
     A global batch is `batch_size` images, the last of an epoch what is left; this process takes its `share`.
-    mean: (3, crop, crop). colour: epoch (from 1) -> (3, 3) matrix that turns three N(0, 1) numbers into an
-    RGB shift in 0..255 units, and the divisor that follows. DataError names an image that cannot be decoded.
+    colour: epoch (from 1) -> (3, 3) matrix that turns three N(0, 1) numbers into an RGB shift in 0..255
+    units, which is added to all of an image's pixels. DataError names an image that cannot be decoded.
     """
 
     def __init__(
         self,
         dataset: Dataset,
         *,
-        mean: np.ndarray,
+        crop: int,
         batch_size: int,
         offsets: int,
         colour: Colour,
@@ -45,40 +45,32 @@ class TrainBatches:
         start: int,
         device: torch.device,
         threads: int,
-        half: bool,
         rank: int = 0,
         world: int = 1,
     ) -> None:
         self.samples = Samples(dataset, "train")
         self.batch_size, self.offsets, self.colour, self.seed = batch_size, offsets, colour, seed
-        self.step, self.rank, self.world, self.device = start, rank, world, device
+        self.step, self.rank, self.world = start, rank, world
         self.steps_per_epoch = -(-len(self.samples) // batch_size)
-        self.make = partial(
+        make = partial(
             graph.train_graph,
-            mean=mean,
+            crop=crop,
             resize=dataset.size == "original",
-            half=half,
             **executor(device, threads, -(-batch_size // world)),
         )
+        self._stream = Stream(make, self._feed(), self.samples.find_damage, device)
 
     def __iter__(self) -> Iterator[Batch]:
-        """The divisor is built into a graph: the epoch that changes it, one in a run, starts a new one."""
-        while True:
-            _, divisor = self.colour(self.step // self.steps_per_epoch + 1)
-            make = partial(self.make, divisor=divisor)
-            yield from Stream(make, self._feed(divisor), self.samples.find_damage, self.device)
+        return self._stream
 
     def total(self, step: int) -> int:
         """Images in the global batch of `step`."""
         return min(self.batch_size, len(self.samples) - step % self.steps_per_epoch * self.batch_size)
 
-    def _feed(self, divisor: float) -> Feed:
-        """The batches from self.step to the end of the last epoch with this divisor."""
+    def _feed(self) -> Feed:
         while True:
             epoch, skip = divmod(self.step, self.steps_per_epoch)
-            matrix, its_divisor = self.colour(epoch + 1)
-            if its_divisor != divisor:
-                return
+            matrix = self.colour(epoch + 1)
             order = epoch_order(self.samples.index["shard"], self.seed, epoch)
             for first in range(skip * self.batch_size, len(order), self.batch_size):
                 total = self.total(self.step)
@@ -97,7 +89,7 @@ class TrainBatches:
 class EvaluationBatches:
     """This process's share of a split, each image once and in order.
 
-    Images are float (rows, views, 3, crop, crop), labels int64 (rows,), -1 where there is none.
+    Images are uint8 (rows, views, 3, crop, crop) RGB, labels int64 (rows,), -1 where there is none.
     """
 
     def __init__(
@@ -105,12 +97,11 @@ class EvaluationBatches:
         dataset: Dataset,
         split: str,
         *,
-        mean: np.ndarray,
+        crop: int,
         views: tuple[tuple[int, int, int], ...],
         batch_size: int,
         device: torch.device,
         threads: int,
-        half: bool,
         rank: int = 0,
         world: int = 1,
     ) -> None:
@@ -119,9 +110,8 @@ class EvaluationBatches:
         self.batch_size = batch_size
         make = partial(
             graph.evaluation_graph,
-            mean=mean,
+            crop=crop,
             resize=dataset.size == "original",
-            half=half,
             views=views,
             **executor(device, threads, batch_size),
         )
@@ -176,7 +166,7 @@ class Samples:
 
 
 class Stream:
-    """A DALI pipeline as an iterator of torch batches.
+    """A DALI pipeline as an iterator of torch batches: images (..., 3, height, width), and labels.
 
     `make` builds the graph around a source, `feed` is what the source yields; `damage` says which of a
     batch's samples cannot be decoded.
@@ -210,7 +200,8 @@ class Stream:
                     raise DataError(damage) from None
             raise
         rows = len(self.running.popleft())
-        return from_dlpack(images.as_tensor())[:rows], from_dlpack(labels.as_tensor())[:rows]
+        pixels = from_dlpack(images.as_tensor())[:rows]
+        return pixels.movedim(-1, -3), from_dlpack(labels.as_tensor())[:rows]
 
     def _source(self) -> tuple[Any, ...]:
         chosen, inputs = next(self.feed)

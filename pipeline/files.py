@@ -39,7 +39,7 @@ def find_images(arguments: Sequence[str]) -> list[Path]:
 class FileBatches:
     """Each file once and in order; labels are the files' numbers, so that rows can be told apart.
 
-    Images are float (rows, views, 3, crop, crop). A file that cannot be decoded is in no batch: `faults` has
+    Images are uint8 (rows, views, 3, crop, crop). A file that cannot be decoded is in no batch: `faults` has
     its number and why, by the time a later file is given out.
     """
 
@@ -47,20 +47,18 @@ class FileBatches:
         self,
         paths: Sequence[Path],
         *,
-        mean: np.ndarray,
+        crop: int,
         views: tuple[tuple[int, int, int], ...],
         batch_size: int,
         device: torch.device,
         threads: int,
-        half: bool,
     ) -> None:
         self.paths, self.batch_size, self.threads = paths, batch_size, threads
         self.faults: dict[int, str] = {}
         make: Callable[..., object] = partial(
             graph.evaluation_graph,
-            mean=mean,
+            crop=crop,
             resize=True,
-            half=half,
             views=views,
             **executor(device, threads, batch_size),
         )

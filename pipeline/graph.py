@@ -1,13 +1,13 @@
 """Fourth stop: the DALI graphs. Bytes and random draws come from batches.py, pixels go back to it.
 
 One text for both backends: on a GPU nvJPEG decodes ("mixed") and everything after it stays on the device; on
-a CPU every operator is the CPU one. Pixels are 0..255 minus the mean image, as in 2012.
+a CPU every operator is the CPU one. Pixels are RGB, 0..255, the three of a place side by side; the network
+subtracts the mean image. A pass over the pixels costs a CPU a seventh of their decoding, so there are few.
 """
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali.data_node import DataNode
 
@@ -19,68 +19,42 @@ Source = Callable[[], tuple[Any, ...]]
 
 
 @pipeline_def  # type: ignore[untyped-decorator]
-def train_graph(
-    source: Source, mean: np.ndarray, divisor: float, resize: bool, half: bool, gpu: bool
-) -> tuple[DataNode, ...]:
-    """Images (rows, 3, crop, crop) and labels (rows,) int64.
+def train_graph(source: Source, crop: int, resize: bool, gpu: bool) -> tuple[DataNode, ...]:
+    """Images (rows, crop, crop, 3) float32 and labels (rows,) int64.
 
     `source` yields per batch: JPEGs, labels (rows,) int64, top and left (rows,) of the crop, mirror (rows,)
-    0 or 1, shift (rows, 3): colour noise. mean: (3, crop, crop), the same at every crop position and not
-    flipped. pixel = (decoded + shift - mean) / divisor
+    0 or 1, shift (rows, 3): colour noise. pixel = decoded + shift
     """
     jpegs, labels, top, left, mirror, shift = fn.external_source(
         source, num_outputs=6, batch=True, no_copy=True
     )
-    crop, room = mean.shape[-1], STORED - mean.shape[-1]
     if resize:  # only the region that is kept: the same pixels as resizing all and cropping
         start, side = _square(jpegs)
         start += fn.stack(top, left) * side / STORED
         images = _decode(jpegs, gpu)
         images = fn.resize(images, roi_start=start, roi_end=start + side * crop / STORED, size=[crop, crop])
     else:
-        where = {"crop": (crop, crop), "crop_pos_y": top / room, "crop_pos_x": left / room}
-        images = _decode(jpegs, gpu, fn.decoders.image_crop, **where)
-    images = fn.crop_mirror_normalize(
-        images, mirror=mirror, mean=-shift, std=divisor, dtype=types.FLOAT, output_layout="CHW"
-    )
-    return _out(images - _constant(mean / divisor, gpu), half), labels.gpu() if gpu else labels
+        images = _decode(jpegs, gpu, fn.decoders.image_crop, **_window(crop, top, left))
+    images = fn.flip(images, horizontal=mirror)
+    return images + _there(shift, gpu), _there(labels, gpu)
 
 
 @pipeline_def  # type: ignore[untyped-decorator]
 def evaluation_graph(
-    source: Source,
-    mean: np.ndarray,
-    resize: bool,
-    half: bool,
-    gpu: bool,
-    views: Sequence[tuple[int, int, int]],
+    source: Source, crop: int, resize: bool, gpu: bool, views: Sequence[tuple[int, int, int]]
 ) -> tuple[DataNode, ...]:
-    """Images (rows, views, 3, crop, crop) and labels (rows,) int64; no noise, no division.
+    """Images (rows, views, crop, crop, 3) uint8 and labels (rows,) int64; no noise.
 
     `source` yields per batch: JPEGs, labels. views: (top, left, mirror) of each.
     """
     jpegs, labels = fn.external_source(source, num_outputs=2, batch=True, no_copy=True)
-    crop, room = mean.shape[-1], STORED - mean.shape[-1]
     images = _decode(jpegs, gpu)
     if resize:
         start, side = _square(jpegs)
         images = fn.resize(images, roi_start=start, roi_end=start + side, size=[STORED, STORED])
-    crops = [
-        fn.crop_mirror_normalize(
-            images,
-            crop=(crop, crop),
-            crop_pos_y=top / room,
-            crop_pos_x=left / room,
-            mirror=mirror,
-            mean=0.0,
-            std=1.0,
-            dtype=types.FLOAT,
-            output_layout="CHW",
-        )
-        - _constant(mean, gpu)
-        for top, left, mirror in views
-    ]
-    return _out(fn.stack(*crops), half), labels.gpu() if gpu else labels
+    crops = [fn.crop(images, **_window(crop, top, left)) for top, left, _ in views]
+    crops = [fn.flip(x) if mirror else x for x, (*_, mirror) in zip(crops, views, strict=True)]
+    return fn.stack(*crops), _there(labels, gpu)
 
 
 @pipeline_def  # type: ignore[untyped-decorator]
@@ -88,6 +62,15 @@ def decode_graph(source: Source, gpu: bool) -> tuple[DataNode, ...]:
     """Whole images (height, width, 3) uint8 and labels, of what `source` yields: JPEGs, labels."""
     jpegs, labels = fn.external_source(source, num_outputs=2, batch=True, no_copy=True)
     return _decode(jpegs, gpu), labels
+
+
+def _window(crop: int, top: Any, left: Any) -> dict[str, Any]:
+    """Where a crop of the stored square lies, as DALI counts it: in parts of the room that is left."""
+    return {
+        "crop": (crop, crop),
+        "crop_pos_y": top / (STORED - crop),
+        "crop_pos_x": left / (STORED - crop),
+    }
 
 
 def _decode(
@@ -105,9 +88,5 @@ def _square(jpegs: DataNode) -> tuple[DataNode, DataNode]:
     return (shape - side) / 2, side
 
 
-def _constant(mean: np.ndarray, gpu: bool) -> DataNode:
-    return types.Constant(np.float32(mean), device="gpu" if gpu else "cpu")
-
-
-def _out(images: DataNode, half: bool) -> DataNode:
-    return fn.cast(images, dtype=types.FLOAT16) if half else images
+def _there(x: DataNode, gpu: bool) -> DataNode:
+    return x.gpu() if gpu else x

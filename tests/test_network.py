@@ -59,6 +59,22 @@ def against_reference(recipe, devices, dtype, count):
     return worst | {name: distance(ours[name], grads[name]) for name in grads}
 
 
+@pytest.mark.parametrize("kind", [torch.uint8, torch.float32, torch.float64])
+@pytest.mark.parametrize("divisor", [1.0, 1.1])
+def test_what_conv1_reads(kind, divisor):
+    """(images - mean) / divisor, and three rows and columns of zeros; the same for any order in memory."""
+    draw = np.random.default_rng(0)
+    images, mean = draw.integers(256, size=(2, 3, 224, 224)), draw.uniform(90, 140, (3, 224, 224))
+    network = AlexNet(get_recipe("original", **NARROW), ONE, 0, torch.from_numpy(mean))
+    given = torch.from_numpy(images).to(kind)
+    taken = network.take(given, divisor)
+    assert taken.shape == (2, 3, 227, 227) and taken.is_contiguous(memory_format=torch.channels_last)
+    assert np.abs(taken[:, :, :224, :224].numpy() - (images - mean) / divisor).max() < 1e-10
+    assert not taken[:, :, 224:].any() and not taken[:, :, :, 224:].any()
+    beside = given.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+    assert torch.equal(network.take(beside, divisor), taken)
+
+
 @pytest.mark.parametrize("devices", [ONE, TWO], ids=["fused", "towers"])
 @pytest.mark.parametrize("name", ["original", "paper"])
 def test_narrow_network_is_the_reference(name, devices):

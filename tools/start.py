@@ -22,12 +22,11 @@ from torch.nn import functional as F
 
 from cli import compose
 from cli.pictures import new_figure
+from model import schedule
 from model.evaluate import Batch
 from model.network import AlexNet
 from model.optim import Momentum
 from model.recipe import get_recipe
-from model.replicas import Replicas
-from model.schedule import rates
 from model.train import update
 from pipeline.dataset import open_dataset
 
@@ -41,17 +40,17 @@ def start(
 ) -> tuple[list[float], Signals, Signals]:
     """The loss of each step, and the signals on the first batch before the first step and after the last."""
     optimiser = Momentum(network, network.recipe)
-    optimiser.set_rates(rates(network.recipe, 1))
+    optimiser.set_rates(schedule.rates(network.recipe, 1))
+    divisor *= schedule.divisor(network.recipe, 1)
     losses: list[float] = []
     for step, (images, labels) in zip(range(steps), batches, strict=False):
-        images = images.float() / divisor
         if step == 0:
             first = images.clone()
-            before = network.signals(first)
+            before = network.signals(first, divisor)
         masks = network.masks(step, 0, len(images))
-        logits = update(network, optimiser, images, labels, masks, 1 / len(images), precision)
+        logits = update(network, optimiser, images, labels, masks, divisor, 1 / len(images), precision)
         losses.append(F.cross_entropy(logits, labels).item())
-    return losses, before, network.signals(first)
+    return losses, before, network.signals(first, divisor)
 
 
 def measure(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
@@ -65,9 +64,10 @@ def measure(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
             width=options.width,
             batch_size=options.batch_size,
         )
-        images = compose.image_options(dataset, recipe, device, precision, Replicas(), None)
+        images = compose.stream_options(recipe, device, None)
         batches = compose.train_batches(dataset, recipe, options.seed, 0, images)
-        network, began = AlexNet(recipe, [device], options.seed), time.monotonic()
+        mean = compose.centre_mean(compose.read_mean(dataset.root), recipe)
+        network, began = AlexNet(recipe, [device], options.seed, mean), time.monotonic()
         losses, before, after = start(network, batches, divisor, options.steps, precision)
         seconds = time.monotonic() - began
         found[name] = {"losses": losses, "before": before, "after": after, "seconds": seconds}
