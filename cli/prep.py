@@ -23,7 +23,7 @@ EVERY = 5.0  # seconds between plain lines
 @click.option(
     "--imagenet-root",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="ImageNet: the archives, or class folders, or Kaggle's ILSVRC.",
+    help="ImageNet: the archives of 2012 or 2010, or class folders or tars, or Kaggle's ILSVRC.",
 )
 @click.option(
     "--out",
@@ -107,9 +107,13 @@ def command(
 
 
 def _show(dataset: "Dataset", rate: float | None) -> None:
+    from pipeline.dataset import read_index
+
     rows = {"classes": f"{len(dataset.classes):,}"}
     for split, shards in dataset.splits.items():
         rows[split] = f"{dataset.samples(split):,} images in {len(shards):,} shard{'s' * (len(shards) != 1)}"
+        if (read_index(dataset, split)["label"] < 0).any():
+            rows[split] += ", without labels"
     rows["rejected"] = f"{dataset.made.get('rejected'):,}, listed in {dataset.root / 'rejected.jsonl'}"
     size = sum(shard.bytes for shards in dataset.splits.values() for shard in shards)
     rows["on disk"] = f"{size / 1e9:,.2f} GB in {dataset.root}"

@@ -1,4 +1,4 @@
-"""What is written beside the images: the classes' names and numbers, and the labels of a flat val/.
+"""What is written beside the images: the classes' names and numbers, and the labels of a flat val/ or test/.
 
 ImageNet's is the devkit, Kaggle's are two CSV files. The devkit numbers classes from 1 in its own order;
 here a class is known by its wnid (n01440764), whose place in sorted order is its label.
@@ -11,53 +11,60 @@ import resource
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from pipeline.archive import scan_bytes
 from pipeline.dataset import DataError
+from pipeline.edition import Edition
 from pipeline.workers import run_tasks
 
-DEVKIT = "ILSVRC2012_devkit_t12"
-META, TRUTH = "data/meta.mat", "data/ILSVRC2012_validation_ground_truth.txt"
+META = "data/meta.mat"
 MAPPING, SOLUTION = "LOC_synset_mapping.txt", "LOC_val_solution.csv"
-MAX_BYTES = 2**26
+MAX_BYTES = 2**28
 GZIP = b"\x1f\x8b"
 
 
 @dataclass(frozen=True)
-class Labels:
+class Truth:
+    """The labels of a split whose images are not in class folders."""
+
     found: str  # what was read, for the user
+    wnids: tuple[str, ...] = ()  # in the order of the images' names
+    by_name: dict[str, str] = field(default_factory=dict)  # or: by the name without suffix
+
+    def of(self, split: str, names: Sequence[str]) -> list[str]:
+        """The wnids of the images of these sorted names."""
+        expected = len(self.wnids) or len(self.by_name)
+        if len(names) != expected:
+            raise DataError(f"{self.found} labels {expected:,} {split} images, but there are {len(names):,}")
+        if self.wnids:
+            return list(self.wnids)
+        try:
+            return [self.by_name[Path(name).stem] for name in names]
+        except KeyError as error:
+            raise DataError(f"{self.found} has no label for the {split} image {error}") from None
+
+
+@dataclass(frozen=True)
+class Labels:
     words: dict[str, str] = field(default_factory=dict)  # by wnid
     ids: dict[str, int] = field(default_factory=dict)  # by wnid
-    truth: tuple[str, ...] = ()  # wnids of the val images in the order of their names
-    solution: dict[str, str] = field(default_factory=dict)  # or: wnids by the name without suffix
-
-    def of_val(self, names: Sequence[str]) -> list[str]:
-        """The wnids of the val images of these sorted names."""
-        expected = len(self.truth) or len(self.solution)
-        if len(names) != expected:
-            raise DataError(f"{self.found} labels {expected:,} val images, but there are {len(names):,}")
-        if self.truth:
-            return list(self.truth)
-        try:
-            return [self.solution[Path(name).stem] for name in names]
-        except KeyError as error:
-            raise DataError(f"{self.found} has no label for the val image {error}") from None
+    truth: dict[str, Truth] = field(default_factory=dict)  # by split
 
 
-def find_labels(places: Sequence[Path]) -> Labels | None:
+def find_labels(places: Sequence[Path], edition: Edition) -> Labels:
     """The devkit, or else Kaggle's CSV files, in the first place that has one."""
     for place in places:
-        for name in (f"{DEVKIT}.tar.gz", f"{DEVKIT}.tar"):
+        for name in (f"{kit}{suffix}" for kit in edition.devkits for suffix in (".tar.gz", ".tar")):
             if (place / name).is_file():
-                return _read_devkit(place / name, _unpack(place / name))
-        for folder in (place / DEVKIT, place / "devkit", place):
+                return _read_devkit(place, place / name, edition)
+        for folder in (*(place / kit for kit in edition.devkits), place / "devkit", place):
             if (folder / META).is_file():
-                files = {name: _read(folder / name) for name in (META, TRUTH) if (folder / name).is_file()}
-                return _read_devkit(folder, files)
+                return _read_devkit(place, folder, edition)
         if (place / SOLUTION).is_file() or (place / MAPPING).is_file():
             return _read_kaggle(place)
-    return None
+    return Labels()
 
 
 def _read(path: Path) -> bytes:
@@ -74,33 +81,50 @@ def _read(path: Path) -> bytes:
     return data
 
 
-def _unpack(path: Path) -> dict[str, bytes]:
-    data = _read(path)
-    files = {member.name: data[member.offset :][: member.size] for member in scan_bytes(path, data)}
-    return {name: files[Path(name).name] for name in (META, TRUTH) if Path(name).name in files}
-
-
-def _read_devkit(path: Path, files: dict[str, bytes]) -> Labels:
-    if missing := {META, TRUTH} - files.keys():
-        raise DataError(f"{path} lacks {' and '.join(sorted(missing))}: it is not the ILSVRC2012 devkit")
-    words, ids = _read_meta(path, files[META])
+def _read_devkit(place: Path, kit: Path, edition: Edition) -> Labels:
+    """kit: archive or folder. The truth of the test images, released later, is beside it or in it."""
+    val, test = edition.truth["val"], edition.truth.get("test")
+    if kit.is_file():
+        files = _unpack(kit, (META, val))
+    else:
+        files = {name: _read(kit / name) for name in (META, val) if (kit / name).is_file()}
+    if missing := {META, val} - files.keys():
+        raise DataError(f"{kit} lacks {' and '.join(sorted(missing))}: it is not {edition.devkits[0]}")
+    words, ids = _read_meta(kit, files[META], edition.id_field)
     wnids = {number: wnid for wnid, number in ids.items()}
+    truth = {"val": Truth(str(kit), _read_truth(f"{kit}: {val}", files[val], wnids))}
+    for path in (kit / "data" / test, place / test) if test else ():
+        if path.is_file():
+            truth["test"] = Truth(str(path), _read_truth(str(path), _read(path), wnids))
+    return Labels(words, ids, truth)
+
+
+def _unpack(path: Path, wanted: Sequence[str]) -> dict[str, bytes]:
+    """Those files of an archived devkit, whatever the folder above data/."""
+    data, names = _read(path), {Path(name).name: name for name in wanted}
+    files = [member for member in scan_bytes(path, data) if member.name in names]
+    return {names[file.name]: data[file.offset : file.offset + file.size] for file in files}
+
+
+def _read_truth(where: str, data: bytes, wnids: dict[int, str]) -> tuple[str, ...]:
+    """A class's number a line -> wnids."""
     truth = []
-    for number, line in enumerate(files[TRUTH].decode("ascii", "replace").split("\n"), 1):
+    for number, line in enumerate(data.decode("ascii", "replace").split("\n"), 1):
         if text := line.strip():
             wnid = wnids.get(int(text)) if text.isdecimal() and len(text) < 10 else None
             if wnid is None:
-                raise DataError(f"{path}: {TRUTH}, line {number}: {line[:40]!r} is no class of meta.mat")
+                raise DataError(f"{where}, line {number}: {line[:40]!r} is no class of meta.mat")
             truth.append(wnid)
-    return Labels(str(path), words, ids, tuple(truth))
+    return tuple(truth)
 
 
-def _read_meta(path: Path, data: bytes) -> tuple[dict[str, str], dict[str, int]]:
+def _read_meta(path: Path, data: bytes, id_field: str) -> tuple[dict[str, str], dict[str, int]]:
     """Words and ids by wnid, of the classes of meta.mat; it also lists their ancestors."""
     words: dict[str, str] = {}
     ids: dict[str, int] = {}
+    load = partial(_load_synsets, id_field=id_field)
     try:
-        ((_, synsets),) = run_tasks(_load_synsets, [data], 1)  # damaged bytes can crash scipy's process
+        ((_, synsets),) = run_tasks(load, [data], 1)  # damaged bytes can crash scipy's process
     except Exception as error:  # or make it raise nearly anything
         reason = str(error).partition("\n")[0]
         raise DataError(f"{path}: meta.mat cannot be read ({type(error).__name__}: {reason})") from None
@@ -112,7 +136,7 @@ def _read_meta(path: Path, data: bytes) -> tuple[dict[str, str], dict[str, int]]
     return words, ids
 
 
-def _load_synsets(data: bytes) -> list[tuple[int, str, str, int]]:
+def _load_synsets(data: bytes, id_field: str) -> list[tuple[int, str, str, int]]:
     """meta.mat -> (id, wnid, words, number of children) of each synset."""
     import numpy as np
     from scipy.io import loadmat
@@ -120,7 +144,7 @@ def _load_synsets(data: bytes) -> list[tuple[int, str, str, int]]:
     resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
     resource.setrlimit(resource.RLIMIT_AS, (2**32, 2**32))
     synsets = np.atleast_1d(loadmat(io.BytesIO(data), squeeze_me=True)["synsets"])
-    fields = [synsets[name] for name in ("ILSVRC2012_ID", "WNID", "words", "num_children")]
+    fields = [synsets[name] for name in (id_field, "WNID", "words", "num_children")]
     return [(int(a), str(b), str(c), int(d)) for a, b, c, d in zip(*fields, strict=True)]
 
 
@@ -147,4 +171,4 @@ def _read_kaggle(place: Path) -> Labels:
                 raise DataError(f"{path}, line {number}: expected ImageId,PredictionString")
             if row and solution.setdefault(row[0], prediction[0]) != prediction[0]:
                 raise DataError(f"{path}, line {number}: {row[0]} has two labels")
-    return Labels(str(path if solution else place / MAPPING), words, {}, (), solution)
+    return Labels(words, truth={"val": Truth(str(path), by_name=solution)} if solution else {})

@@ -211,18 +211,20 @@ class Miniature:
         for number, label in enumerate(self.val_labels(), start=1):
             yield f"ILSVRC2012_val_{number:08d}.JPEG", label, jpeg(self.image(2, label, number))
 
+    def test_labels(self) -> list[int]:
+        return [number % self.classes for number in range(1, self.test + 1)]
+
     def test_files(self) -> Iterator[File]:
-        for number in range(1, self.test + 1):
-            label = number % self.classes
+        for number, label in enumerate(self.test_labels(), start=1):
             yield f"ILSVRC2012_test_{number:08d}.JPEG", label, jpeg(self.image(3, label, number))
 
     def devkit_id(self, label: int) -> int:
         """From 1 and, as in the real development kit, not in the order of the wnids."""
         return (label + 1) % self.classes + 1
 
-    def synsets(self) -> npt.NDArray[np.void]:
+    def synsets(self, challenge: str) -> npt.NDArray[np.void]:
         """The classes by id and above them, as in the real one, the synsets that are no classes. (N, 1)"""
-        names = ["ILSVRC2012_ID", "WNID", "words", "gloss"]
+        names = [f"{challenge}_ID", "WNID", "words", "gloss"]
         names += ["num_children", "children", "wordnet_height", "num_train_images"]
         leaves: list[tuple[Any, ...]] = [
             (self.devkit_id(i), WNIDS[i], WORDS[i], f"a drawing of {WORDS[i]}", 0, [], 0, self.train)
@@ -240,12 +242,15 @@ class Miniature:
             rows[row, 0] = synset
         return rows
 
-    def devkit(self) -> bytes:
+    def devkit(self, challenge: str = "ILSVRC2012", folder: str = "ILSVRC2012_devkit_t12") -> bytes:
         meta = io.BytesIO()
-        scipy.io.savemat(meta, {"synsets": self.synsets()})
-        truth = "".join(f"{self.devkit_id(label)}\n" for label in self.val_labels())
-        files = {"meta.mat": meta.getvalue(), "ILSVRC2012_validation_ground_truth.txt": truth.encode()}
-        return tar((f"ILSVRC2012_devkit_t12/data/{name}", data) for name, data in files.items())
+        scipy.io.savemat(meta, {"synsets": self.synsets(challenge)})
+        truth = self.truth(self.val_labels())
+        files = {"meta.mat": meta.getvalue(), f"{challenge}_validation_ground_truth.txt": truth}
+        return tar((f"{folder}/data/{name}", data) for name, data in files.items())
+
+    def truth(self, labels: Iterable[int]) -> bytes:
+        return "".join(f"{self.devkit_id(label)}\n" for label in labels).encode()
 
 
 def tar(files: Iterable[tuple[str, bytes]]) -> bytes:
@@ -266,11 +271,7 @@ def write(path: Path, data: bytes) -> None:
 def write_archives(root: Path, *, devkit_tar: bool = False, **counts: Any) -> None:
     """The official archives; `devkit_tar`: its .gz already undone, as some browsers do."""
     small = Miniature(**counts)
-    classes: dict[str, list[tuple[str, bytes]]] = {}
-    for name, label, data in small.train_files():
-        classes.setdefault(WNIDS[label], []).append((name, data))
-    class_tars = ((f"{wnid}.tar", tar(files)) for wnid, files in classes.items())
-    write(root / "ILSVRC2012_img_train.tar", tar(class_tars))
+    write(root / "ILSVRC2012_img_train.tar", tar(class_tars(small.train_files())))
     write(root / "ILSVRC2012_img_val.tar", tar((name, data) for name, _, data in small.val_files()))
     if small.test:
         files = ((f"test/{name}", data) for name, _, data in small.test_files())
@@ -279,6 +280,38 @@ def write_archives(root: Path, *, devkit_tar: bool = False, **counts: Any) -> No
         write(root / "ILSVRC2012_devkit_t12.tar", small.devkit())
     else:
         write(root / "ILSVRC2012_devkit_t12.tar.gz", gzip.compress(small.devkit(), mtime=0))
+
+
+def class_tars(files: Iterable[File]) -> Iterator[tuple[str, bytes]]:
+    """Training images, a tar a class."""
+    classes: dict[int, list[tuple[str, bytes]]] = {}
+    for name, label, data in files:
+        classes.setdefault(label, []).append((name, data))
+    return ((f"{WNIDS[label]}.tar", tar(images)) for label, images in classes.items())
+
+
+def write_class_tars(root: Path, **counts: Any) -> None:
+    """A tar for each class and nothing else: Fall 2011's release, unpacked once."""
+    for name, data in class_tars(Miniature(**counts).train_files()):
+        write(root / name, data)
+
+
+def write_2010(root: Path, **counts: Any) -> None:
+    """ILSVRC-2010's archives. As in the real ones an image of each split is blank, and among the patches."""
+    small, patches = Miniature(**counts), []
+    blank = jpeg(np.full((120, 160, 3), 255, np.uint8))
+    splits = {"train": small.train_files(), "val": small.val_files(), "test": small.test_files()}
+    for split, files in splits.items():
+        images = [(name.replace("ILSVRC2012", "ILSVRC2010"), label, data) for name, label, data in files]
+        patches.append((f"patch_images/{split}/{images[0][0]}", images[0][2]))
+        images[0] = (*images[0][:2], blank)
+        flat = ((f"{split}/{name}", data) for name, _, data in images)
+        content = class_tars(images) if split == "train" else flat
+        write(root / f"ILSVRC2010_images_{split}.tar", tar(content))
+    write(root / "patch_images.tar", tar(patches))
+    kit = small.devkit("ILSVRC2010", "devkit-1.0")
+    write(root / "ILSVRC2010_devkit-1.0.tar.gz", gzip.compress(kit, mtime=0))
+    write(root / "ILSVRC2010_test_ground_truth.txt", small.truth(small.test_labels()))
 
 
 def write_folders(root: Path, *, flat_val: bool = False, **counts: Any) -> None:

@@ -295,7 +295,7 @@ def test_bad_folders(folders: Path, flat: Path, kaggle: Path, tmp_path: Path) ->
     single = tmp_path / "d/n1"
     single.mkdir(parents=True)
     (single / "a.jpg").touch()
-    check(single.parent, "no second image", 0.5)
+    check(single.parent, "no class has a second image", 0.5)
 
 
 @pytest.mark.parametrize("name", [TRAIN, VAL])
