@@ -9,7 +9,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from model import schedule
-from model.recipe import Recipe
+from model.recipe import Recipe, Shape
 
 Row = dict[str, Any]
 
@@ -65,7 +65,7 @@ def print_recipe(recipe: Recipe) -> None:
     console.print(f"recipe {recipe.name}")
     layers = Table("layer", "out", "weights", "parameters", "std", "bias", "then", box=SIMPLE)
     for shape in recipe.shapes():
-        layer, size = shape.layer, "x".join(map(str, shape.weight))
+        layer, size = shape.layer, written(shape)
         out = "x".join(str(n) for n in shape.out if n > 1)
         then, count = " ".join(layer.then), f"{shape.parameters:,}"
         layers.add_row(layer.name, out, size, count, f"{shape.std:.3g}", f"{layer.bias:g}", then)
@@ -77,8 +77,13 @@ def print_recipe(recipe: Recipe) -> None:
         if name not in ("name", "layers"):
             numbers.add_row(name, str(value))
     console.print(numbers)
-    first = recipe.layers[0].name
-    stages = Table("epochs", "rate of weights", "of biases", f"of {first}", "colour noise", box=SIMPLE)
-    for epochs, weight, bias, of_first, noise in schedule.table(recipe):
-        stages.add_row(epochs, f"{weight:g}", f"{bias:g}", f"{of_first:g}", "on" if noise else "off")
+    heads, *rows = schedule.table(recipe)
+    stages = Table(*heads, title="rates of weights/biases", box=SIMPLE)
+    for row in rows:
+        stages.add_row(*row)
     console.print(stages)
+
+
+def written(shape: Shape) -> str:
+    """The sizes of a layer's weights, those of a colour branch after a plus."""
+    return " + ".join("x".join(map(str, size)) for kind, size in shape.tensors.items() if kind != "bias")

@@ -239,13 +239,14 @@ def draw_similar(scratch: Path, run: "Trained", dataset: "Dataset", seen: Seen) 
 
 def recipe_tables(run: "Trained") -> str:
     from cli import page
+    from cli.display import written
     from model import schedule
 
     shapes = run.recipe.shapes()
     layers = [
         [
             shape.layer.name,
-            "x".join(map(str, shape.weight)),
+            written(shape),
             " ".join(shape.layer.then),
             "x".join(str(n) for n in shape.out if n > 1),
             f"{shape.parameters:,}",
@@ -254,14 +255,11 @@ def recipe_tables(run: "Trained") -> str:
     ]
     layers.append(["all", "", "", "", f"{sum(shape.parameters for shape in shapes):,}"])
     settings = [[k, str(v)] for k, v in run.recipe.to_dict().items() if k not in ("name", "layers")]
-    stages = [
-        [epochs, f"{weight:g}", f"{bias:g}", f"{first:g}", "on" if noise else "off"]
-        for epochs, weight, bias, first, noise in schedule.table(run.recipe)
-    ]
-    rates = ["epochs", "rate of weights", "of biases", f"of {shapes[0].layer.name}", "colour noise"]
+    rates, *stages = schedule.table(run.recipe)
     return (
         page.table(["layer", "weights", "then", "out", "parameters"], layers, 1)
-        + page.table(rates, stages, 4)
+        + page.text("Rates of weights/biases:")
+        + page.table(rates, stages, len(rates) - 1)
         + page.table(["setting", "value"], settings)
     )
 

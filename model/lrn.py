@@ -1,7 +1,8 @@
 """The response normalisations: y = x * s ** -beta with s = k + alpha * (sum of x ** 2 over a window).
 
-One autograd function for both of net 145's: over neighbouring maps at the same place (the paper's section
-3.3), and over neighbouring places in the same map (the 2012 source's `cnorm2`, which the paper leaves out).
+One autograd function for all: over neighbouring maps at the same place (the paper's section 3.3); over
+neighbouring places in the same map (the 2012 source's `cnorm2`, which the paper leaves out); and over places,
+with the mean around each of them taken off before squaring (the same of nets 131 and 135).
 Written out because torch's local_response_norm takes nearly half of a training step on a CPU; this takes a
 tenth of one, and keeps nothing for the backward pass but its input.
 """
@@ -21,47 +22,58 @@ MAPS, ROWS, COLUMNS = -3, -2, -1  # of (N, maps, height, width)
 def across_maps(x: Tensor, norm: ResponseNorm, groups: int = 1) -> Tensor:
     """LRN over windows of maps, which end at the border of a group (a tower). (N, C, H, W) in and out."""
     grouped = x.view(len(x), groups, x.shape[1] // groups, *x.shape[2:])
-    return _normalise(grouped, norm, (MAPS,)).flatten(1, 2)
+    return _normalise(grouped, norm, (MAPS,), centred=False).flatten(1, 2)
 
 
 def across_places(x: Tensor, norm: ResponseNorm) -> Tensor:
     """The same over size x size places of one map. (N, C, H, W) in and out."""
-    return _normalise(x, norm, (ROWS, COLUMNS))
+    return _normalise(x, norm, (ROWS, COLUMNS), centred=False)
 
 
-def _normalise(x: Tensor, norm: ResponseNorm, dims: tuple[int, ...]) -> Tensor:
-    result: Tensor = _Normalise.apply(x, norm, dims)  # type: ignore[no-untyped-call]
+def contrast(x: Tensor, norm: ResponseNorm) -> Tensor:
+    """The same of x less the mean of the size x size places around it. (N, C, H, W) in and out.
+
+    The gradient is 2012's (`convContrastNormUndo`), which takes that mean for a constant.
+    """
+    return _normalise(x, norm, (ROWS, COLUMNS), centred=True)
+
+
+def _normalise(x: Tensor, norm: ResponseNorm, dims: tuple[int, ...], centred: bool) -> Tensor:
+    result: Tensor = _Normalise.apply(x, norm, dims, centred)  # type: ignore[no-untyped-call]
     return result
 
 
 class _Normalise(torch.autograd.Function):
-    """With g = dL/dy and p = s ** -beta, dL/dx = g p - 2 alpha beta x windows(g x p / s).
+    """With m = x or, centred, x less its mean, g = dL/dy and p = s ** -beta:
+    dL/dx = g p - 2 alpha beta m windows(g x p / s).
 
     Half-precision inputs are computed in float32 and rounded once, on the way out.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, norm: ResponseNorm, dims: tuple[int, ...]) -> Tensor:
+    def forward(ctx: Any, x: Tensor, norm: ResponseNorm, dims: tuple[int, ...], centred: bool) -> Tensor:
         ctx.save_for_backward(x)
-        ctx.norm, ctx.dims = norm, dims
+        ctx.norm, ctx.dims, ctx.centred = norm, dims, centred
         result = torch.empty_like(x)
         for rows in _passes(x):
             part = _wide(x[rows])
-            result[rows] = _power(_denominator(part, norm, dims), norm.beta).mul_(part)
+            measured = _off_mean(part, norm, dims) if centred else part
+            result[rows] = _power(_denominator(measured, norm, dims), norm.beta).mul_(part)
         return result
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         (x,), norm, dims = ctx.saved_tensors, ctx.norm, ctx.dims
         result = torch.empty_like(x)
         for rows in _passes(x):
             part = _wide(x[rows])
-            s = _denominator(part, norm, dims)
+            measured = _off_mean(part, norm, dims) if ctx.centred else part
+            s = _denominator(measured, norm, dims)
             gp = _power(s, norm.beta).mul_(grad[rows])
             inner = window_sum((gp * part).div_(s), norm.size, dims)
-            result[rows] = gp.addcmul_(part, inner, value=-2 * norm.alpha * norm.beta)
-        return result, None, None
+            result[rows] = gp.addcmul_(measured, inner, value=-2 * norm.alpha * norm.beta)
+        return result, None, None, None
 
 
 def _passes(x: Tensor) -> Iterator[slice]:
@@ -72,6 +84,12 @@ def _passes(x: Tensor) -> Iterator[slice]:
 
 def _wide(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _off_mean(x: Tensor, norm: ResponseNorm, dims: tuple[int, ...]) -> Tensor:
+    """x less the mean of the window around it: of fewer values at the borders."""
+    count = window_sum(torch.ones_like(x[:1, :1]), norm.size, dims)
+    return x - window_sum(x, norm.size, dims).div_(count)
 
 
 def _denominator(x: Tensor, norm: ResponseNorm, dims: tuple[int, ...]) -> Tensor:

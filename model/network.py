@@ -16,14 +16,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.lrn import across_maps, across_places
+from model.colour import coarse
+from model.lrn import across_maps, across_places, contrast
 from model.placement import Pieces, bordered, exchange, placed
 from model.recipe import Full, Recipe, RunError, Shape
 
 State = dict[str, Tensor]
 Masks = list[Pieces]  # of each dropout, in order, a piece a device: (N, units), boolean
-META = torch.device("meta")  # modules are made there, without torch's own initial weights
 GOLDEN, MIX = -0x61C8864680B583EB, (-0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15)  # splitmix64's, as signed int64
+
+
+class Part(nn.Module):
+    """A device's part of one layer's parameters, not yet drawn: the maps or units of its towers."""
+
+    weight: Tensor  # (maps, maps read, kernel, kernel) or (units, units read)
+    colour: Tensor  # (maps, 3, kernel, kernel), where there is such a branch
+    bias: Tensor  # (maps,)
+
+    def __init__(self, shape: Shape, device: torch.device, share: int) -> None:
+        super().__init__()
+        for kind, (out, *read) in shape.tensors.items():
+            self.register_parameter(kind, nn.Parameter(torch.empty(out // share, *read, device=device)))
 
 
 class Tower(nn.Module):
@@ -32,33 +45,34 @@ class Tower(nn.Module):
     def __init__(self, recipe: Recipe, shapes: Sequence[Shape], device: torch.device, share: int) -> None:
         super().__init__()
         self.recipe, self.groups = recipe, recipe.towers // share
-        self.layers = nn.ModuleDict({s.layer.name: self._linear(s, device, share) for s in shapes})
-
-    def _linear(self, shape: Shape, device: torch.device, share: int) -> nn.Module:
-        out, read, *_ = shape.weight
-        layer = shape.layer
-        if isinstance(layer, Full):
-            return nn.Linear(read, out // share, device=META).to_empty(device=device)
-        groups = 1 if layer.crossing else self.groups
-        geometry = (layer.kernel, layer.stride, layer.pad)
-        return nn.Conv2d(read * groups, out // share, *geometry, groups=groups, device=META).to_empty(
-            device=device
-        )
+        self.layers = nn.ModuleDict({s.layer.name: Part(s, device, share) for s in shapes})
 
     def linear(self, shape: Shape, x: Tensor) -> Tensor:
         """The layer itself: (N, maps read, height, width) or (N, units read) to its linear output."""
-        if isinstance(shape.layer, Full):
-            x = x.flatten(1)
-        elif shape.overhang and x.shape[1] > 3:  # images come with their border: see `take`
-            x = F.pad(x, (0, shape.overhang, 0, shape.overhang))
-        result: Tensor = self.layers[shape.layer.name](x)
-        return result
+        part, layer = self.part(shape), shape.layer
+        if isinstance(layer, Full):
+            return F.linear(x.flatten(1), part.weight, part.bias)
+        groups = 1 if layer.crossing else self.groups
+        if x.shape[1] > 3:  # images come with their border: see `take`
+            x = _hung_over(x, shape.overhang)
+        return F.conv2d(x, part.weight, part.bias, layer.stride, layer.pad, groups=groups)
+
+    def add_colours(self, shape: Shape, x: Tensor, colours: Tensor) -> Tensor:
+        """The layer's linear output, in place, and its colour branch over (N, 3, height, width)."""
+        assert shape.layer.colour
+        colours = _hung_over(colours, shape.coarse_overhang)
+        return x.add_(F.conv2d(colours, self.part(shape).colour, stride=shape.layer.colour.stride))
+
+    def part(self, shape: Shape) -> Part:
+        return self.layers[shape.layer.name]  # type: ignore[return-value]
 
     def after(self, step: str, x: Tensor) -> Tensor:
         """One step that stays inside the tower, in place where backward passes do not need its input."""
         match step:
             case "relu":
                 return x.relu_()
+            case "tanh":
+                return x.tanh_()
             case "pool":
                 return F.max_pool2d(x, self.recipe.pool_size, self.recipe.pool_stride, ceil_mode=True)
             case "lrn":
@@ -66,6 +80,8 @@ class Tower(nn.Module):
                 return across_maps(x, self.recipe.lrn, groups)
             case "spatial":
                 return across_places(x, self.recipe.spatial)
+            case "contrast":
+                return contrast(x, self.recipe.spatial)
         raise ValueError(step)
 
 
@@ -93,6 +109,11 @@ class AlexNet(nn.Module):
         self.head = Tower(recipe, self.shapes[-1:], self.devices[0], 1)  # the classes, on the first device
         self.load(self._initial())
 
+    @property
+    def border(self) -> int:
+        """Pixels of zeros that `take` leaves right of the images and below them."""
+        return self.shapes[0].overhang if self.recipe.reduce == 1 else 0
+
     def _holders(self, shape: Shape) -> list[Tower]:
         return [self.head] if shape is self.shapes[-1] else list(self.towers)  # type: ignore[arg-type]
 
@@ -101,9 +122,11 @@ class AlexNet(nn.Module):
         draw = torch.Generator().manual_seed(self.seed)
         state: State = {}
         for shape in self.shapes:
-            name = shape.layer.name
-            state[f"{name}.weight"] = torch.randn(shape.weight, generator=draw).mul_(shape.std)
-            state[f"{name}.bias"] = torch.full(shape.weight[:1], float(shape.layer.bias))
+            name, layer, sizes = shape.layer.name, shape.layer, shape.tensors
+            state[f"{name}.weight"] = torch.randn(sizes["weight"], generator=draw).mul_(shape.std)
+            if layer.colour:
+                state[f"{name}.colour"] = torch.randn(sizes["colour"], generator=draw).mul_(layer.colour.std)
+            state[f"{name}.bias"] = torch.full(sizes["bias"], float(layer.bias))
         return state
 
     def forward(self, images: Tensor, masks: Masks | None = None, divisor: float = 1.0) -> Tensor:
@@ -125,7 +148,7 @@ class AlexNet(nn.Module):
         """
         device, weights = images.device.type, self.mean.dtype
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weights
-        crop, side = self.recipe.crop, self.recipe.crop + self.shapes[0].overhang
+        crop, side = self.recipe.crop, self.recipe.crop + self.border
         taken = torch.empty(len(images), side, side, 3, dtype=dtype, device=images.device).permute(0, 3, 1, 2)
         taken[:, :, crop:] = taken[:, :, :, crop:] = 0
         scale = torch.full((), 1 / divisor, dtype=weights, device=images.device)
@@ -134,14 +157,32 @@ class AlexNet(nn.Module):
 
     def walk(self, taken: Tensor, masks: Masks | None = None) -> Iterator[tuple[Shape, Pieces]]:
         """Each layer's linear output, a piece a device, as it is computed; the next step overwrites it."""
-        pieces, drops = [taken], iter(masks) if masks else None
+        images, drops = self.reduced(taken), iter(masks) if masks else None
+        pieces = [images]
         for shape in self.shapes:
-            holders = self._holders(shape)
-            if shape.layer.crossing:
-                pieces = exchange(pieces, self.devices[: len(holders)])
-            pieces = [tower.linear(shape, x) for tower, x in zip(holders, pieces, strict=True)]
+            pieces = self.linear(shape, pieces, images)
             yield shape, pieces
             pieces = self.follow(shape, pieces, drops)
+
+    def reduced(self, taken: Tensor) -> Tensor:
+        """What `take` made, averaged where the recipe says so, with its border."""
+        if self.recipe.reduce == 1:
+            return taken
+        return _hung_over(F.avg_pool2d(taken, self.recipe.reduce), self.shapes[0].overhang)
+
+    def linear(self, shape: Shape, pieces: Pieces, images: Tensor) -> Pieces:
+        """A layer's linear output, from what the one before it handed on and the images with their border."""
+        holders, layer = self._holders(shape), shape.layer
+        if layer.crossing:
+            pieces = exchange(pieces, self.devices[: len(holders)])
+        pieces = [tower.linear(shape, x) for tower, x in zip(holders, pieces, strict=True)]
+        if layer.colour:
+            side = self.recipe.side
+            colours = exchange([coarse(images[:, :, :side, :side], layer.colour)], self.devices)
+            pieces = [
+                tower.add_colours(shape, *x) for tower, *x in zip(holders, pieces, colours, strict=True)
+            ]
+        return pieces
 
     def follow(self, shape: Shape, pieces: Pieces, drops: Iterator[Pieces] | None = None) -> Pieces:
         """A layer's linear output to what the next layer reads; a ReLU overwrites what it is given."""
@@ -204,11 +245,10 @@ class AlexNet(nn.Module):
         return pieces
 
     def pieces(self) -> Iterator[tuple[str, str, list[nn.Parameter]]]:
-        """(layer name, "weight" or "bias", its parameters in the order of the devices), layer by layer."""
+        """(layer name, kind as in `Shape.tensors`, its parameters in the devices' order), layer by layer."""
         for shape in self.shapes:
-            name = shape.layer.name
-            for kind in ("weight", "bias"):
-                yield name, kind, [getattr(tower.layers[name], kind) for tower in self._holders(shape)]
+            for kind in shape.tensors:
+                yield shape.layer.name, kind, [getattr(t.part(shape), kind) for t in self._holders(shape)]
 
     def state(self) -> State:
         """The parameters on the CPU in canonical form: "conv1.weight" holds both towers' filters."""
@@ -217,9 +257,14 @@ class AlexNet(nn.Module):
     def load(self, state: State) -> None:
         """Takes a `state` of any placement; RunError names the first tensor that does not fit."""
         fit(state, {f"{shape.layer.name}.{kind}": size for shape in self.shapes
-                    for kind, size in (("weight", shape.weight), ("bias", shape.weight[:1]))})  # fmt: skip
+                    for kind, size in shape.tensors.items()})  # fmt: skip
         for name, kind, pieces in self.pieces():
             scatter(state[f"{name}.{kind}"], pieces)
+
+
+def _hung_over(x: Tensor, overhang: int) -> Tensor:
+    """With zeros where the last windows leave the right and bottom edge."""
+    return F.pad(x, (0, overhang, 0, overhang)) if overhang else x
 
 
 def canonical(pieces: Sequence[Tensor]) -> Tensor:

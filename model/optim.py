@@ -40,9 +40,11 @@ class Momentum:
         """The rates of the next steps."""
         self.groups = defaultdict(_Group)
         for name, kind, pieces in self.network.pieces():
-            rate = rates.weight[name] if kind == "weight" else rates.bias[name]
+            rate, decay = (
+                (rates.bias[name], 0.0) if kind == "bias" else (rates.weight[name], self.recipe.decay)
+            )
             if rate > 0:
-                group = self.groups[rate, self.recipe.decay if kind == "weight" else 0.0]
+                group = self.groups[rate, decay]
                 group.parameters += pieces
                 group.opposite += [self.opposite[piece] for piece in pieces]
 

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from model.network import AlexNet, Tower
 from model.recipe import ResponseNorm, RunError
 
+PLACES = (-2, -1)  # of (N, maps, height, width)
+
 
 class Portable(nn.Module):
     """(N, 3, crop, crop) RGB pixels, 0..255 -> (N, classes) probabilities. The network is on one device."""
@@ -23,11 +25,10 @@ class Portable(nn.Module):
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
-        recipe, overhang = self.network.recipe, self.network.shapes[0].overhang
-        x = F.pad(images - self.network.mean, (0, overhang, 0, overhang))
+        recipe, border = self.network.recipe, self.network.border
+        x = images = self.network.reduced(F.pad(images - self.network.mean, (0, border, 0, border)))
         for shape in self.network.shapes:
-            (tower,) = self.network._holders(shape)
-            x = tower.linear(shape, x)
+            (x,), (tower,) = self.network.linear(shape, [x], images), self.network._holders(shape)
             for step in shape.layer.then:
                 x = x * recipe.keep if step == "dropout" else self._after(tower, step, x)
         return x.softmax(1)
@@ -38,20 +39,27 @@ class Portable(nn.Module):
         if step == "lrn":
             groups = 1 if recipe.lrn_across_towers else recipe.towers
             apart = x.reshape(-1, groups, x.shape[1] // groups, *x.shape[2:])
-            return normalised(apart, recipe.lrn, (-3,)).flatten(1, 2)
+            return normalised(apart, apart, recipe.lrn, (-3,)).flatten(1, 2)
         if step == "spatial":
-            return normalised(x, recipe.spatial, (-2, -1))
+            return normalised(x, x, recipe.spatial, PLACES)
+        if step == "contrast":
+            count = windows(torch.ones_like(x[:1, :1]), recipe.spatial.size, PLACES)
+            return normalised(x, x - windows(x, recipe.spatial.size, PLACES) / count, recipe.spatial, PLACES)
         return tower.after(step, x)
 
 
-def normalised(x: Tensor, norm: ResponseNorm, dims: tuple[int, ...]) -> Tensor:
-    """x / (k + alpha * sum of squares over a window) ** beta."""
-    total = x * x
+def normalised(x: Tensor, measured: Tensor, norm: ResponseNorm, dims: tuple[int, ...]) -> Tensor:
+    """x / (k + alpha * sum of squares over a window) ** beta: the squares of what is measured."""
+    return x * (norm.k + norm.alpha * windows(measured * measured, norm.size, dims)) ** -norm.beta
+
+
+def windows(x: Tensor, size: int, dims: tuple[int, ...]) -> Tensor:
+    """Sums over centred windows along each of `dims`."""
     for dim in dims:
-        reach = norm.size // 2
-        padded = F.pad(total, [0, 0] * (-1 - dim) + [reach, reach])
-        total = torch.stack([padded.narrow(dim, i, x.shape[dim]) for i in range(norm.size)]).sum(0)
-    return x * (norm.k + norm.alpha * total) ** -norm.beta
+        reach = size // 2
+        padded = F.pad(x, [0, 0] * (-1 - dim) + [reach, reach])
+        x = torch.stack([padded.narrow(dim, i, x.shape[dim]) for i in range(size)]).sum(0)
+    return x
 
 
 def write_onnx(path: Path, network: AlexNet, about: Mapping[str, Any]) -> None:

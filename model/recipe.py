@@ -1,13 +1,15 @@
 """Every number of a recipe, written once: network, initial weights, images and training are read from here.
 
 `original` is net 145 of the 2012 source, which made the paper's 40.7 / 18.2; `paper` is the paper's text to
-the letter. They differ in data only: no other file asks which recipe it has. Sources: the 2012 source's
-layers-145.cfg and layer-params-145.cfg; Krizhevsky, Sutskever, Hinton, NIPS 2012.
+the letter; the others are the nets behind the rest of the paper's table and its ablations. They differ in
+data only, at the end of this file: no other file asks which recipe it has. Sources: the 2012 source's
+layers-145.cfg and layer-params-145.cfg, or those of the number named; Krizhevsky, Sutskever, Hinton, NIPS
+2012.
 """
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -16,6 +18,28 @@ from model.schedule import SCHEDULES
 
 class RunError(Exception):
     """A user's mistake about a run: one line that says what does not fit."""
+
+
+@dataclass(frozen=True)
+class Colour:
+    """A second input of a convolution, added to the first: the image's coarse colours, alike for both towers.
+
+    The image is blurred by a Gaussian of deviation `sigma` pixels, cut off outside `window` x `window`, that
+    reads zeros beyond the edge; every `step`-th pixel of it is kept, and kernels run over these.
+    """
+
+    sigma: float
+    window: int
+    step: int
+    kernel: int
+    stride: int
+    std: float = 0.01
+
+    def pixels(self, side: int) -> range:
+        """Where, along an image of `side` pixels, those that are kept lie: about its middle."""
+        count = math.ceil(side / self.step)
+        start = (side - self.step * (count - 1)) // 2
+        return range(start, start + self.step * count, self.step)
 
 
 @dataclass(frozen=True)
@@ -35,6 +59,7 @@ class Conv:
     std: float = 0.01  # of the initial weights
     bias: float = 0.0  # initial
     then: tuple[str, ...] = ("relu",)
+    colour: Colour | None = None
 
 
 @dataclass(frozen=True)
@@ -42,6 +67,7 @@ class Full:
     """A fully connected layer over both towers, counted at width 1; it reads all there is, of every tower."""
 
     crossing: ClassVar[bool] = True
+    colour: ClassVar[None] = None
     name: str
     units: int | None = None  # None: one a class
     std: float = 0.01
@@ -50,7 +76,7 @@ class Full:
 
 
 Layer = Conv | Full
-STEPS = ("relu", "pool", "lrn", "spatial", "dropout")  # what may follow a layer
+STEPS = ("relu", "tanh", "pool", "lrn", "spatial", "contrast", "dropout")  # what may follow a layer
 
 
 @dataclass(frozen=True)
@@ -73,15 +99,24 @@ class Shape:
     overhang: int  # pixels by which the last windows leave the right and bottom edge
     linear: tuple[int, int, int]  # before `then`
     out: tuple[int, int, int]  # after it
+    coarse_overhang: int = 0  # the same of a colour branch
+
+    @property
+    def tensors(self) -> dict[str, tuple[int, ...]]:
+        """The sizes of the layer's parameters by kind; (maps, 3, kernel, kernel) of a colour branch."""
+        sizes = {"weight": self.weight}
+        if self.layer.colour:
+            sizes["colour"] = (self.weight[0], 3, self.layer.colour.kernel, self.layer.colour.kernel)
+        return {**sizes, "bias": self.weight[:1]}
 
     @property
     def parameters(self) -> int:
-        """Weights and biases of the layer."""
-        return math.prod(self.weight) + self.weight[0]
+        """How many numbers these are."""
+        return sum(math.prod(size) for size in self.tensors.values())
 
 
-# Net 145. `std` of conv3 to conv5 is 0.03, which the paper does not say; at 0.01 the signal that reaches the
-# loss is a tenth of this. LRN of layer 1 runs on the linear output, and ReLU follows the pooling.
+# Net 145 (layers-145.cfg). `std` of conv3 to conv5 is 0.03, which the paper does not say; at 0.01 the signal
+# that reaches the loss is a tenth of this. LRN of layer 1 runs on the linear output, ReLU follows pooling.
 NET_145: tuple[Layer, ...] = (
     Conv("conv1", 96, 11, stride=4, crossing=True, then=("lrn", "pool", "relu")),
     Conv("conv2", 256, 5, pad=2, bias=1, then=("relu", "lrn", "spatial", "pool")),
@@ -92,7 +127,6 @@ NET_145: tuple[Layer, ...] = (
     Full("fc7", 4096, bias=1, then=("relu", "dropout")),
     Full("fc8"),
 )
-AS_PRINTED = {"conv1": ("relu", "lrn", "pool"), "conv2": ("relu", "lrn", "pool"), "conv5": ("relu", "pool")}
 
 
 @dataclass(frozen=True)
@@ -106,6 +140,7 @@ class Recipe:
     width: float = 1.0  # narrow copies are the same text with fewer maps and units: see `shapes`
     # images, 0..255 minus the mean image
     crop: int = 224
+    reduce: int = 1  # the network averages squares of as many pixels a side first: 224 by 7 is 32
     offsets: int = 33  # crop positions along each side; the paper counts 32 x 32 x 2 = 2048 crops of an image
     noise: float = 0.1  # deviation of the colour noise's factors
     noise_basis: str = "deviations"  # or "eigenvalues" (of pixels in 0..1): what multiplies the eigenvectors
@@ -113,7 +148,7 @@ class Recipe:
     # between the layers
     lrn: ResponseNorm = ResponseNorm(size=5, alpha=1e-4 / 5, k=2)  # 2012 divides its scale by the window
     lrn_across_towers: bool = False
-    spatial: ResponseNorm = ResponseNorm(size=5, alpha=1e-3 / 5**2, k=1)
+    spatial: ResponseNorm = ResponseNorm(size=5, alpha=1e-3 / 5**2, k=1)  # of "contrast", too
     pool_size: int = 3
     pool_stride: int = 2
     keep: float = 0.5  # units that dropout keeps
@@ -126,6 +161,7 @@ class Recipe:
     schedule: str = "145"  # of model/schedule.py
     epochs: int | None = None  # None: the schedule's own; else the schedule is stretched to as many
     patience: int = 5  # ours: epochs without a new best error before "plateau" divides the rate
+    anew: tuple[str, ...] = ()  # layers that a training begun with other weights leaves as they were drawn
 
     def __post_init__(self) -> None:
         for field, (what, fits) in CHECKS.items():
@@ -139,6 +175,10 @@ class Recipe:
             if unknown := [step for step in layer.then if step not in STEPS]:
                 raise RunError(f"recipe {self.name}: {layer.name} is followed by {unknown[0]!r}, "
                                f"which is none of {', '.join(STEPS)}")  # fmt: skip
+        if unknown := [name for name in self.anew if name not in names]:
+            raise RunError(f"recipe {self.name}: anew names {unknown[0]}, which is none of its layers")
+        if self.crop % self.reduce:
+            raise RunError(f"recipe {self.name}: reduce {self.reduce} does not divide crop {self.crop}")
         self.shapes()
 
     def scaled(self, count: int) -> int:
@@ -151,28 +191,26 @@ class Recipe:
         A narrow layer sums fewer terms: its initial deviation grows by sqrt(full fan-in / its fan-in), so
         that its output deviates at the start as the full network's does. At width 1 it is the recipe's own.
         """
-        shapes, maps, size = [], 3, self.crop
+        shapes, maps, size = [], 3, self.side
         for layer in self.layers:
             read = maps if layer.crossing else maps // self.towers
             overhang = 0
             weight: tuple[int, ...]
             if isinstance(layer, Conv):
-                windows = math.ceil((size + 2 * layer.pad - layer.kernel) / layer.stride) + 1
-                overhang = (windows - 1) * layer.stride + layer.kernel - (size + 2 * layer.pad)
-                weight, size = (self.scaled(layer.maps), read, layer.kernel, layer.kernel), windows
+                weight = (self.scaled(layer.maps), read, layer.kernel, layer.kernel)
+                size, overhang = _windows(size + 2 * layer.pad, layer.kernel, layer.stride)
             else:
                 units = self.classes if layer.units is None else self.scaled(layer.units)
                 weight, size = (units, read * size * size), 1
             maps = weight[0]
             linear = (maps, size, size)
             for _ in range(layer.then.count("pool")):
-                if size < self.pool_size:
-                    size = 0
-                    break
-                size = math.ceil((size - self.pool_size) / self.pool_stride) + 1  # the last may be clipped
+                # the last window may be clipped
+                size = _windows(size, self.pool_size, self.pool_stride)[0] if size >= self.pool_size else 0
             if size < 1:
                 raise RunError(f"recipe {self.name}: crop {self.crop} is too small for {layer.name}")
-            shapes.append(Shape(layer, weight, layer.std, overhang, linear, (maps, size, size)))
+            coarse = self._coarse_overhang(layer, linear[1])
+            shapes.append(Shape(layer, weight, layer.std, overhang, linear, (maps, size, size), coarse))
         if self.width == 1:
             return shapes
         wide = replace(self, width=1.0).shapes()
@@ -182,6 +220,22 @@ class Recipe:
         ]
         return [replace(s, std=s.std * g) for s, g in zip(shapes, gain, strict=True)]
 
+    @property
+    def side(self) -> int:
+        """Pixels along the images as the first layer reads them."""
+        return self.crop // self.reduce
+
+    def _coarse_overhang(self, layer: Layer, size: int) -> int:
+        """That of a layer's colour branch, which must make `size` places along a side, as the layer does."""
+        if not layer.colour:
+            return 0
+        kept = len(layer.colour.pixels(self.side))
+        made, overhang = _windows(kept, layer.colour.kernel, layer.colour.stride)
+        if made != size:
+            raise RunError(f"recipe {self.name}: the colour branch of {layer.name} makes {made} x {made} "
+                           f"places, {layer.name} itself {size} x {size}")  # fmt: skip
+        return overhang
+
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, lists, strings and numbers, which `from_dict` reads back to an equal recipe."""
         plain = dataclasses.asdict(self)
@@ -189,23 +243,31 @@ class Recipe:
             {"kind": type(layer).__name__, **fields, "then": list(layer.then)}
             for layer, fields in zip(self.layers, plain["layers"], strict=True)
         ]
-        return {**plain, "layers": layers}
+        return {**plain, "layers": layers, "anew": list(self.anew)}
 
     @staticmethod
     def from_dict(plain: Mapping[str, Any]) -> "Recipe":
         """The recipe that `to_dict` wrote down; RunError where it holds anything else."""
-        kinds: dict[str, Callable[..., Layer]] = {"Conv": Conv, "Full": Full}
         try:
-            layers = tuple(
-                kinds[layer["kind"]](
-                    **{k: v for k, v in layer.items() if k not in ("kind", "then")}, then=tuple(layer["then"])
-                )
-                for layer in plain["layers"]
-            )
             norms = {field: ResponseNorm(**plain[field]) for field in ("lrn", "spatial")}
-            return Recipe(**{**plain, **norms, "layers": layers})
+            layers = tuple(_layer(**layer) for layer in plain["layers"])
+            return Recipe(**{**plain, **norms, "layers": layers, "anew": tuple(plain.get("anew", ()))})
         except (KeyError, TypeError, AttributeError) as error:
             raise RunError(f"this is no recipe of this version: {error}") from error
+
+
+def _layer(kind: str, then: Sequence[str], **fields: Any) -> Layer:
+    """A layer as `to_dict` wrote it down."""
+    kinds: dict[str, Callable[..., Layer]] = {"Conv": Conv, "Full": Full}
+    if fields.get("colour"):
+        fields["colour"] = Colour(**fields["colour"])
+    return kinds[kind](**fields, then=tuple(then))
+
+
+def _windows(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    """How many windows cover a side of `size`, and by how much the last one hangs over."""
+    count = math.ceil((size - kernel) / stride) + 1
+    return count, (count - 1) * stride + kernel - size
 
 
 def _whole(value: object, least: int) -> bool:
@@ -231,6 +293,7 @@ CHECKS: dict[str, Check] = {
     "classes": ("a whole number of at least 2", lambda v: _whole(v, 2)),
     "width": _ABOVE_0,
     "crop": _COUNT,
+    "reduce": _COUNT,
     "offsets": _COUNT,
     "noise": _RATE,
     "noise_basis": ("deviations or eigenvalues", lambda v: v in ("deviations", "eigenvalues")),
@@ -249,22 +312,95 @@ CHECKS: dict[str, Check] = {
     "patience": _COUNT,
 }
 
+
+def _but(layers: tuple[Layer, ...], **changes: dict[str, Any]) -> tuple[Layer, ...]:
+    """The same layers, with other values in some fields of those named."""
+    return tuple(replace(layer, **changes.get(layer.name, {})) for layer in layers)
+
+
+# The paper's text: one initial deviation, ReLU first, no normalisation that it does not name.
+PRINTED = _but(
+    tuple(replace(layer, std=0.01) for layer in NET_145),
+    conv1={"then": ("relu", "lrn", "pool")},
+    conv2={"then": ("relu", "lrn", "pool")},
+    conv5={"then": ("relu", "pool")},
+)
+# Net 137 (layers-137.cfg): a third fewer kernels on the image; conv2 reads coarse colours beside their maps.
+NET_137 = _but(
+    NET_145,
+    conv1={"maps": 64},
+    conv2={"colour": Colour(sigma=4, window=9, step=4, kernel=5, stride=2)},
+)
+# Nets 131 and 135 (layers-131.cfg, layers-135.cfg): contrast normalisation in place of the spatial one.
+NET_131 = _but(NET_137, conv2={"then": ("relu", "lrn", "contrast", "pool")})
+# Nets 141 and 146 (layers-141.cfg, layers-146-2012-2011.cfg): 137 and 145 with a sixth convolution over what
+# the last pooling leaves of both towers; none follows.
+CONV6 = Conv("conv6", 256, 3, pad=1, crossing=True, std=0.03, bias=1)
+NET_141 = (*NET_137[:5], CONV6, *NET_137[5:])
+NET_146 = (*NET_145[:5], CONV6, *NET_145[5:])
+# Net 146 for the 21,843 classes of Fall 2011 (layers-146-2011.cfg): before them two linear layers of 1,024
+# units, one on each GPU. Here they are the towers' halves of one layer, as of fc6 and fc7; the classes, which
+# 2012 dealt to the GPUs as 10,921 and 10,922, are all on the first device, as in every net.
+NET_146_2011 = (*NET_146[:-1], Full("bottleneck", 2048), Full("fc8"))
+# layers-145-half.cfg: one tower. conv5 and what follows are as wide as two towers' are: otherwise it "would
+# have about half as many parameters".
+HALF = _but(NET_145, conv1={"maps": 48}, conv2={"maps": 128}, conv3={"maps": 192}, conv4={"maps": 192})
+# layers-148.cfg: none of the three normalisations. layers-147.cfg: pads that suit pooling of 2 x 2, every 2.
+BARE = _but(NET_145, conv1={"then": ("pool", "relu")}, conv2={"then": ("relu", "pool")})
+NET_147 = _but(NET_145, conv2={"pad": 1}, conv5={"pad": 0})
+# Ours: the paper's figure 1 says no more than "four-layer" and "CIFAR-10". The sizes are those of the public
+# layers-cifar/layers-18pct.cfg; its norms are left out, its pools by averages are of maxima, and the initial
+# deviations keep the signal near 1.
+FOUR = (
+    Conv("conv1", 32, 5, pad=2, crossing=True, std=0.002, then=("relu", "pool")),
+    Conv("conv2", 32, 5, pad=2, std=0.035, then=("relu", "pool")),
+    Conv("conv3", 64, 5, pad=2, std=0.035, then=("relu", "pool")),
+    Full("fc4", std=0.03),
+)
+FOUR_TANH = _but(FOUR, **{f"conv{n}": {"then": ("tanh", "pool")} for n in (1, 2, 3)})
+
+ORIGINAL = Recipe()
+# "No regularization of any kind was employed"; here random crops and reflections are. Images of 224 x 224 are
+# averaged to the 32 x 32 of CIFAR-10. "The learning rates for each network were chosen independently": ours.
+FIGURE_1 = Recipe("relu4", FOUR, towers=1, classes=10, reduce=7, noise=0, decay=0, schedule="constant")
 RECIPES = {
-    "original": Recipe(),
-    "paper": Recipe(
-        name="paper",
-        layers=tuple(
-            replace(layer, std=0.01, then=AS_PRINTED.get(layer.name, layer.then)) for layer in NET_145
+    recipe.name: recipe
+    for recipe in (
+        ORIGINAL,
+        Recipe(
+            "paper",
+            PRINTED,
+            offsets=32,
+            noise_basis="eigenvalues",
+            noise_divided=False,
+            lrn=ResponseNorm(size=5, alpha=1e-4, k=2),
+            lrn_across_towers=True,
+            bias_factor=1.0,
+            schedule="plateau",
         ),
-        offsets=32,
-        noise_basis="eigenvalues",
-        noise_divided=False,
-        lrn=ResponseNorm(size=5, alpha=1e-4, k=2),
-        lrn_across_towers=True,
-        bias_factor=1.0,
-        schedule="plateau",
-    ),
-}
+        # of the five and the seven nets whose averages went to the challenge
+        Recipe("net131", NET_131, lrn=replace(ORIGINAL.lrn, k=1), schedule="131"),
+        Recipe("net135", NET_131, schedule="135"),
+        Recipe("net137", NET_137, schedule="137"),
+        # Made on "2012-full", which the source does not describe: here 145 with the schedule of that run.
+        replace(ORIGINAL, name="net145f", schedule="145-full"),
+        # First on 2012; begun with that, on Fall 2009 (--schedule 141-2009); on 2012 again (141-2009-2012).
+        Recipe("net141", NET_141, schedule="141", anew=("fc8",)),
+        # The convolutions of 145 on Fall 2009; these on Fall 2011; all of these but the classes on 2012. Or
+        # all of Fall 2009 on 2012 (--schedule 146-2012-2009).
+        Recipe("net146-2009", NET_146, classes=10184, schedule="146-2009", anew=("fc6", "fc7", "fc8")),
+        Recipe("net146-2011", NET_146_2011, classes=21843, schedule="146-2011",
+               anew=("fc6", "fc7", "bottleneck", "fc8")),
+        Recipe("net146", NET_146, schedule="146-2012-2011", anew=("fc8",)),
+        # ablations that the paper quotes
+        Recipe("half", HALF, towers=1, schedule="145-half"),
+        Recipe("no-lrn", BARE, schedule="148"),
+        Recipe("no-overlap", NET_147, pool_size=2, schedule="147"),
+        replace(ORIGINAL, name="no-noise", noise=0),
+        FIGURE_1,
+        replace(FIGURE_1, name="tanh4", layers=FOUR_TANH),
+    )
+}  # fmt: skip
 
 
 def get_recipe(name: str = "original", **overrides: object) -> Recipe:

@@ -10,7 +10,7 @@ from runs import description
 from traps import Trap, die
 
 from cli import main, options
-from model.recipe import RECIPES
+from model.recipe import RECIPES, get_recipe
 from pipeline.dataset import Dataset
 from tools.commands import Command
 
@@ -19,7 +19,9 @@ from tools.commands import Command
 def test_a_recipe_is_shown_whole(name: str) -> None:
     shown = CliRunner().invoke(main, ["train", "--show-recipe", "--recipe", name, "--classes", "1000"])
     assert shown.exit_code == 0
-    for text in (f"recipe {name}", "conv1", "fc8", "60,965,224", "momentum", "0.9", "colour noise"):
+    shapes = get_recipe(name, classes=1000).shapes()
+    count = f"{sum(shape.parameters for shape in shapes):,}"
+    for text in (f"recipe {name}", shapes[-1].layer.name, count, "momentum", "0.9", "colour noise"):
         assert text in shown.output
 
 

@@ -3,13 +3,15 @@
 import pytest
 
 from model.recipe import get_recipe
-from model.schedule import epochs, finished, noise, rates, table
+from model.schedule import epochs, finished, noise, rates, stages, table
 
 
 def rows(recipe):
+    """(epochs, rate of fc8's weights, of its biases, of conv1's weights, noise)"""
+    found = [(name, now.weight["fc8"], now.bias["fc8"], now.weight["conv1"], now.noise)
+             for name, now in stages(recipe)]  # fmt: skip
     return [
-        (name, *(pytest.approx(value, rel=1e-12) for value in numbers), on)
-        for name, *numbers, on in table(recipe)
+        (name, *(pytest.approx(value, rel=1e-12) for value in numbers), on) for name, *numbers, on in found
     ]
 
 
@@ -39,14 +41,97 @@ def test_hand_schedule_of_145_2010():
 
 def test_automatic_schedule_of_170():
     """dexp(250, 4) = 0.01, 0.001587, 0.000252, 0.00004, dexp(10, 2), 95 epochs; quiet at 68, frozen at 74."""
-    found = table(get_recipe("original", schedule="170"))
-    assert [row[0] for row in found] == ["1-24", "25-48", "49-67", "68-72", "73-73", "74-95"]
-    assert [row[1] for row in found] == pytest.approx(
-        [1e-2, 1.587e-3, 2.52e-4, 2.52e-4, 4e-5, 4e-5], rel=1e-3
-    )
-    assert [row[2] for row in found] == pytest.approx([2e-2, 2e-2, 2e-3, 2e-3, 2e-3, 2e-3])
-    assert [row[3] for row in found] == pytest.approx([1e-2, 1.587e-3, 2.52e-4, 2.52e-4, 4e-5, 0], rel=1e-3)
-    assert [row[4] for row in found] == [True, True, True, False, False, False]
+    assert table(get_recipe("original", schedule="170")) == [
+        ["epochs", "conv1", "conv2-fc8", "colour noise"],
+        ["1-24", "0.01/0.02", "0.01/0.02", "on"],
+        ["25-48", "0.0015874/0.02", "0.0015874/0.02", "on"],
+        ["49-67", "0.000251984/0.002", "0.000251984/0.002", "on"],
+        ["68-72", "0.000251984/0.002", "0.000251984/0.002", "off"],
+        ["73", "4e-05/0.002", "4e-05/0.002", "off"],
+        ["74-95", "0/0", "4e-05/0.002", "off"],
+    ]
+
+
+def shown(name, heads, *rows, **changes):
+    """Rows of "epochs, rates, noise" as the table has them."""
+    found = table(get_recipe(name, **changes))
+    assert found[0] == ["epochs", *heads, "colour noise"]
+    assert [" ".join(row) for row in found[1:]] == list(rows)
+
+
+def test_the_others_of_the_five():
+    """layer-params-131.cfg, -135.cfg, -137.cfg, -145.cfg"""
+    early, late = "conv1, conv2", "conv3-fc8"
+    shown("net131", (early, late),
+          "1-21 0.01/0.02 0.01/0.02 on", "22-45 0.001/0.002 0.001/0.002 on",
+          "46-65 0.0001/0.002 0.0001/0.002 on", "66-74 1e-05/0.002 0.0001/0.002 off",
+          "75-80 0/0 0.0001/0.002 off", "81-99 0/0 1e-05/0.002 off")  # fmt: skip
+    shown("net135", (early, late),
+          "1-19 0.01/0.02 0.01/0.02 on", "20-46 0.001/0.002 0.001/0.002 on",
+          "47-65 0.0001/0.002 0.0001/0.002 on", "66-74 1e-05/0.002 0.0001/0.002 off",
+          "75-80 0/0 0.0001/0.002 off", "81-95 0/0 1e-05/0.002 off")  # fmt: skip
+    shown("net137", (early, late),
+          "1-25 0.01/0.02 0.01/0.02 on", "26-49 0.001/0.002 0.001/0.002 on",
+          "50-74 0.0001/0.002 0.0001/0.002 on", "75-83 0/0 0.0001/0.002 off",
+          "84-98 0/0 1e-05/0.002 off")  # fmt: skip
+    shown("net145f", ("conv1-fc8",), "1-18 0.01/0.02 on", "19-46 0.001/0.02 on", "47-60 0.0001/0.02 on")
+
+
+def test_the_chain_of_141():
+    """layer-params-141.cfg, -141-2009.cfg: 4.1189 and 5.1596 wait for the next epoch to start."""
+    shown("net141", ("conv1-fc8",), "1-22 0.01/0.02 on", "23-47 0.001/0.02 on", "48-59 0.0001/0.02 on")
+    shown("net141", ("conv1-fc8",), "1-4 0.001/0.02 on", "5 0.0001/0.02 on", schedule="141-2009")
+    shown("net141", ("conv1, conv2", "conv3-fc8"),
+          "1-12 0.001/0.002 0.001/0.002 on", "13-25 0.0001/0.002 0.0001/0.002 on",
+          "26-31 1e-05/0.002 0.0001/0.002 off", "32-42 0/0 0.0001/0.002 off", "43-53 0/0 1e-05/0.002 off",
+          schedule="141-2009-2012")  # fmt: skip
+
+
+def test_the_chain_of_146():
+    """layer-params-146-2009.cfg, -146-2011.cfg, -146-2012-2011.cfg, -146-2012-2009.cfg"""
+    shown("net146-2009", ("conv1-conv5", "conv6", "fc6-fc8"),
+          "1-2 0.001/0.02 0.01/0.002 0.01/0.02 on", "3-6 0.001/0.02 0.001/0.002 0.001/0.02 on")  # fmt: skip
+    shown("net146-2011", ("conv1-conv5", "conv6", "fc6-fc8"),
+          "1-5 0.001/0.02 0.001/0.002 0.01/0.02 on", "6-8 0.001/0.02 0.001/0.002 0.001/0.02 on")  # fmt: skip
+    shown("net146", ("conv1", "conv2-conv5, fc6, fc7", "conv6", "fc8"),
+          "1 0.0001/0.02 0.001/0.02 0.001/0.022 0.001/0.02 on",
+          "2-4 0.0001/0.02 0.001/0.02 0.001/0.022 0.01/0.02 on",
+          "5-6 1e-05/0.02 0.001/0.02 0.001/0.022 0.01/0.02 on",
+          "7-8 0/0 0.001/0.02 0.001/0.022 0.01/0.02 on",
+          "9-21 0/0 0.001/0.02 0.001/0.022 0.001/0.02 on",
+          "22-37 0/0 0.0001/0.02 0.0001/0.022 0.0001/0.02 on",
+          "38-41 0/0 0.0001/0.02 0.0001/0.022 0.0001/0.02 off",
+          "42-53 0/0 1e-05/0.02 1e-05/0.022 1e-05/0.02 off")  # fmt: skip
+    shown("net146", ("conv1", "conv2-conv5, fc6-fc8", "conv6"),
+          "1-2 0.0001/0.02 0.001/0.02 0.001/0.002 on", "3 1e-05/0.02 0.001/0.02 0.001/0.002 on",
+          "4-21 0/0 0.001/0.02 0.001/0.002 on", "22-37 0/0 0.0001/0.02 0.0001/0.002 on",
+          "38-41 0/0 0.0001/0.02 0.0001/0.002 off", "42-51 0/0 1e-05/0.02 1e-05/0.002 off",
+          schedule="146-2012-2009")  # fmt: skip
+
+
+def test_the_ablations():
+    """layer-params-145-half.cfg (its last drop is not noted), -147.cfg, -148.cfg"""
+    shown("half", ("conv1", "conv2-fc8"),
+          "1-19 0.01/0.02 0.01/0.02 on", "20-47 0.001/0.02 0.001/0.02 on", "48-65 0.0001/0.02 0.0001/0.02 on",
+          "66-71 1e-05/0.02 0.0001/0.02 off", "72-77 0/0 0.0001/0.02 off",
+          "78-95 0/0 1e-05/0.02 off")  # fmt: skip
+    shown("no-overlap", ("conv1", "conv2-fc8"),
+          "1-22 0.01/0.02 0.01/0.02 on", "23-50 0.001/0.002 0.001/0.002 on",
+          "51-78 0.0001/0.002 0.0001/0.002 on", "79-89 0/0 1e-05/0.002 on")  # fmt: skip
+    shown("no-lrn", ("conv1", "conv2-fc8"),
+          "1-21 0.01/0.02 0.01/0.02 on", "22-43 0.001/0.02 0.001/0.02 on", "44-68 0.0001/0.02 0.0001/0.02 on",
+          "69-72 1e-05/0.02 0.0001/0.02 off", "73-85 0/0 0.0001/0.02 off",
+          "86-96 0/0 1e-05/0.02 off")  # fmt: skip
+    shown("tanh4", ("conv1-fc4",), "1-40 0.01/0.02 off")
+
+
+def test_layers_that_a_network_does_not_have_are_passed_over():
+    assert table(get_recipe("relu4", schedule="146-2012-2011"))[0] == [
+        "epochs",
+        "conv1",
+        "conv2-fc4",
+        "colour noise",
+    ]
 
 
 def test_rates_by_layer():
@@ -65,12 +150,12 @@ def test_rates_scale_with_the_first():
 
 def test_epochs_stretch_the_schedule():
     assert epochs(get_recipe("original")) == 90
-    assert [row[0] for row in table(get_recipe("original", epochs=180))] == [
+    assert [row[0] for row in stages(get_recipe("original", epochs=180))] == [
         "1-48", "49-100", "101-132", "133-142", "143-156", "157-180"]  # fmt: skip
     short = get_recipe(
         "original", epochs=9
     )  # 24 / 10 = 2.4 epochs at the first rate: until the fourth starts
-    assert [row[0] for row in table(short)] == ["1-3", "4-5", "6-7", "8-8", "9-9"]
+    assert [row[0] for row in stages(short)] == ["1-3", "4-5", "6-7", "8", "9"]
     assert finished(short, [50.0] * 9)
     assert not finished(short, [50.0] * 8)
 
