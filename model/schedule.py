@@ -228,7 +228,7 @@ def table(recipe: "Recipe") -> list[list[str]]:
         history = tuple((stage.weight[layer.name], stage.bias[layer.name]) for _, stage in found)
         columns.setdefault(history, []).append(layer.name)
     names = [layer.name for layer in recipe.layers]
-    heads = ["epochs", *(_ranges(column, names) for column in columns.values()), "colour noise"]
+    heads = ["epochs", *(_ranges(column, names) for column in columns.values()), "noise"]
     rows = [
         [
             epochs,

@@ -21,7 +21,7 @@ def test_a_recipe_is_shown_whole(name: str) -> None:
     assert shown.exit_code == 0
     shapes = get_recipe(name, classes=1000).shapes()
     count = f"{sum(shape.parameters for shape in shapes):,}"
-    for text in (f"recipe {name}", shapes[-1].layer.name, count, "momentum", "0.9", "colour noise"):
+    for text in (f"recipe {name}", shapes[-1].layer.name, count, "momentum", "0.9", "noise"):
         assert text in shown.output
 
 

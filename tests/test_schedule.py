@@ -42,7 +42,7 @@ def test_hand_schedule_of_145_2010():
 def test_automatic_schedule_of_170():
     """dexp(250, 4) = 0.01, 0.001587, 0.000252, 0.00004, dexp(10, 2), 95 epochs; quiet at 68, frozen at 74."""
     assert table(get_recipe("original", schedule="170")) == [
-        ["epochs", "conv1", "conv2-fc8", "colour noise"],
+        ["epochs", "conv1", "conv2-fc8", "noise"],
         ["1-24", "0.01/0.02", "0.01/0.02", "on"],
         ["25-48", "0.0015874/0.02", "0.0015874/0.02", "on"],
         ["49-67", "0.000251984/0.002", "0.000251984/0.002", "on"],
@@ -55,7 +55,7 @@ def test_automatic_schedule_of_170():
 def shown(name, heads, *rows, **changes):
     """Rows of "epochs, rates, noise" as the table has them."""
     found = table(get_recipe(name, **changes))
-    assert found[0] == ["epochs", *heads, "colour noise"]
+    assert found[0] == ["epochs", *heads, "noise"]
     assert [" ".join(row) for row in found[1:]] == list(rows)
 
 
@@ -130,7 +130,7 @@ def test_layers_that_a_network_does_not_have_are_passed_over():
         "epochs",
         "conv1",
         "conv2-fc4",
-        "colour noise",
+        "noise",
     ]
 
 
