@@ -30,6 +30,14 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def archives_2010(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same images as ILSVRC-2010's archives."""
+    root = tmp_path_factory.mktemp("archives_2010")
+    drawn.write_2010(root, **SMALL)
+    return root
+
+
+@pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Class folders in train/ and val/."""
     root = tmp_path_factory.mktemp("folders")

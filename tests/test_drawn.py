@@ -63,6 +63,32 @@ def test_meta_mat_has_the_real_ones_traps(archives: Path) -> None:
     assert str(leaves[0]["words"]) and leaves[0]["num_train_images"] == 8
 
 
+def test_2010_is_the_same_but_for_names_blanks_and_labels_of_test(
+    archives: Path, archives_2010: Path
+) -> None:
+    names = {path.name for path in archives_2010.iterdir()}
+    assert names == {
+        "ILSVRC2010_images_train.tar", "ILSVRC2010_images_val.tar", "ILSVRC2010_images_test.tar",
+        "ILSVRC2010_devkit-1.0.tar.gz", "ILSVRC2010_test_ground_truth.txt", "patch_images.tar",
+    }  # fmt: skip
+    patches = tar_files(archives_2010 / "patch_images.tar")
+    assert [name.split("/")[:2] for name in patches] == [
+        ["patch_images", s] for s in ("train", "val", "test")
+    ]
+    tests = tar_files(archives / "ILSVRC2012_img_test_v10102019.tar")
+    for number, (name, data) in enumerate(tar_files(archives_2010 / "ILSVRC2010_images_test.tar").items()):
+        expected = tests[name.replace("2010", "2012")]
+        assert (data == expected) == (number > 0)
+        if not number:
+            assert patches[f"patch_images/{name}"] == expected
+            assert set(Image.open(io.BytesIO(data)).getextrema()) == {(255, 255)}
+    kit = tar_files(archives_2010 / "ILSVRC2010_devkit-1.0.tar.gz")
+    meta = scipy.io.loadmat(io.BytesIO(kit["devkit-1.0/data/meta.mat"]), squeeze_me=True)["synsets"]
+    assert meta.dtype.names[:4] == ("ILSVRC2010_ID", "WNID", "words", "gloss")
+    assert len(kit["devkit-1.0/data/ILSVRC2010_validation_ground_truth.txt"].split()) == 9
+    assert (archives_2010 / "ILSVRC2010_test_ground_truth.txt").read_text() == "3\n1\n2\n3\n1\n"
+
+
 def test_the_odd_files_are_what_they_are_called(archives: Path) -> None:
     damaged, seen = [], set()
     for name, data in train_files(archives).items():

@@ -10,13 +10,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 import scipy.io
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.dataset import DataError
-from pipeline.drawn import write_archives
+from pipeline.drawn import WNIDS, write_archives, write_class_tars
 from pipeline.source import Source, find_source
 
 Content = dict[str, list[tuple[str, int, bytes | None]]]
@@ -52,6 +53,12 @@ def tarred(files: dict[str, bytes]) -> bytes:
 def copy(archives: Path, tmp_path: Path) -> Path:
     """The archives, to be spoilt."""
     return shutil.copytree(archives, tmp_path / "root")
+
+
+@pytest.fixture
+def copy_2010(archives_2010: Path, tmp_path: Path) -> Path:
+    """ILSVRC-2010's archives, to be spoilt."""
+    return shutil.copytree(archives_2010, tmp_path / "root")
 
 
 def unpack_train(root: Path, out: Path) -> None:
@@ -118,6 +125,130 @@ def test_labels_go_through_meta_mat(archives: Path) -> None:
     assert [sample.name for sample in source.splits["val"]] == [
         f"ILSVRC2012_val_{number:08d}.JPEG" for number in range(1, 10)
     ]
+
+
+def test_2010(archives: Path, archives_2010: Path) -> None:
+    """Labels of val and test go through meta.mat; the patches take the place of blank images."""
+    source = find_source(archives_2010)
+    expected = {
+        split: [(name.replace("ILSVRC2012", "ILSVRC2010"), label, data) for name, label, data in images]
+        for split, images in content(find_source(archives)).items()
+    }
+    by_hand = [1, 2, 0, 1, 2]  # the truth is 3, 1, 2, 3, 1; the labels 0, 1, 2 have the ids 2, 3, 1
+    expected["test"] = [(x[0], label, x[2]) for x, label in zip(expected["test"], by_hand, strict=True)]
+    assert content(source) == expected
+    assert [category.ilsvrc_id for category in source.classes] == [2, 3, 1]
+    assert source.kind == (
+        f"ILSVRC-2010's archives in {archives_2010}: ILSVRC2010_images_train.tar, "
+        "ILSVRC2010_images_val.tar labelled by ILSVRC2010_devkit-1.0.tar.gz, "
+        "ILSVRC2010_images_test.tar labelled by ILSVRC2010_test_ground_truth.txt, 3 images from patch_images"
+    )
+
+
+def unpack(tar: Path, into: Path) -> None:
+    with tarfile.open(tar) as archive:
+        archive.extractall(into, filter="data")
+
+
+@pytest.mark.parametrize("folders", ["split", "archive", "class"])
+def test_2010_unpacked(folders: str, archives_2010: Path, tmp_path: Path) -> None:
+    """All in one place; each archive into a folder of its name; val and test sorted into class folders."""
+    expected = content(find_source(archives_2010))
+    for split in ("train", "val", "test"):
+        tar = archives_2010 / f"ILSVRC2010_images_{split}.tar"  # those of val and test hold a folder
+        beside = tmp_path / "train" if split == "train" else tmp_path
+        unpack(tar, tmp_path / tar.stem if folders == "archive" else beside)
+    unpack(archives_2010 / "patch_images.tar", tmp_path)
+    unpack(archives_2010 / KIT_2010, tmp_path)
+    shutil.copy(archives_2010 / TEST_TRUTH, tmp_path / ("devkit-1.0/data" if folders == "archive" else ""))
+    if folders == "class":
+        for split in ("val", "test"):
+            for name, label, _ in expected[split]:
+                (tmp_path / split / WNIDS[label]).mkdir(exist_ok=True)
+                (tmp_path / split / name).rename(tmp_path / split / WNIDS[label] / name)
+    source = find_source(tmp_path)
+    assert content(source) == expected
+    by = "folder" if folders == "class" else TEST_TRUTH
+    assert source.kind.startswith("class tars") and f"test labelled by {by}, 3 images from" in source.kind
+
+
+def test_2010_by_hand(tmp_path: Path) -> None:
+    """A devkit written here: numbers in an order of their own, an ancestor, Windows' line ends."""
+    synsets = np.zeros(
+        (4, 1), [(name, object) for name in ("ILSVRC2010_ID", "WNID", "words", "num_children")]
+    )
+    rows = [(1, "n03", "cherry", 0), (2, "n01", "apple", 0), (3, "n02", "bean", 0), (4, "n00", "fruit", 3)]
+    synsets[:, 0] = rows
+    meta = io.BytesIO()
+    scipy.io.savemat(meta, {"synsets": synsets, "cost_matrix": np.zeros((3, 3), np.uint8)})
+    kit = {"meta.mat": meta.getvalue(), "ILSVRC2010_validation_ground_truth.txt": b"1\r\n3\r\n2\r\n"}
+    files = {f"devkit-1.0/data/{name}": data for name, data in kit.items()} | {TEST_TRUTH: b"3\n3\n1\n2\n"}
+    files |= {f"train/{wnid}/{wnid}_7.JPEG": b"image" for wnid in ("n01", "n02", "n03")}
+    files |= {f"val/ILSVRC2010_val_{number:08d}.JPEG": b"image" for number in (1, 2, 3)}
+    files |= {f"test/ILSVRC2010_test_{number:08d}.JPEG": b"image" for number in (1, 2, 3, 4)}
+    for name, data in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+    source = find_source(tmp_path)
+    assert [(c.wnid, c.words, c.ilsvrc_id) for c in source.classes] == [
+        ("n01", "apple", 2),
+        ("n02", "bean", 3),
+        ("n03", "cherry", 1),
+    ]
+    assert [sample.label for sample in source.splits["val"]] == [2, 1, 0]
+    assert [sample.label for sample in source.splits["test"]] == [1, 1, 2, 0]
+
+
+def test_2010_without_labels_of_test(copy_2010: Path, archives_2010: Path) -> None:
+    (copy_2010 / TEST_TRUTH).unlink()
+    source = find_source(copy_2010)
+    assert {sample.label for sample in source.splits["test"]} == {-1}
+    assert f"_test.tar without labels, which need {TEST_TRUTH} and {KIT_2010}" in source.kind
+    assert content(source) | {"test": []} == content(find_source(archives_2010)) | {"test": []}
+
+
+def test_both_years_in_one_folder(archives: Path, archives_2010: Path, tmp_path: Path) -> None:
+    """Nothing of one year gets into the other."""
+    for root in (archives, archives_2010):
+        for path in root.iterdir():
+            (tmp_path / path.name).symlink_to(path)
+    assert content(find_source(tmp_path)) == content(find_source(archives))
+    (tmp_path / TRAIN).unlink()
+    assert content(find_source(tmp_path)) == content(find_source(archives_2010))
+
+
+def test_class_folders_of_test(folders: Path, tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        (tmp_path / split).symlink_to(folders / split)
+    (tmp_path / "test").symlink_to(folders / "val")
+    splits = find_source(tmp_path).splits
+    assert [sample[3:] for sample in splits["test"]] == [sample[3:] for sample in splits["val"]]
+
+
+def test_many_classes(tmp_path: Path) -> None:
+    """Fall 2011: class tars alone, in the archive, unpacked; a class of one image stays in train."""
+    tars, folders, whole = (tmp_path / name for name in ("tars", "folders", "whole"))
+    write_class_tars(tars, classes=40, train=3, damaged=False)
+    for wnid in WNIDS:
+        unpack(tars / f"{wnid}.tar", folders / wnid)
+    for wnid in WNIDS[::4]:
+        for number in (1, 2):
+            (folders / wnid / f"{wnid}_{number}.JPEG").unlink()
+        write_tar(tars / f"{wnid}.tar", {path.name: path.read_bytes() for path in (folders / wnid).iterdir()})
+    whole.mkdir()
+    write_tar(whole / "fall11_whole.tar", {path.name: path.read_bytes() for path in tars.iterdir()})
+    for root, kind in ((tars, "class tars"), (folders, "class folders"), (whole, "Fall 2011's archive")):
+        source = find_source(root, 0.3, seed=5)
+        assert source.kind.startswith(f"{kind} in") and source.kind.endswith("0.3 of each class for val")
+        assert [category.wnid for category in source.classes] == sorted(WNIDS)
+        assert content(source) == content(find_source(folders, 0.3, seed=5))
+        counts = {
+            split: np.bincount([sample.label for sample in samples], minlength=40).tolist()
+            for split, samples in source.splits.items()
+        }
+        assert counts == {"train": [1, 2, 2, 2] * 10, "val": [0, 1, 1, 1] * 10}
+        with pytest.raises(DataError, match="--val-fraction"):
+            find_source(root)
 
 
 def test_val_fraction(folders: Path) -> None:
@@ -187,6 +318,7 @@ def with_devkit(change: Callable[[dict[str, bytes]], object]) -> Callable[[Path]
 
 TRAIN, VAL, KIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"
 TRUTH = "ILSVRC2012_validation_ground_truth.txt"
+KIT_2010, TEST_TRUTH = "ILSVRC2010_devkit-1.0.tar.gz", "ILSVRC2010_test_ground_truth.txt"
 
 
 def zero_header(root: Path) -> None:
@@ -261,6 +393,48 @@ def test_bad_archives(spoil: str, copy: Path) -> None:
     assert "\n" not in str(error.value)
 
 
+def truth_of_test(change: Callable[[list[bytes]], list[bytes]]) -> Callable[[Path], None]:
+    def spoil(root: Path) -> None:
+        lines = (root / TEST_TRUTH).read_bytes().splitlines()
+        (root / TEST_TRUTH).write_bytes(b"\n".join(change(lines)) + b"\n")
+
+    return spoil
+
+
+def kit_of_2012(root: Path) -> None:
+    """The other year's files in an archive of this name."""
+    files = {f"devkit-1.0/data/{name}": b"1\n" for name in ("meta.mat", TRUTH)}
+    (root / KIT_2010).write_bytes(gzip.compress(tarred(files)))
+
+
+SPOILS_2010 = {
+    "no val": (without("ILSVRC2010_images_val.tar"), "no ILSVRC2010_images_val.tar and no val/"),
+    "no devkit": (without(KIT_2010), f"labels are missing: put {KIT_2010}"),
+    "devkit cut": (cut(KIT_2010, 0.5, block=1), f"cannot read .*{KIT_2010}"),
+    "devkit of 2012": (kit_of_2012, "lacks data/ILSVRC2010_validation.*: it is not ILSVRC2010_devkit-1.0"),
+    "test cut": (cut("ILSVRC2010_images_test.tar", 0.6), "_test.tar is (cut off|damaged)"),
+    "patches cut": (cut("patch_images.tar", 0.6), "patch_images.tar is (cut off|damaged)"),
+    "truth short": (truth_of_test(lambda lines: lines[1:]), f"{TEST_TRUTH} labels 4 test images, .* are 5"),
+    "truth long": (truth_of_test(lambda lines: [*lines, b"1"]), "labels 6 test images, but there are 5"),
+    "truth empty": (truth_of_test(lambda lines: []), "labels 0 test images, but there are 5"),
+    "truth no number": (
+        truth_of_test(lambda lines: [b"1", b"two", *lines[2:]]),
+        f"{TEST_TRUTH}, line 2: 'two' is no class of meta.mat",
+    ),
+    "truth of an ancestor": (truth_of_test(lambda lines: [b"4", *lines[1:]]), "line 1: '4' is no class"),
+    "truth from zero": (truth_of_test(lambda lines: [b"0", *lines[1:]]), "line 1: '0' is no class"),
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILS_2010)
+def test_bad_archives_of_2010(spoil: str, copy_2010: Path) -> None:
+    change, message = SPOILS_2010[spoil]
+    change(copy_2010)
+    with pytest.raises(DataError, match=message) as error:
+        find_source(copy_2010)
+    assert "\n" not in str(error.value)
+
+
 def test_bad_folders(folders: Path, flat: Path, kaggle: Path, tmp_path: Path) -> None:
     def check(root: Path, message: str, fraction: float | None = None) -> None:
         with pytest.raises(DataError, match=message):
@@ -278,6 +452,11 @@ def test_bad_folders(folders: Path, flat: Path, kaggle: Path, tmp_path: Path) ->
     shutil.rmtree(root / "val")
     (root / "val").mkdir()
     check(root, "val holds no images")
+    shutil.rmtree(root / "val")
+    shutil.copytree(folders / "val", root / "val")
+    shutil.rmtree(root / "test")
+    (root / "test").mkdir()
+    check(root, "test holds no images")
     root = shutil.copytree(flat, tmp_path / "b")
     shutil.rmtree(next((root / "train").iterdir()))
     check(root, "labels val images as n.*, a class that train has not")
@@ -343,6 +522,7 @@ NEW = st.one_of(
     [
         ("flat", f"ILSVRC2012_devkit_t12/data/{TRUTH}", 8),
         ("flat", "ILSVRC2012_devkit_t12/data/meta.mat", 12),
+        ("2010", TEST_TRUTH, 10),
         ("kaggle", "LOC_val_solution.csv", 80),
         ("kaggle", "LOC_synset_mapping.txt", 80),
     ],
@@ -368,7 +548,9 @@ def test_any_labels(layout: str, name: str, examples: int, kits: dict[str, Path]
 
 
 @pytest.fixture(scope="module")
-def kits(flat: Path, kaggle: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def kits(
+    flat: Path, kaggle: Path, archives_2010: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("kits")
     shutil.copytree(flat, root / "flat")
     shutil.copytree(kaggle, root / "kaggle")
@@ -376,4 +558,5 @@ def kits(flat: Path, kaggle: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     with tarfile.open(packed) as tar:
         tar.extractall(root / "flat", filter="data")
     packed.unlink()
-    return {"flat": root / "flat", "kaggle": root / "kaggle"}
+    shutil.copytree(archives_2010, root / "2010")
+    return {name: root / name for name in ("flat", "kaggle", "2010")}
