@@ -64,8 +64,9 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--init-from",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Begin with the weights of a .safetensors of `export`; other classes get a new last layer.",
+    metavar="RUN|FILE",
+    help="Begin with the weights of a run, its .pt or a .safetensors of `export`, as far as they fit and the "
+    "recipe wants them.",
 )
 @click.option("--show-recipe", is_flag=True, help="Print the recipe and its schedule, and exit.")
 def command(recipe_name: str, show_recipe: bool, data: Path, **settings: Any) -> None:
@@ -140,7 +141,6 @@ def make_trainer(
 ) -> "Trainer":
     """Network, velocities and batches, where the run in its folder stands."""
     from cli import compose
-    from model import weights
     from model.network import AlexNet
     from model.optim import Momentum
     from model.train import Trainer, take_up
@@ -149,11 +149,13 @@ def make_trainer(
     images = compose.image_options(recipe, devices[0], replicas, settings["workers"])
     mean = compose.centre_mean(compose.read_mean(dataset.root), recipe)
     identity = identify(recipe, dataset, devices, precision, replicas, seed)
+    if settings["init_from"]:
+        identity["init_from"] = settings["init_from"]
     network = AlexNet(recipe, devices, seed, mean)
     optimiser = Momentum(network, recipe)
     state = take_up(run.path, network, optimiser, identity, replicas, settings["allow_changes"], warn)
     if settings["init_from"] and state.step == 0:
-        network.load(weights.start(settings["init_from"], network))
+        begin(network, settings["init_from"], replicas)
     if replicas.first:
         # what predict must know, should the data be gone
         known = [dataset.root / name for name in ("dataset.json", "statistics.npz")]
@@ -172,6 +174,28 @@ def make_trainer(
         replicas=replicas,
         save_seconds=60 * settings["save_minutes"],
     )
+
+
+def begin(network: "AlexNet", source: str, replicas: "Replicas") -> None:
+    """The weights of another training, as far as they fit, in place of those drawn."""
+    from cli import trained
+    from model import checkpoint, weights
+
+    path = Path(source)
+    if path.suffix == ".pt":
+        saved = checkpoint.read(path)
+    elif path.is_file() and path.suffix != ".safetensors":
+        raise RunError(
+            f"--init-from {source}: not a run, a .pt of one or a .safetensors of alexnet-dali export"
+        )
+    else:
+        path, saved = trained.open_checkpoint(source, "last")
+    try:
+        drawn = weights.begin(network, saved["weights"])
+    except RunError as error:
+        raise RunError(f"--init-from {source}: {error}") from None
+    if replicas.first:
+        click.echo(f"begins with {path}" + (f"; as drawn: {', '.join(drawn)}" if drawn else ""))
 
 
 def make_validation(

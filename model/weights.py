@@ -60,14 +60,24 @@ def read(path: Path) -> Weights:
         raise RunError(f"{path} was not written by alexnet-dali export, or is damaged ({error})") from None
 
 
-def start(path: Path, network: AlexNet) -> State:
-    """What a training begins with: the file's weights; where classes differ in number, a new last layer."""
-    state, own = read(path).state, network.state()
-    last = network.shapes[-1].layer.name
-    for name in (f"{last}.weight", f"{last}.bias"):
-        if name in state and state[name].shape[0] != own[name].shape[0]:
-            state[name] = own[name]
-    return state
+def begin(network: AlexNet, state: State) -> list[str]:
+    """Give a network the layers of another's `state` that fit it. The names of the rest, which stay as drawn.
+
+    A layer fits where all its tensors are there in their sizes, unless the recipe wants it anew. RunError
+    where none does.
+    """
+    taken, drawn = network.state(), []
+    for shape in network.shapes:
+        sizes = {f"{shape.layer.name}.{kind}": size for kind, size in shape.tensors.items()}
+        fits = all(key in state and tuple(state[key].shape) == size for key, size in sizes.items())
+        if fits and shape.layer.name not in network.recipe.anew:
+            taken |= {key: state[key] for key in sizes}
+        else:
+            drawn.append(shape.layer.name)
+    if len(drawn) == len(network.shapes):
+        raise RunError(f"no layer fits recipe {network.recipe.name} at --width {network.recipe.width:g}")
+    network.load(taken)
+    return drawn
 
 
 def _folded(state: State, recipe: Recipe, factor: float) -> State:
@@ -80,21 +90,28 @@ def _folded(state: State, recipe: Recipe, factor: float) -> State:
 
 
 def _caffe(state: State, recipe: Recipe) -> State:
-    """Caffe reads BGR."""
-    folded, first = _folded(state, recipe, recipe.keep), f"{recipe.layers[0].name}.weight"
-    return folded | {first: folded[first].flip(1)}
+    return _folded(_turned(state, recipe), recipe, recipe.keep)
 
 
 def _from_caffe(state: State, recipe: Recipe) -> State:
+    return _folded(_turned(state, recipe), recipe, 1 / recipe.keep)
+
+
+def _turned(state: State, recipe: Recipe) -> State:
+    """Caffe reads BGR: the kernels over the image with their colours in the other order."""
     first = f"{recipe.layers[0].name}.weight"
-    return _folded(state | {first: state[first].flip(1)}, recipe, 1 / recipe.keep)
+    return {name: x.flip(1) if name == first or name.endswith(".colour") else x for name, x in state.items()}
 
 
 def _torchvision_names(recipe: Recipe) -> dict[str, str]:
     """Our layer -> its place in torchvision's AlexNet, which has the same eight layers."""
     places = [f"features.{n}" for n in (0, 3, 6, 8, 10)] + [f"classifier.{n}" for n in (1, 4, 6)]
-    if [isinstance(layer, Conv) for layer in recipe.layers] != [True] * 5 + [False] * 3:
-        raise RunError("torchvision's names are for five convolutions and three full layers")
+    kinds = [isinstance(layer, Conv) for layer in recipe.layers]
+    if kinds != [True] * 5 + [False] * 3 or any(layer.colour for layer in recipe.layers):
+        raise RunError(
+            "torchvision's names are for five convolutions and three full layers, which read nothing else: "
+            f"recipe {recipe.name} has others; export it as safetensors or onnx"
+        )
     return {layer.name: place for layer, place in zip(recipe.layers, places, strict=True)}
 
 

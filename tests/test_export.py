@@ -15,7 +15,7 @@ from cli import main
 from model import checkpoint, weights
 from model.network import AlexNet
 from model.portable import Portable
-from model.recipe import Recipe, RunError, get_recipe
+from model.recipe import RECIPES, Recipe, RunError, get_recipe
 from pipeline.dataset import Dataset
 
 ONNX = "needs the packages of the extra `export`"
@@ -97,6 +97,23 @@ def test_caffe_s_reads_bgr_and_halves_what_follows_dropout(tmp_path: Path) -> No
     assert torch.equal(tensors["fc6.weight"], state["fc6.weight"])
 
 
+def test_caffe_s_colour_branch_reads_bgr_too(tmp_path: Path) -> None:
+    network = AlexNet(get_recipe("net137", width=1 / 16, classes=7), ["cpu"], seed=1)
+    weights.save(tmp_path / "w.safetensors", content(network), "caffe")
+    tensors, state = load_file(tmp_path / "w.safetensors"), network.state()
+    assert torch.equal(tensors["conv2.colour"], state["conv2.colour"][:, [2, 1, 0]])
+    back = weights.read(tmp_path / "w.safetensors")
+    assert back.recipe == network.recipe
+    assert all(torch.equal(back.state[key], state[key]) for key in state)
+
+
+@pytest.mark.parametrize("name", ["net131", "net141", "net146", "tanh4"])
+def test_what_does_not_fit_torchvision_s_names_is_refused(name: str, tmp_path: Path) -> None:
+    network = AlexNet(get_recipe(name, width=1 / 16, classes=7), ["cpu"], seed=1)
+    with pytest.raises(RunError, match=rf"recipe {name} has others; export it as safetensors or onnx"):
+        weights.save(tmp_path / "w.safetensors", content(network), "torchvision")
+
+
 def test_a_column_that_mixes_the_towers_is_refused(tmp_path: Path) -> None:
     network = paper()
     path = tmp_path / "w.safetensors"
@@ -167,7 +184,7 @@ def test_train_begins_with_the_weights_of_a_file(exported: Path, dataset: Datase
     assert (more["fc6.weight"] - begun["fc6.weight"]).norm() < 0.2 * begun["fc6.weight"].norm()
     assert more["fc8.weight"].shape[0] == 5
     result = run("train", *given[:-1], 0.1, "--run", tmp_path / "wide", "--init-from", exported)
-    assert result.exit_code == 1 and "conv1.weight is" in result.output
+    assert result.exit_code == 1 and "no layer fits recipe original at --width 0.1" in result.output
 
 
 def test_export_errors(trained: Path, tmp_path: Path) -> None:
@@ -176,7 +193,7 @@ def test_export_errors(trained: Path, tmp_path: Path) -> None:
     assert run("export", "--run", trained, "--format", "keras").exit_code == 2
 
 
-@pytest.mark.parametrize("name", ["original", "paper"])
+@pytest.mark.parametrize("name", RECIPES)
 def test_the_portable_network_is_the_network(name: str) -> None:
     mean = torch.full((3, 224, 224), 120.0)
     network = AlexNet(get_recipe(name, width=1 / 16, classes=7), ["cpu"], 1, mean)

@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+import reference
 import torch
 import torch.nn.functional as F
 from reference import Node, lrn, spatial
 
-from model.lrn import across_maps, across_places, window_sum
+from model.lrn import across_maps, across_places, contrast, window_sum
 from model.recipe import ResponseNorm, get_recipe
 
 ORIGINAL = get_recipe("original")
@@ -39,14 +40,44 @@ def test_spatial_norm_by_the_formula():
     np.testing.assert_allclose(across_places(x, ORIGINAL.spatial), expected, rtol=1e-13)
 
 
-@pytest.mark.parametrize("norm", ["lrn", "spatial"])
+def test_contrast_norm_by_the_formula():
+    x = values(2, 2, 7, 4)
+
+    def around(x, row, column):
+        return x[max(0, row - 2) : row + 3, max(0, column - 2) : column + 3]
+
+    expected = np.empty(x.shape)
+    for n, i, row, column in np.ndindex(*x.shape):
+        image = x[n, i].numpy()
+        off_mean = np.array([[image[r, c] - around(image, r, c).mean() for c in range(4)] for r in range(7)])
+        total = (around(off_mean, row, column) ** 2).sum()
+        expected[n, i, row, column] = image[row, column] / (1 + 1e-3 / 25 * total) ** 0.75
+    np.testing.assert_allclose(contrast(x, ORIGINAL.spatial), expected, rtol=1e-13)
+
+
+def test_the_gradient_of_contrast_takes_the_mean_for_a_constant():
+    x, grad = values(2, 3, 6, 5).requires_grad_(), values(2, 3, 6, 5)
+    contrast(x, ORIGINAL.spatial).backward(grad)
+    theirs = x.detach().clone().requires_grad_()
+    mean = F.avg_pool2d(theirs, 5, 1, 2, count_include_pad=False).detach()
+    squares = F.avg_pool2d((theirs - mean) ** 2, 5, 1, 2)  # over 25 everywhere
+    (theirs / (1 + 1e-3 * squares) ** 0.75).backward(grad)
+    torch.testing.assert_close(x.grad, theirs.grad, rtol=1e-10, atol=1e-12)
+
+
+NORMS = {
+    "lrn": (lambda x: across_maps(x, ORIGINAL.lrn), lambda node: lrn(node, 1e-4 / 5)),
+    "spatial": (lambda x: across_places(x, ORIGINAL.spatial), spatial),
+    "contrast": (lambda x: contrast(x, ORIGINAL.spatial), reference.contrast),
+}
+
+
+@pytest.mark.parametrize("norm", NORMS)
 def test_forward_and_gradient_of_the_reference(norm):
     x, grad = values(2, 9, 6, 6).requires_grad_(), values(2, 9, 6, 6)
-    node = Node(x.detach().numpy())
-    theirs = lrn(node, 1e-4 / 5) if norm == "lrn" else spatial(node)
-    ours = across_maps(x, ORIGINAL.lrn) if norm == "lrn" else across_places(x, ORIGINAL.spatial)
-    ours.backward(grad)
-    np.testing.assert_allclose(ours.detach(), theirs.value, rtol=1e-12)
+    y, theirs = NORMS[norm][0](x), NORMS[norm][1](Node(x.detach().numpy()))
+    y.backward(grad)
+    np.testing.assert_allclose(y.detach(), theirs.value, rtol=1e-12)
     np.testing.assert_allclose(x.grad, theirs.back(grad.numpy())[0], rtol=1e-10)
 
 
@@ -90,7 +121,7 @@ def test_many_rows_as_few_rows():
 def test_half_precision_is_float32_rounded_once():
     x = values(2, 8, 5, 5, dtype=torch.bfloat16).requires_grad_()
     wide = x.detach().float().requires_grad_()
-    for norm in (lambda x: across_maps(x, ORIGINAL.lrn, 2), lambda x: across_places(x, ORIGINAL.spatial)):
+    for norm, _ in NORMS.values():
         x.grad = wide.grad = None
         norm(x).sum().backward()
         norm(wide).sum().backward()

@@ -1,7 +1,8 @@
 """The network against the NumPy reference and against itself on other placements.
 
-What is proved: logits and every gradient of both recipes equal an independent float64 implementation, narrow
-and at full width; a placement changes nothing; masks, states and initial weights are the same on all of them.
+What is proved: logits and every gradient of each recipe equal an independent float64 implementation, narrow
+and, for some, at full width; a placement changes nothing; masks, states and initial weights are the same on
+all of them.
 """
 
 import numpy as np
@@ -10,9 +11,10 @@ import reference
 import torch
 import torch.nn.functional as F
 
+from model.colour import coarse
 from model.network import AlexNet
 from model.optim import Momentum
-from model.recipe import RunError, get_recipe
+from model.recipe import RECIPES, RunError, get_recipe
 from model.schedule import rates
 
 ONE, TWO = ["cpu"], ["cpu", "cpu"]
@@ -75,8 +77,12 @@ def test_what_conv1_reads(kind, divisor):
     assert torch.equal(network.take(beside, divisor), taken)
 
 
-@pytest.mark.parametrize("devices", [ONE, TWO], ids=["fused", "towers"])
-@pytest.mark.parametrize("name", ["original", "paper"])
+TWO_TOWERS = [name for name, recipe in RECIPES.items() if recipe.towers == 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "devices"), [(name, ONE) for name in RECIPES] + [(name, TWO) for name in TWO_TOWERS]
+)
 def test_narrow_network_is_the_reference(name, devices):
     worst = against_reference(get_recipe(name, **NARROW), devices, torch.float64, 2)
     assert max(worst.values()) < 1e-10, worst
@@ -88,13 +94,13 @@ def test_narrow_float32_is_close_to_the_reference(name):
     assert max(worst.values()) < 1e-4, worst
 
 
-@pytest.mark.parametrize("name", ["original", "paper"])
+@pytest.mark.parametrize("name", ["original", "paper", "net131", "tanh4"])
 def test_full_width_network_is_the_reference(name):
     worst = against_reference(get_recipe(name), ONE, torch.float64, 2)
     assert max(worst.values()) < 1e-10, worst
 
 
-@pytest.mark.parametrize("name", ["original", "paper"])
+@pytest.mark.parametrize("name", ["original", "paper", "net131", "net141", "net146-2011"])
 def test_placements_agree(name):
     recipe = get_recipe(name, **NARROW)
     fused, towers = (AlexNet(recipe, devices, seed=3) for devices in (ONE, TWO))
@@ -230,10 +236,40 @@ def test_a_state_that_does_not_fit_is_refused_by_name():
         network.load(state | {"conv6.weight": torch.zeros(1)})
     with pytest.raises(RunError, match="not on 3"):
         AlexNet(network.recipe, ["cpu"] * 3, seed=0)
+    with pytest.raises(RunError, match=r"no conv2.colour"):
+        branched = AlexNet(get_recipe("net137", **NARROW), ONE, seed=0)
+        branched.load({key: tensor for key, tensor in branched.state().items() if key != "conv2.colour"})
 
 
-def test_bfloat16_is_close_to_float32():
-    network = AlexNet(get_recipe(**NARROW), ONE, seed=0)
+def test_the_coarse_colours_are_the_reference_s():
+    """On a float64 image, with the place of each pixel in it: 2, 6, .. 222, and zeros beyond the edge."""
+    images, _ = sample(get_recipe("net137"), 2)
+    found = coarse(images.double(), get_recipe("net137").layers[1].colour)
+    assert found.shape == (2, 3, 56, 56)
+    np.testing.assert_allclose(
+        found, reference.coarse(reference.Node(images.double().numpy())).value, rtol=1e-12
+    )
+    bell = np.exp(-(np.arange(-4, 5) ** 2) / 32)
+    around = images[0, 1, :7, 218:].double().numpy() * np.outer(bell[2:], bell[:6])
+    assert found[0, 1, 0, 55].item() == pytest.approx(around.sum() / bell.sum() ** 2)
+
+
+def test_the_colour_branch_is_drawn_and_both_its_inputs_train():
+    network = AlexNet(get_recipe("net137"), TWO, seed=0)
+    state = network.state()
+    assert list(state)[2:5] == ["conv2.weight", "conv2.colour", "conv2.bias"]
+    assert state["conv2.colour"].shape == (256, 3, 5, 5)
+    assert state["conv2.colour"].std().item() == pytest.approx(0.01, rel=0.02)
+    narrow = AlexNet(get_recipe("net137", **NARROW), TWO, seed=3)
+    before, optimiser = narrow.state(), steps(narrow, 1)
+    moved = {key: (tensor - before[key]).norm().item() for key, tensor in narrow.state().items()}
+    assert min(moved.values()) > 0
+    assert optimiser.state()["conv2.colour"].shape == (16, 3, 5, 5)
+
+
+@pytest.mark.parametrize("name", ["original", "net131"])
+def test_bfloat16_is_close_to_float32(name):
+    network = AlexNet(get_recipe(name, **NARROW), ONE, seed=0)
     images, _ = sample(network.recipe)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         rough = network(images)

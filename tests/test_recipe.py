@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from model.recipe import RECIPES, Conv, Full, Recipe, RunError, get_recipe
+from model.recipe import RECIPES, Full, Recipe, RunError, get_recipe
 
 # layer: parameters of both towers, linear output, output (recipe.md and the paper's figure 2)
 NET_145 = {
@@ -26,6 +26,82 @@ def test_shapes_and_parameters(name):
     assert {s.layer.name: (s.parameters, s.linear, s.out) for s in shapes} == NET_145
     assert sum(s.parameters for s in shapes) == 60_965_224
     assert [s.overhang for s in shapes] == [3, 0, 0, 0, 0, 0, 0, 0]
+
+
+# (maps * (maps read * kernel * kernel) + maps), by hand, where they differ from net 145's
+COLOUR = {"conv1": 64 * 363 + 64, "conv2": 256 * 32 * 25 + 256 * 3 * 25 + 256}
+SIXTH = {"conv6": 256 * 256 * 9 + 256}
+HALF = {
+    "conv1": 48 * 363 + 48, "conv2": 128 * 48 * 25 + 128, "conv3": 192 * 128 * 9 + 192,
+    "conv4": 192 * 192 * 9 + 192, "conv5": 256 * 192 * 9 + 256,
+}  # fmt: skip
+DIFFER = {
+    "net131": (COLOUR, 60_870_376),
+    "net135": (COLOUR, 60_870_376),
+    "net137": (COLOUR, 60_870_376),
+    "net141": (COLOUR | SIXTH, 61_460_456),
+    "net145f": ({}, 60_965_224),
+    "net146": (SIXTH, 61_555_304),
+    "net146-2009": (SIXTH | {"fc8": 10_184 * 4097}, 99_182_152),
+    "net146-2011": (SIXTH | {"bottleneck": 2048 * 4097, "fc8": 21_843 * 2049}, 110_605_267),
+    "half": (HALF, 59_798_312),
+    "no-lrn": ({}, 60_965_224),
+    "no-overlap": ({}, 60_965_224),
+    "no-noise": ({}, 60_965_224),
+}
+
+
+@pytest.mark.parametrize("name", DIFFER)
+def test_the_other_nets_by_hand(name):
+    differing, total = DIFFER[name]
+    shapes = get_recipe(name).shapes()
+    expected = {layer: numbers[0] for layer, numbers in NET_145.items()} | differing
+    assert {s.layer.name: s.parameters for s in shapes} == expected
+    assert sum(s.parameters for s in shapes) == total
+    out = {s.layer.name: s.out for s in shapes}
+    assert out["conv5"] == (256, 6, 6)  # whatever the pads and pools
+    assert out.get("conv6", (256, 6, 6)) == (256, 6, 6)
+    assert [s.layer.name for s in shapes[-3:]] == (
+        ["fc7", "bottleneck", "fc8"] if name == "net146-2011" else ["fc6", "fc7", "fc8"]
+    )
+
+
+def test_figure_1_s_network_by_hand():
+    shapes = get_recipe("tanh4").shapes()
+    assert {s.layer.name: (s.parameters, s.linear, s.out) for s in shapes} == {
+        "conv1": (32 * 75 + 32, (32, 32, 32), (32, 16, 16)),
+        "conv2": (32 * 800 + 32, (32, 16, 16), (32, 8, 8)),
+        "conv3": (64 * 800 + 64, (64, 8, 8), (64, 4, 4)),
+        "fc4": (10 * 1025, (10, 1, 1), (10, 1, 1)),
+    }
+    relu4 = get_recipe("relu4")
+    assert [layer.then for layer in relu4.layers] == [("relu", "pool")] * 3 + [()]
+    assert [s.layer.then for s in shapes] == [("tanh", "pool")] * 3 + [()]
+    assert (relu4.towers, relu4.decay, relu4.noise, relu4.side) == (1, 0, 0, 32)
+
+
+def test_what_else_the_nets_differ_in():
+    """layer-params-131.cfg (no minDiv: 1), -135.cfg (2); what is drawn anew in each."""
+    assert {name: get_recipe(name).lrn.k for name in ("net131", "net135", "net137", "net141", "net146")} == {
+        "net131": 1, "net135": 2, "net137": 2, "net141": 2, "net146": 2
+    }  # fmt: skip
+    second = {name: get_recipe(name).layers[1].then for name in ("net131", "net135", "net137", "no-lrn")}
+    assert second["net131"] == second["net135"] == ("relu", "lrn", "contrast", "pool")
+    assert second["net137"] == ("relu", "lrn", "spatial", "pool") and second["no-lrn"] == ("relu", "pool")
+    assert get_recipe("no-lrn").layers[0].then == ("pool", "relu")
+    colour = get_recipe("net137").layers[1].colour
+    assert dataclasses.astuple(colour) == (4, 9, 4, 5, 2, 0.01)
+    assert list(colour.pixels(224)) == list(range(2, 224, 4))
+    assert get_recipe("net137").shapes()[1].coarse_overhang == 1  # 27 windows of 5, every 2, cover 57 of 56
+    assert get_recipe("no-noise").noise == 0
+    sixth = get_recipe("net146").layers[5]
+    assert (sixth.name, sixth.crossing, sixth.pad, sixth.std, sixth.bias) == ("conv6", True, 1, 0.03, 1)
+    assert {name: get_recipe(name).anew for name in ("original", "net146-2009", "net146-2011", "net146")} == {
+        "original": (),
+        "net146-2009": ("fc6", "fc7", "fc8"),
+        "net146-2011": ("fc6", "fc7", "bottleneck", "fc8"),
+        "net146": ("fc8",),
+    }
 
 
 def test_original_is_net_145():
@@ -81,11 +157,8 @@ def test_both_agree_on(name):
 
 
 def test_other_sizes_follow_from_the_numbers():
-    """Net 147's 2 x 2 pools leave 28, 14 and 7 (its pads make them so); windows always cover the image."""
-    layers = tuple(dataclasses.replace(layer, pad={"conv2": 1, "conv5": 0}.get(layer.name, layer.pad))
-                   if isinstance(layer, Conv) else layer for layer in get_recipe().layers)  # fmt: skip
-    out = [s.out[1] for s in get_recipe(layers=layers, pool_size=2).shapes()]
-    assert out[:5] == [28, 13, 13, 13, 6]
+    """Net 147's 2 x 2 pools leave 28, 13 and 6 (its pads make them so); windows always cover the image."""
+    assert [s.out[1] for s in get_recipe("no-overlap").shapes()[:5]] == [28, 13, 13, 13, 6]
     assert get_recipe(crop=227).shapes()[0].overhang == 0
     assert get_recipe(crop=226).shapes()[0].overhang == 1
 
@@ -106,6 +179,7 @@ def test_plain_data_and_back(name):
     plain = json.loads(json.dumps(recipe.to_dict()))
     assert plain == recipe.to_dict()
     assert Recipe.from_dict(plain) == recipe
+    assert Recipe.from_dict({k: v for k, v in plain.items() if k not in ("reduce", "anew")}).crop == 224
     for broken in ({**plain, "colour": 1}, {**plain, "layers": [{"name": "conv1"}]}, {**plain, "lrn": 5}, {}):
         with pytest.raises(RunError, match="no recipe of this version"):
             Recipe.from_dict(broken)
@@ -127,6 +201,9 @@ def test_plain_data_and_back(name):
         ({"rate": "fast"}, "rate must be a number above 0, not 'fast'"),
         ({"noise_basis": "variances"}, "noise_basis must be deviations or eigenvalues"),
         ({"crop": 30}, "crop 30 is too small for conv"),
+        ({"reduce": 0}, "reduce must be a whole number of at least 1"),
+        ({"reduce": 10}, "reduce 10 does not divide crop 224"),
+        ({"anew": ("fc9",)}, "anew names fc9, which is none of its layers"),
         ({"layers": ()}, "at least one layer"),
         ({"layers": (Full("a"), Full("a"))}, "two layers have one name"),
         ({"layers": (Full("a", then=("sigmoid",)), Full("b"))}, "a is followed by 'sigmoid'"),
@@ -138,6 +215,13 @@ def test_refusals(overrides, message):
     assert "\n" not in str(error.value)
 
 
+def test_a_colour_branch_makes_as_many_places_as_its_layer():
+    layers = get_recipe("net137").layers
+    changed = (layers[0], dataclasses.replace(layers[1], pad=1), *layers[2:])
+    with pytest.raises(RunError, match="colour branch of conv2 makes 27 x 27 places, conv2 itself 25 x 25"):
+        get_recipe("net137", layers=changed)
+
+
 def test_unknown_recipe():
-    with pytest.raises(RunError, match="no recipe is called 'orignal'; there are original, paper"):
+    with pytest.raises(RunError, match="no recipe is called 'orignal'; there are original, paper, net131"):
         get_recipe("orignal")
