@@ -15,7 +15,7 @@ from model import checkpoint
 from model.network import AlexNet
 from model.recipe import Recipe
 from pipeline.batches import Samples
-from pipeline.dataset import Dataset, read_names
+from pipeline.dataset import Dataset, open_dataset, read_names
 from pipeline.statistics import Statistics
 
 
@@ -75,6 +75,27 @@ def test_errors_and_predictions(
     assert "40.7 %" in result.output
 
 
+def test_table_1(archives_2010: Path, trained: Path, tmp_path: Path) -> None:
+    """ILSVRC-2010 from its archives to the errors of its test images, alone and in an ensemble."""
+    data, predictions = tmp_path / "data", tmp_path / "predictions.npz"
+    prep = ("prep", "--imagenet-root", archives_2010, "--out", data, "--workers", 1, "--max-rejected", 0.5)
+    result = run(*prep)
+    assert result.exit_code == 0, result.output
+    assert "Found ILSVRC-2010's archives" in result.output
+    assert "test      5 images in 1 shard\n" in result.output
+    test = ("--split", "test", "--ten-crop", "--predictions", predictions)
+    result = evaluate(open_dataset(data), trained, *test)
+    assert result.exit_code == 0, result.output
+    with np.load(predictions) as file:
+        wrong = file["probabilities"].argmax(1) != [1, 2, 0, 1, 2]  # as pipeline/drawn.py labels them
+    assert f"{100 * wrong.mean():.2f} %" in result.output
+    assert "5 test images" in result.output and "40.7 %" not in result.output
+    for words in ("CNN (ILSVRC-2010 test, ten views)", "37.5 %", "17.0 %", "SIFT + FVs", "45.7 %", "47.1 %"):
+        assert words in result.output
+    alone = run("ensemble", predictions, "--data", data)  # its own row, and "together"
+    assert alone.output.count(f"{100 * wrong.mean():.2f} %") == 2
+
+
 def test_the_last_validation_of_training_says_the_same(
     dataset: Dataset, trained: Path, tmp_path: Path
 ) -> None:
@@ -90,7 +111,7 @@ def test_the_last_validation_of_training_says_the_same(
     [
         (["--run", "nowhere"], 1, "runs/nowhere/last.pt"),
         ([], 1, "alexnet-dali train"),
-        (["--run", "RUN", "--split", "test"], 2, "--predictions"),
+        (["--run", "RUN", "--split", "test"], 2, "have no labels to count errors by; give --predictions"),
         (["--run", "RUN", "--data", "nowhere"], 1, "alexnet-dali prep"),
         (["--run", "RUN", "--gpus", "0", "--device", "cpu"], 1, "--gpus and --device"),
         (["--run", "RUN", "--gpus", "99"], 1, "--device cpu"),

@@ -191,6 +191,13 @@ def test_usage(tmp_path: Path, bigger: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_a_split_without_labels(archives: Path, tmp_path: Path) -> None:
+    result = run("--imagenet-root", archives, "--out", tmp_path, "--max-rejected", 0.5)
+    assert result.exit_code == 0, result.output
+    assert "val       9 images in 1 shard\n" in result.output
+    assert "test      5 images in 1 shard, without labels\n" in result.output
+
+
 def test_environment_and_fraction(bigger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
     monkeypatch.setenv("ALEXNET_DALI_DATA", str(out))
