@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from cli import main
 from model import checkpoint, weights
 from model.network import AlexNet
-from model.portable import Portable
+from model.portable import Portable, run_onnx, write_onnx
 from model.recipe import RECIPES, Recipe, RunError, get_recipe
 from pipeline.dataset import Dataset
 
@@ -199,6 +199,19 @@ def test_the_portable_network_is_the_network(name: str) -> None:
     network = AlexNet(get_recipe(name, width=1 / 16, classes=7), ["cpu"], 1, mean)
     with torch.no_grad():
         assert torch.allclose(Portable(network)(pixels()), network(pixels()).softmax(1), atol=1e-6)
+
+
+@pytest.mark.filterwarnings("default")  # the exporter's dependencies have their own
+@pytest.mark.parametrize("name", ["net131", "tanh4"])
+def test_onnx_of_what_other_nets_have(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript", reason=ONNX)
+    pytest.importorskip("onnxruntime", reason=ONNX)
+    recipe, mean = get_recipe(name, width=1 / 16, classes=7), torch.full((3, 224, 224), 120.0)
+    network = AlexNet(recipe, ["cpu"], 1, mean)
+    write_onnx(tmp_path / "w.onnx", network, {})
+    with torch.no_grad():
+        ours = network(pixels(3)).softmax(1)
+    assert torch.allclose(run_onnx(tmp_path / "w.onnx", pixels(3)), ours, atol=1e-5)
 
 
 @pytest.mark.filterwarnings("default")  # the exporter's dependencies have their own
