@@ -24,7 +24,7 @@ def activations(
     """What each layer makes of IMAGE: what the next one reads, after ReLU, pooling and norms."""
     from cli import panels
     from model.study import layer_names, outputs
-    from pipeline.files import centre
+    from pipeline.image import centre, stored
 
     run = trained.open_run(run_name, checkpoint, settings)
     ((_, images),) = read_images(run, [image])
@@ -33,7 +33,7 @@ def activations(
     arrays = {name: values[0].cpu().numpy() for name, values in found.items()}
     who = trained.title(run.path)
     if layer is None:
-        crop = centre(image.read_bytes(), run.recipe.crop)
+        crop = centre(stored(image.read_bytes()), run.recipe.crop)
         show.draw(out, panels.layers, crop, arrays, title=f"What {who} makes of {image.name}")
     elif arrays[layer].ndim == 1:
         raise RunError(f"{layer} has units, not maps; without --layer they are drawn below the maps")
@@ -60,7 +60,8 @@ def gradient(
     from cli import panels
     from cli.pictures import short
     from model.study import gradient as slope
-    from pipeline.files import centre, find_images
+    from pipeline.files import find_images
+    from pipeline.image import centre, stored
 
     run = trained.open_run(run_name, checkpoint, settings)
     numbers = {category.wnid: category.index for category in run.facts.classes}
@@ -74,7 +75,7 @@ def gradient(
             output = numbers[wnid] if wnid else int(run.network(values).argmax())
         found = slope(run.network, values, torch.tensor([output]))[0].permute(1, 2, 0).cpu().numpy()
         level = found / (np.percentile(np.abs(found), 99.5) or 1)
-        rows["image"].append(centre(path.read_bytes(), run.recipe.crop))
+        rows["image"].append(centre(stored(path.read_bytes()), run.recipe.crop))
         rows["gradient"].append(np.rint(127.5 + 127.5 * level.clip(-1, 1)).astype(np.uint8))
         size = np.abs(level).max(2, keepdims=True).clip(0, 1)
         rows["its size"].append(np.rint(255 * size).astype(np.uint8).repeat(3, axis=2))
@@ -138,7 +139,6 @@ def training_images(
     from cli import compose
     from model import schedule
     from pipeline.batches import TrainBatches
-    from pipeline.files import stored
     from pipeline.order import draws, epoch_order
 
     shared = compose.stream_options(recipe, torch.device("cpu"), None)
@@ -157,11 +157,11 @@ def training_images(
     epoch, skip = divmod(step, noisy.steps_per_epoch)
     divisor = schedule.divisor(recipe, epoch + 1)
     order = epoch_order(noisy.samples.index["shard"], seed, epoch)[skip * recipe.batch_size :]
-    jpegs, _ = noisy.samples.read(order[:count])
+    squares = map(noisy.samples.square, order[:count].tolist())
     corners = draws(seed, step, noisy.total(step), slice(0, count), recipe.offsets)
-    places = zip(jpegs, corners.top.astype(int), corners.left.astype(int), strict=True)
+    places = zip(squares, corners.top.astype(int), corners.left.astype(int), strict=True)
     rows = {
-        "stored,\nthe part read": [frame(stored(jpeg.tobytes()), y, x, recipe.crop) for jpeg, y, x in places],
+        "stored,\nthe part read": [frame(square, y, x, recipe.crop) for square, y, x in places],
         "cropped, reflected": visible(cropped),
         "with colour noise": visible(noisy_ones),
         "minus the mean,\nas conv1 reads it": visible(127.5 + (noisy_ones - mean) / divisor / 2),

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import simplejpeg
 import torch
+from PIL import Image
 
 from cli import compose
 from model.evaluate import evaluate
@@ -21,6 +22,7 @@ from model.train import update
 from pipeline import graph
 from pipeline.batches import EvaluationBatches, Samples, TrainBatches, executor
 from pipeline.dataset import Dataset
+from pipeline.image import encode
 from pipeline.shard import prepare_image
 
 Work = Iterator[int]
@@ -37,6 +39,9 @@ class Parts:
         self.images = compose.stream_options(recipe, self.device, settings["workers"])
         self.threads = self.images["threads"]
         self.samples = Samples(dataset, "train")
+        raw = range(min(512, len(self.samples)) if dataset.store == "raw" else 0)
+        squares = (Image.fromarray(self.samples.square(number)) for number in raw)
+        self.made = [np.frombuffer(encode(square), np.uint8) for square in squares]
         mean = compose.centre_mean(compose.read_mean(dataset.root), recipe)
         self.network = AlexNet(recipe, self.devices, seed=0, mean=mean)
         self.divisor = divisor(recipe, 1)
@@ -71,6 +76,12 @@ class Parts:
         while True:
             yield random.integers(len(self.samples), size=self.recipe.batch_size)
 
+    def jpegs(self, numbers: np.ndarray) -> list[np.ndarray]:
+        """The samples' JPEGs; of a raw dataset what JPEGs of its first images would be."""
+        return (
+            [self.made[n % len(self.made)] for n in numbers] if self.made else self.samples.read(numbers)[0]
+        )
+
     def decode_floor(self) -> Work:
         """The same bytes through libjpeg-turbo alone, in as many threads."""
 
@@ -80,7 +91,7 @@ class Parts:
 
         with ThreadPoolExecutor(self.threads) as pool:
             for numbers in self.chosen():
-                jpegs = self.samples.read(numbers)[0]
+                jpegs = self.jpegs(numbers)
                 list(pool.map(decode, [jpegs[i :: self.threads] for i in range(self.threads)]))
                 yield len(jpegs)
 
@@ -89,7 +100,8 @@ class Parts:
         chosen = self.chosen()
 
         def source() -> tuple[Any, ...]:
-            return self.samples.read(next(chosen))
+            numbers = next(chosen)
+            return self.jpegs(numbers), numbers
 
         pipe = graph.decode_graph(source, **executor(self.device, self.threads, self.recipe.batch_size))
         while True:
@@ -151,8 +163,8 @@ class Parts:
     def prep(self) -> Work:
         """What prep does to an image, in one process; the images are the dataset's own."""
         for numbers in self.chosen():
-            for jpeg in self.samples.read(numbers[:8])[0]:
-                prepare_image(jpeg.tobytes(), "256")
+            for jpeg in self.jpegs(numbers[:8]):
+                prepare_image(jpeg.tobytes(), "256", self.dataset.store)
             yield 8
 
     def wait(self) -> None:
@@ -166,6 +178,7 @@ class Parts:
         return {
             "data": str(self.dataset.root),
             "size": self.dataset.size,
+            "store": self.dataset.store,
             "recipe": self.recipe.name,
             "width": self.recipe.width,
             "batch_size": self.recipe.batch_size,

@@ -71,6 +71,7 @@ def command(images: Sequence[str], run_name: str | None, checkpoint: str, **sett
 
 def from_files(run: "Trained", arguments: Sequence[str], settings: dict[str, Any]) -> Source:
     from pipeline.files import FileBatches, find_images
+    from pipeline.image import stored
 
     paths = find_images(arguments)
     views = choose_views(settings)
@@ -92,12 +93,10 @@ def from_files(run: "Trained", arguments: Sequence[str], settings: dict[str, Any
     def broken(number: int) -> Row:
         return Row(str(paths[number]), truth(paths[number]), batches.faults[number])
 
-    return Source([str(path) for path in paths], rows, lambda number: paths[number].read_bytes())
+    return Source([str(path) for path in paths], rows, lambda number: stored(paths[number].read_bytes()))
 
 
 def from_split(run: "Trained", settings: dict[str, Any]) -> Source:
-    import numpy as np
-
     from pipeline.batches import EvaluationBatches
     from pipeline.dataset import read_names
 
@@ -111,7 +110,7 @@ def from_split(run: "Trained", settings: dict[str, Any]) -> Source:
         for name, (label, classes, probabilities) in zip(names, guess(run, batches), strict=True):
             yield Row(name, label if label >= 0 else None, None, classes, probabilities)
 
-    return Source(names, rows, lambda number: batches.samples.read(np.array([number]))[0][0].tobytes())
+    return Source(names, rows, batches.samples.square)
 
 
 def choose_views(settings: dict[str, Any]) -> tuple[tuple[int, int, int], ...]:

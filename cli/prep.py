@@ -39,6 +39,12 @@ EVERY = 5.0  # seconds between plain lines
     default="256",
     help="Store the centre 256x256 of each image, or the image as it came.",
 )
+@click.option(
+    "--store",
+    type=click.Choice(["jpeg", "raw"]),
+    default="jpeg",
+    help="Store JPEGs, or raw pixels: nothing to decode, 252 GB for ImageNet instead of some 75.",
+)
 @click.option("--seed", type=click.IntRange(0), default=0, help="Of the order of train.")
 @click.option(
     "--val-fraction",
@@ -57,6 +63,7 @@ def command(
     imagenet_root: Path | None,
     out: Path,
     size: str,
+    store: str,
     seed: int,
     val_fraction: float | None,
     workers: int | None,
@@ -73,9 +80,11 @@ def command(
     from pipeline.repair import find_finished, repair
     from pipeline.source import find_source
 
+    if (size, store) == ("original", "raw"):
+        raise click.UsageError("--store raw holds 256x256 pixels: leave out --size original")
     workers = workers or len(os.sched_getaffinity(0))
     with _stopped_by_signals():
-        finished = find_finished(out, size, seed)
+        finished = find_finished(out, size, store, seed)
         faults = find_faults(finished, verify, workers) if finished else {}
         if finished and not faults:
             click.echo(f"{out} is prepared, every shard {'has its checksum' if verify else 'is there'}.")
@@ -98,6 +107,7 @@ def command(
                     source,
                     out,
                     size=size,
+                    store=store,
                     seed=seed,
                     workers=workers,
                     max_rejected=max_rejected,

@@ -162,7 +162,7 @@ def draw_filters(scratch: Path, run: "Trained") -> str:
 def draw_guesses(scratch: Path, run: "Trained", dataset: "Dataset", seen: Seen) -> str:
     from cli import page, panels
     from pipeline.batches import Samples
-    from pipeline.files import centre
+    from pipeline.image import centre
 
     samples = Samples(dataset, "val")
 
@@ -170,7 +170,7 @@ def draw_guesses(scratch: Path, run: "Trained", dataset: "Dataset", seen: Seen) 
         best = np.argsort(-seen.probabilities[row], kind="stable")[:5].tolist()
         own = int(seen.labels[row])
         return panels.Guess(
-            image=centre(samples.read(np.array([row]))[0][0].tobytes(), run.recipe.crop),
+            image=centre(samples.square(row), run.recipe.crop),
             caption=run.name(own),
             classes=[run.name(output) for output in best],
             probabilities=seen.probabilities[row][best].tolist(),
@@ -206,14 +206,14 @@ def draw_similar(scratch: Path, run: "Trained", dataset: "Dataset", seen: Seen) 
     from cli import page, panels
     from model.nearest import nearest
     from pipeline.batches import Samples
-    from pipeline.files import centre
+    from pipeline.image import centre
 
     samples, crop = Samples(dataset, "val"), run.recipe.crop
     count = min(QUERIES, len(seen.labels))
     rows, distances = nearest(seen.features[:count].astype(np.float32), seen.features, NEAR + 1, 4096)
 
     def image(row: int) -> np.ndarray:
-        return centre(samples.read(np.array([row]))[0][0].tobytes(), crop)
+        return centre(samples.square(row), crop)
 
     def neighbours(query: int) -> panels.Neighbours:
         near = [

@@ -13,6 +13,8 @@ import click
 from cli import trained
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from cli.trained import Trained
     from pipeline.dataset import Category
 
@@ -43,7 +45,7 @@ class Source:
 
     names: Sequence[str]
     rows: Callable[[], Iterator[Row]]
-    read: Callable[[int], bytes]
+    square: Callable[[int], "np.ndarray"]  # of an image by its number, (256, 256, 3) uint8
 
 
 def open_sinks(run: "Trained", source: Source, settings: dict[str, Any], stack: ExitStack) -> Iterator[Sink]:
@@ -120,7 +122,7 @@ def csv_file(path: str, classes: "Sequence[Category]") -> Iterator[Sink]:
 def drawing(run: "Trained", source: Source, settings: dict[str, Any]) -> Iterator[Sink]:
     """The first `count` rows as a picture, drawn at the end."""
     from cli import panels
-    from pipeline.files import centre
+    from pipeline.image import centre
 
     drawn: list[panels.Guess] = []
 
@@ -129,7 +131,7 @@ def drawing(run: "Trained", source: Source, settings: dict[str, Any]) -> Iterato
             return
         drawn.append(
             panels.Guess(
-                image=centre(source.read(number), run.recipe.crop),
+                image=centre(source.square(number), run.recipe.crop),
                 caption=Path(row.name).name if row.truth is None else run.name(row.truth),
                 classes=[run.name(output) for output in row.classes],
                 probabilities=row.probabilities,

@@ -133,21 +133,18 @@ def word(run: "Trained", label: int) -> str | None:
 
 
 def draw(run: "Trained", dataset: Any, split: str, result: Sequence[dict[str, Any]], path: Path) -> None:
-    import numpy as np
-
     from cli import panels, show
     from pipeline.batches import Samples
-    from pipeline.files import centre
+    from pipeline.image import centre, stored
 
     samples, crop = Samples(dataset, split), run.recipe.crop
 
     def neighbours(each: dict[str, Any]) -> panels.Neighbours:
         near = each["neighbours"]
-        jpegs, _ = samples.read(np.array([one["row"] for one in near]))
         return panels.Neighbours(
-            image=centre(Path(each["image"]).read_bytes(), crop),
+            image=centre(stored(Path(each["image"]).read_bytes()), crop),
             caption=Path(each["image"]).name,
-            near=[centre(jpeg.tobytes(), crop) for jpeg in jpegs],
+            near=[centre(samples.square(one["row"]), crop) for one in near],
             captions=[one["class"] or one["name"] for one in near],
             distances=[one["distance"] for one in near],
         )

@@ -17,8 +17,10 @@ import torch
 from torch.utils.dlpack import from_dlpack
 
 from pipeline import graph, image
-from pipeline.dataset import DataError, Dataset, read_index, read_names
+from pipeline.dataset import PIXELS, DataError, Dataset, read_index, read_names
 from pipeline.order import draws, epoch_order, share
+
+AHEAD = 4  # batches that the disk is told of before they are read; two are inside DALI
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 Colour = Callable[[int], np.ndarray]
@@ -55,7 +57,7 @@ class TrainBatches:
         make = partial(
             graph.train_graph,
             crop=crop,
-            resize=dataset.size == "original",
+            kind=self.samples.kind,
             **executor(device, threads, -(-batch_size // world)),
         )
         self._stream = Stream(make, self._feed(), self.samples.find_damage, device)
@@ -80,9 +82,11 @@ class TrainBatches:
                 chosen = order[first : first + total][fed]
                 random = draws(self.seed, self.step, total, fed, self.offsets)
                 shift = (random.normal @ matrix.T).astype(np.float32)
-                jpegs, labels = self.samples.read(chosen)
+                images, labels = self.samples.read(chosen)
+                ahead = first + AHEAD * self.batch_size
+                self.samples.expect(order[ahead : ahead + self.batch_size][fed])
                 self.step += 1
-                inputs = (jpegs, labels, random.top, random.left, random.mirror, shift)
+                inputs = (images, labels, random.top, random.left, random.mirror, shift)
                 yield chosen[: rows.stop - rows.start], inputs
 
 
@@ -111,7 +115,7 @@ class EvaluationBatches:
         make = partial(
             graph.evaluation_graph,
             crop=crop,
-            resize=dataset.size == "original",
+            kind=self.samples.kind,
             views=views,
             **executor(device, threads, batch_size),
         )
@@ -127,33 +131,51 @@ class EvaluationBatches:
 
 
 class Samples:
-    """The samples of one split: zero-copy views of their JPEG bytes in the memory-mapped shards."""
+    """The samples of one split: zero-copy views of their images in the memory-mapped shards."""
 
     def __init__(self, dataset: Dataset, split: str) -> None:
         if not dataset.splits.get(split):
             raise DataError(f"{dataset.root} has no {split} images; prepare a root that has them")
         self.dataset, self.split = dataset, split
+        self.kind = "raw" if dataset.store == "raw" else dataset.size
         self.index = read_index(dataset, split)
         # A mapped file keeps a descriptor: 1,252 for ImageNet, where most systems allow 1,024 unless asked.
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-        self.shards = [_map(dataset.root / shard.name) for shard in dataset.splits[split]]
+        self.maps = [_map(dataset.root / shard.name) for shard in dataset.splits[split]]
+        self.shards = [np.frombuffer(shard, np.uint8) for shard in self.maps]
 
     def __len__(self) -> int:
         return len(self.index)
 
     def read(self, chosen: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
-        """JPEG bytes (uint8, one array each) and labels (rows,) int64."""
+        """JPEG bytes, uint8 one array each, or raw pixels (256, 256, 3); and labels (rows,) int64."""
+        images = [self.shards[shard][first : first + size] for shard, first, size in self._places(chosen)]
+        if self.kind == "raw":
+            images = [image.reshape(PIXELS) for image in images]
+        return images, self.index["label"][chosen].astype(np.int64)
+
+    def expect(self, chosen: np.ndarray) -> None:
+        """Tells the system that these samples are read soon, so that it has them in memory by then."""
+        for shard, first, size in self._places(chosen):
+            start = first - first % mmap.PAGESIZE
+            self.maps[shard].madvise(mmap.MADV_WILLNEED, start, first + size - start)
+
+    def square(self, number: int) -> np.ndarray:
+        """The (256, 256, 3) uint8 that prep made, or would have made, of one image; for pictures."""
+        ((stored,), _) = self.read(np.array([number]))
+        return stored if self.kind == "raw" else image.stored(stored.tobytes())
+
+    def _places(self, chosen: np.ndarray) -> Iterator[tuple[int, int, int]]:
+        """(shard, offset, size) of each."""
         rows = self.index[chosen]
-        where = zip(rows["shard"].tolist(), rows["offset"].tolist(), rows["size"].tolist(), strict=True)
-        jpegs = [self.shards[shard][first : first + size] for shard, first, size in where]
-        return jpegs, rows["label"].astype(np.int64)
+        return zip(rows["shard"].tolist(), rows["offset"].tolist(), rows["size"].tolist(), strict=True)
 
     def find_damage(self, chosen: np.ndarray) -> str | None:
         """The first of the samples that cannot be decoded, where it lies, and what to do."""
-        for number, jpeg in zip(chosen.tolist(), self.read(chosen)[0], strict=True):
+        for number in chosen.tolist():
             try:
-                image.decode(jpeg.tobytes())
+                self.square(number)
             except image.BadImage as error:
                 row = self.index[number]
                 path = self.dataset.root / self.dataset.splits[self.split][row["shard"]].name
@@ -221,6 +243,6 @@ def executor(device: torch.device, threads: int, batch_size: int) -> dict[str, A
     }
 
 
-def _map(path: Path) -> np.ndarray:
+def _map(path: Path) -> mmap.mmap:
     with open(path, "rb") as file:
-        return np.frombuffer(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ), np.uint8)
+        return mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)

@@ -3,8 +3,8 @@
 dataset.json          what is here: the classes and every shard, with its size and checksum; written last
 statistics.npz        pipeline/statistics.py
 rejected.jsonl        the images that were left out, and why
-SPLIT/000000.tar      a WebDataset shard, and DALI's index of it in SPLIT/000000.idx
-SPLIT/samples.npy     where each sample's JPEG lies in the shards, and its label
+SPLIT/000000.tar      a WebDataset shard, of .jpg or, raw, of .npy; DALI's index of it is .idx
+SPLIT/samples.npy     where each sample's JPEG or pixels lie in the shards, and its label
 SPLIT/names.txt       each sample's file name in the source, a line each, in the same order
 """
 
@@ -22,11 +22,13 @@ from typing import IO, Any
 
 import numpy as np
 
-FORMAT = 1
+FORMAT = 2
 SIZES = ("256", "original")
+STORES = ("jpeg", "raw")
+PIXELS = (256, 256, 3)  # uint8, of each image of a raw dataset
 SPLITS = ("train", "val", "test")
 WORK = ".work"  # prep's own folder, inside a dataset that is not finished yet
-# One row a sample: the JPEG is bytes [offset, offset + size) of a shard; label -1 where there is none.
+# One row a sample: its image is bytes [offset, offset + size) of a shard; label -1 where there is none.
 INDEX = np.dtype([("shard", "<u4"), ("offset", "<u8"), ("size", "<u4"), ("label", "<i4")])
 
 
@@ -54,6 +56,7 @@ class Shard:
 class Dataset:
     root: Path
     size: str
+    store: str
     classes: tuple[Category, ...]
     splits: dict[str, tuple[Shard, ...]]
     files: dict[str, str]  # SHA-256 of the files beside the shards
@@ -63,7 +66,7 @@ class Dataset:
     def fingerprint(self) -> str:
         """SHA-256 of the content: the same wherever and whenever it was made."""
         content = _content(self)
-        text = json.dumps([content[key] for key in ("size", "classes", "splits")])
+        text = json.dumps([content[key] for key in ("size", "store", "classes", "splits")])
         return hashlib.sha256(text.encode()).hexdigest()
 
     def samples(self, split: str) -> int:
@@ -208,6 +211,7 @@ def _content(dataset: Dataset) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "size": dataset.size,
+        "store": dataset.store,
         "made": dataset.made,
         "files": dataset.files,
         "splits": {name: [asdict(shard) for shard in shards] for name, shards in dataset.splits.items()},
@@ -219,6 +223,7 @@ def _parse(root: Path, content: Any) -> Dataset:
     """dataset.json -> Dataset; a KeyError, TypeError or ValueError names what is wrong."""
     _need(isinstance(content, dict), "no JSON object")
     _need(content["size"] in SIZES, f"size {content['size']!r}")
+    _need(content["store"] in STORES, f"store {content['store']!r}")
     _need(isinstance(content["made"], dict), "made")
     _need(isinstance(content["classes"], list) and content["classes"], "no classes")
     _need(isinstance(content["splits"], dict) and set(content["splits"]) <= set(SPLITS), "splits")
@@ -240,7 +245,7 @@ def _parse(root: Path, content: Any) -> Dataset:
     beside = {f"{split}/{name}" for split in splits for name in ("samples.npy", "names.txt")}
     _need(isinstance(files, dict) and set(files) == beside | {"statistics.npz"}, "files")
     _need(all(map(_is_sha256, files.values())), "files")
-    return Dataset(root, content["size"], classes, splits, files, content["made"])
+    return Dataset(root, content["size"], content["store"], classes, splits, files, content["made"])
 
 
 def _is_sha256(value: Any) -> bool:

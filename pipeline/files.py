@@ -58,7 +58,7 @@ class FileBatches:
         make: Callable[..., object] = partial(
             graph.evaluation_graph,
             crop=crop,
-            resize=True,
+            kind="original",
             views=views,
             **executor(device, threads, batch_size),
         )
@@ -88,14 +88,3 @@ class FileBatches:
             self.faults[number] = f"cannot be decoded: {error}"
             return None
         return np.frombuffer(data if image.dali_reads(data) else image.encode(pixels), np.uint8)
-
-
-def stored(data: bytes) -> np.ndarray:
-    """The (256, 256, 3) uint8 square that prep would store of an image, for pictures."""
-    return np.asarray(image.square(image.decode(data), graph.STORED))
-
-
-def centre(data: bytes, crop: int) -> np.ndarray:
-    """The (crop, crop, 3) of it that the centre view shows."""
-    kept = slice((graph.STORED - crop) // 2, (graph.STORED + crop) // 2)
-    return stored(data)[kept, kept]

@@ -16,41 +16,44 @@ TEN_VIEWS = tuple((y, x, m) for m in (0, 1) for y, x in ((0, 0), (0, 32), (16, 1
 CENTRE_VIEW = ((16, 16, 0),)
 
 Source = Callable[[], tuple[Any, ...]]
+# Images are of one of three kinds: "256" and "original" are JPEGs of that size, "raw" is 256x256x3 pixels.
 
 
 @pipeline_def  # type: ignore[untyped-decorator]
-def train_graph(source: Source, crop: int, resize: bool, gpu: bool) -> tuple[DataNode, ...]:
+def train_graph(source: Source, crop: int, kind: str, gpu: bool) -> tuple[DataNode, ...]:
     """Images (rows, crop, crop, 3) float32 and labels (rows,) int64.
 
-    `source` yields per batch: JPEGs, labels (rows,) int64, top and left (rows,) of the crop, mirror (rows,)
-    0 or 1, shift (rows, 3): colour noise. pixel = decoded + shift
+    `source` yields per batch: images of a `kind`, labels (rows,) int64, top and left (rows,) of the crop,
+    mirror (rows,) 0 or 1, shift (rows, 3): colour noise. pixel = decoded + shift
     """
-    jpegs, labels, top, left, mirror, shift = fn.external_source(
+    stored, labels, top, left, mirror, shift = fn.external_source(
         source, num_outputs=6, batch=True, no_copy=True
     )
-    if resize:  # only the region that is kept: the same pixels as resizing all and cropping
-        start, side = _square(jpegs)
+    if kind == "original":  # only the region that is kept: the same pixels as resizing all and cropping
+        start, side = _square(stored)
         start += fn.stack(top, left) * side / STORED
-        images = _decode(jpegs, gpu)
+        images = _decode(stored, gpu)
         images = fn.resize(images, roi_start=start, roi_end=start + side * crop / STORED, size=[crop, crop])
+    elif kind == "raw":  # cropped before they cross the bus
+        images = _there(fn.crop(fn.reshape(stored, layout="HWC"), **_window(crop, top, left)), gpu)
     else:
-        images = _decode(jpegs, gpu, fn.decoders.image_crop, **_window(crop, top, left))
+        images = _decode(stored, gpu, fn.decoders.image_crop, **_window(crop, top, left))
     images = fn.flip(images, horizontal=mirror)
     return images + _there(shift, gpu), _there(labels, gpu)
 
 
 @pipeline_def  # type: ignore[untyped-decorator]
 def evaluation_graph(
-    source: Source, crop: int, resize: bool, gpu: bool, views: Sequence[tuple[int, int, int]]
+    source: Source, crop: int, kind: str, gpu: bool, views: Sequence[tuple[int, int, int]]
 ) -> tuple[DataNode, ...]:
     """Images (rows, views, crop, crop, 3) uint8 and labels (rows,) int64; no noise.
 
-    `source` yields per batch: JPEGs, labels. views: (top, left, mirror) of each.
+    `source` yields per batch: images of a `kind`, labels. views: (top, left, mirror) of each.
     """
-    jpegs, labels = fn.external_source(source, num_outputs=2, batch=True, no_copy=True)
-    images = _decode(jpegs, gpu)
-    if resize:
-        start, side = _square(jpegs)
+    stored, labels = fn.external_source(source, num_outputs=2, batch=True, no_copy=True)
+    images = _there(fn.reshape(stored, layout="HWC"), gpu) if kind == "raw" else _decode(stored, gpu)
+    if kind == "original":
+        start, side = _square(stored)
         images = fn.resize(images, roi_start=start, roi_end=start + side, size=[STORED, STORED])
     crops = [fn.crop(images, **_window(crop, top, left)) for top, left, _ in views]
     crops = [fn.flip(x) if mirror else x for x, (*_, mirror) in zip(crops, views, strict=True)]

@@ -51,6 +51,17 @@ def square(image: Image.Image, size: int = 256) -> Image.Image:
     return image.resize((size, size), Image.Resampling.BILINEAR, box=box)
 
 
+def stored(data: bytes) -> np.ndarray:
+    """The (256, 256, 3) uint8 square that prep would store of an image, for pictures."""
+    return np.asarray(square(decode(data)))
+
+
+def centre(pixels: np.ndarray, crop: int) -> np.ndarray:
+    """The (crop, crop, 3) of a square that the centre view shows."""
+    kept = slice((len(pixels) - crop) // 2, (len(pixels) + crop) // 2)
+    return pixels[kept, kept]
+
+
 def encode(image: Image.Image) -> bytes:
     """RGB pixels -> JPEG, quality 95, colour at full resolution.
 

@@ -13,12 +13,12 @@ from pipeline.dataset import DataError, replacing
 from pipeline.shard import Task
 from pipeline.source import Source
 
-# A shard of ImageNet is some 50 MB; a small set still has enough shards for every core.
+# A shard of ImageNet is some 50 MB, or 200 MB raw; a small set still has enough shards for every core.
 PER_SHARD, FEWEST_PER_SHARD, SHARDS = 1024, 64, 32
 PLAN = "plan.json"
 
 
-def plan(source: Source, size: str, seed: int, work: Path) -> list[Task]:
+def plan(source: Source, size: str, store: str, seed: int, work: Path) -> list[Task]:
     """The shards in their order. train is shuffled as a whole, once; val and test keep the source's order."""
     tasks = []
     for split, samples in source.splits.items():
@@ -27,11 +27,11 @@ def plan(source: Source, size: str, seed: int, work: Path) -> list[Task]:
         step = min(PER_SHARD, max(FEWEST_PER_SHARD, -(-count // SHARDS)))
         for number, first in enumerate(range(0, count, step)):
             part = tuple(samples[place] for place in order[first : first + step])
-            tasks.append(Task(split, number, first, size, part, work))
+            tasks.append(Task(split, number, first, size, store, part, work))
     return tasks
 
 
-def describe(source: Source, size: str, seed: int, tasks: list[Task]) -> dict[str, Any]:
+def describe(source: Source, size: str, store: str, seed: int, tasks: list[Task]) -> dict[str, Any]:
     """What decides the bytes of the dataset, whichever layout the images come in."""
     digest = hashlib.sha256(json.dumps([category.wnid for category in source.classes]).encode())
     for task in tasks:
@@ -40,6 +40,7 @@ def describe(source: Source, size: str, seed: int, tasks: list[Task]) -> dict[st
     return {
         "source": source.kind,
         "size": size,
+        "store": store,
         "seed": seed,
         "images": digest.hexdigest(),
         "pillow": PIL.__version__,
@@ -57,7 +58,7 @@ def begin(work: Path, made: dict[str, Any]) -> None:
 
 
 def refuse_other(out: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    for name in ("size", "seed", "images", "pillow", "simplejpeg"):
+    for name in ("size", "store", "seed", "images", "pillow", "simplejpeg"):
         if before.get(name) != now[name]:
             what = "other images" if name == "images" else f"{name} {before.get(name)}, not {now[name]}"
             raise DataError(f"{out} was begun with {what}: go on as it was begun, or choose another --out")

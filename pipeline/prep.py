@@ -24,6 +24,7 @@ def prepare(
     out: Path | str,
     *,
     size: str = "256",
+    store: str = "jpeg",
     seed: int = 0,
     workers: int | None = None,
     max_rejected: float = 0.001,
@@ -31,12 +32,12 @@ def prepare(
 ) -> Dataset:
     """Makes the dataset at `out`, or what an earlier run left of it, or what was damaged since."""
     out = Path(out)
-    if dataset := find_finished(out, size, seed):
+    if dataset := find_finished(out, size, store, seed):
         faults = find_faults(dataset)
         return repair(dataset, faults, source, workers=workers, report=report) if faults else dataset
     with work_folder(out) as work:
-        tasks = plan(source, size, seed, work)
-        made = describe(source, size, seed, tasks)
+        tasks = plan(source, size, store, seed, work)
+        made = describe(source, size, store, seed, tasks)
         begin(work, made)
         for split in source.splits:
             (out / split).mkdir(exist_ok=True)
@@ -92,6 +93,6 @@ def _finish(
             raise DataError(f"not one image of {split} can be used; {listed} says why")
     gathered.write_statistics()
     made = made | {"rejected": count}
-    dataset = Dataset(out, made["size"], source.classes, gathered.splits, gathered.files, made)
+    dataset = Dataset(out, made["size"], made["store"], source.classes, gathered.splits, gathered.files, made)
     write_description(dataset)
     return dataset

@@ -24,12 +24,17 @@ class Progress:
 Report = Callable[[Progress], None]
 
 
-def find_finished(out: Path, size: str, seed: int) -> Dataset | None:
+def find_finished(out: Path, size: str, store: str, seed: int) -> Dataset | None:
     """The dataset at `out` if it is finished; a DataError if it was made with other settings."""
     if not (out / "dataset.json").exists():
         return None
     dataset = read_description(out)
-    for name, here, asked in (("--size", dataset.size, size), ("--seed", dataset.made.get("seed"), seed)):
+    settings = {
+        "--size": (dataset.size, size),
+        "--store": (dataset.store, store),
+        "--seed": (dataset.made.get("seed"), seed),
+    }
+    for name, (here, asked) in settings.items():
         if here != asked:
             raise DataError(f"{out} was prepared with {name} {here}, not {asked}: choose another --out")
     if (out / WORK).exists():  # left behind by a run that was stopped after its last step
@@ -52,8 +57,8 @@ def repair(
     whole = {split for split in dataset.splits for name in _beside(split) if name in faults}
     checksums = {shard.name: shard.sha256 for shards in dataset.splits.values() for shard in shards}
     with work_folder(out) as work:
-        tasks = plan(source, dataset.size, seed, work)
-        refuse_other(out, dataset.made, describe(source, dataset.size, seed, tasks))
+        tasks = plan(source, dataset.size, dataset.store, seed, work)
+        refuse_other(out, dataset.made, describe(source, dataset.size, dataset.store, seed, tasks))
         bad = [task for task in tasks if task.name in faults or task.split in whole]
         done, rejected, total = 0, 0, sum(len(task.samples) for task in bad)
         for task, count in run_tasks(make_shard, bad, count_workers(workers, len(bad))):

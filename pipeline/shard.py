@@ -4,6 +4,7 @@ A shard depends on its task alone, so that it can be made by any process, at any
 """
 
 import hashlib
+import io
 import json
 import os
 import tarfile
@@ -25,6 +26,7 @@ class Task:
     number: int
     first: int  # place of the first sample in its split, which names it: a rejected one leaves a gap
     size: str
+    store: str
     samples: tuple[Sample, ...]
     folder: Path  # prep's work folder
 
@@ -79,14 +81,14 @@ class ShardWriter:
         self.bytes = 0
         self.index: list[str] = []
 
-    def add(self, key: int, image: bytes, label: int) -> int:
-        """Writes a sample; where its image begins."""
-        parts = [("jpg", image)] + ([("cls", b"%05d" % label)] if label >= 0 else [])
+    def add(self, key: int, suffix: str, image: bytes, label: int) -> int:
+        """Writes a sample; where its image ends."""
+        parts = [(suffix, image)] + ([("cls", b"%05d" % label)] if label >= 0 else [])
         places = [(suffix, self._member(f"{key:08d}.{suffix}", data), len(data)) for suffix, data in parts]
         self.index.append(
             " ".join(f"{suffix} {offset} {size} {key:08d}.{suffix}" for suffix, offset, size in places)
         )
-        return places[0][1]
+        return places[0][1] + len(image)
 
     def finish(self) -> str:
         """Ends the tar; the text of its index."""
@@ -115,14 +117,16 @@ def make_shard(task: Task) -> int:
         shard = ShardWriter(file)
         for key, sample in enumerate(task.samples, task.first):
             try:
-                pixels, image = prepare_image(sample.read(MAX_BYTES), task.size)
+                pixels, image = prepare_image(sample.read(MAX_BYTES), task.size, task.store)
             except BadImage as error:
                 rejected.append(
                     {"split": task.split, "name": sample.name, "file": sample.path, "offset": sample.offset}
                     | {"label": sample.label, "reason": str(error)}
                 )
                 continue
-            rows.append((task.number, shard.add(key, image, sample.label), len(image), sample.label))
+            suffix, size = ("npy", pixels.nbytes) if task.store == "raw" else ("jpg", len(image))
+            end = shard.add(key, suffix, image, sample.label)  # behind a .npy's header, the pixels end it
+            rows.append((task.number, end - size, size, sample.label))
             names.append(sample.name)
             if task.split == "train":
                 sums.add(pixels)
@@ -132,15 +136,20 @@ def make_shard(task: Task) -> int:
     return len(rejected)
 
 
-def prepare_image(data: bytes | None, size: str) -> tuple[np.ndarray, bytes]:
-    """A source's bytes -> the 256x256 pixels (256, 256, 3) uint8, and the bytes that are stored."""
+def prepare_image(data: bytes | None, size: str, store: str) -> tuple[np.ndarray, bytes]:
+    """A source's bytes -> the 256x256 pixels (256, 256, 3) uint8, and the file that is stored."""
     if data is None:
         raise BadImage(f"larger than {MAX_BYTES:,} bytes")
     image = decode(data)
     small = square(image)
+    pixels = np.asarray(small)
+    if store == "raw":
+        file = io.BytesIO()
+        np.save(file, pixels)
+        return pixels, file.getvalue()
     if size == "256":
-        return np.asarray(small), encode(small)
-    return np.asarray(small), data if dali_reads(data) else encode(image)
+        return pixels, encode(small)
+    return pixels, data if dali_reads(data) else encode(image)
 
 
 def commit(task: Task, out: Path) -> None:

@@ -76,6 +76,13 @@ def originals(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Datase
 
 
 @pytest.fixture(scope="session")
+def raw(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """The same as raw pixels."""
+    out = tmp_path_factory.mktemp("raw")
+    return prepare(find_source(folders), out, store="raw", workers=2, max_rejected=0.5)
+
+
+@pytest.fixture(scope="session")
 def trained(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of a very narrow network, two epochs of two steps."""
     path = tmp_path_factory.mktemp("runs") / "tiny"

@@ -66,13 +66,14 @@ def shard(content: Any) -> Any:
 SPOILS = {
     "of a later version": (
         lambda content: content.update(format=99),
-        "format 99, this version reads format 1",
+        "format 99, this version reads format 2",
     ),
     "of no version": (lambda content: content.pop("format"), "format None"),
     "without splits": (lambda content: content.pop("splits"), r"is damaged \('splits'\)"),
     "without classes": (lambda content: content.update(classes=[]), "no classes"),
     "another index": (lambda content: content["classes"][1].update(index=5), "class 1 has another index"),
     "another size": (lambda content: content.update(size="512"), "size '512'"),
+    "another store": (lambda content: content.update(store="zip"), "store 'zip'"),
     "a path outside": (lambda content: shard(content).update(name="../../etc/passwd"), "has another name"),
     "unknown field": (lambda content: shard(content).update(md5=""), "unexpected keyword argument 'md5'"),
     "negative size": (lambda content: shard(content).update(bytes=-1), r"shard train/000000.tar"),

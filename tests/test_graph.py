@@ -53,12 +53,12 @@ def expected(images: list[np.ndarray]) -> np.ndarray:
     return np.stack(out)
 
 
-def train(jpegs: list[np.ndarray], resize: bool = False, gpu: bool = False) -> tuple[np.ndarray, np.ndarray]:
+def train(stored: list[np.ndarray], kind: str = "256", gpu: bool = False) -> tuple[np.ndarray, np.ndarray]:
     def source() -> tuple[object, ...]:
-        return (jpegs, *DRAWS.values())
+        return (stored, *DRAWS.values())
 
     executor = {**EXECUTOR, "device_id": 0 if gpu else None}
-    outputs = graph.train_graph(source, 224, resize=resize, gpu=gpu, **executor).run()
+    outputs = graph.train_graph(source, 224, kind=kind, gpu=gpu, **executor).run()
     images, labels = (np.array((out.as_cpu() if gpu else out).as_tensor()) for out in outputs)
     return images, labels
 
@@ -75,21 +75,29 @@ def test_train_graph_on_prepared_images() -> None:
 
 def test_train_graph_resizes_originals_as_pillow_does() -> None:
     jpegs = encoded([(375, 500), (500, 333), (64, 91), (256, 256), (900, 180), (301, 299)])
-    images, _ = train(jpegs, resize=True)
+    images, _ = train(jpegs, "original")
     error = np.abs(images - expected([square(decoded(data)) for data in jpegs]))
     assert error.max() < 6  # levels of 255: two resamplers that round at different places
     assert error.mean() < 0.3
 
 
-@pytest.mark.parametrize("resize", [False, True])
-def test_evaluation_views_are_slices(resize: bool) -> None:
+def test_train_graph_on_raw_pixels() -> None:
+    """There is nothing to decode, so nothing to differ by."""
+    pixels = [RANDOM.integers(256, size=(256, 256, 3), dtype=np.uint8) for _ in range(ROWS)]
+    images, _ = train(pixels, kind="raw")
+    assert np.array_equal(images, np.float32(expected(pixels)))
+
+
+@pytest.mark.parametrize("kind", ["256", "original", "raw"])
+def test_evaluation_views_are_slices(kind: str) -> None:
+    resize = kind == "original"
     jpegs = encoded([(375, 500), (256, 256), (200, 300)] if resize else [(256, 256)] * 3)
     options = {**EXECUTOR, "batch_size": 3}
 
     def source() -> tuple[object, ...]:
-        return jpegs, np.arange(3)
+        return [decoded(data) for data in jpegs] if kind == "raw" else jpegs, np.arange(3)
 
-    pipe = graph.evaluation_graph(source, 224, resize=resize, gpu=False, views=graph.TEN_VIEWS, **options)
+    pipe = graph.evaluation_graph(source, 224, kind=kind, gpu=False, views=graph.TEN_VIEWS, **options)
     images = np.array(pipe.run()[0].as_tensor())
     assert images.dtype == np.uint8
     assert images.shape == (3, 10, 224, 224, 3)
@@ -105,13 +113,14 @@ def test_evaluation_views_are_slices(resize: bool) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("resize", [False, True])
-def test_train_graph_on_the_gpu(resize: bool) -> None:
+@pytest.mark.parametrize("kind", ["256", "original", "raw"])
+def test_train_graph_on_the_gpu(kind: str) -> None:
     """nvJPEG and libjpeg-turbo round differently: a few levels of 255 at most, less than one on average."""
     jpegs = encoded([(375, 500), (500, 333), (256, 256), (300, 301), (480, 640), (700, 500)])
-    if not resize:
+    if kind != "original":
         jpegs = encoded([(256, 256)] * ROWS)
-    (ours, labels), (there, there_labels) = (train(jpegs, resize, gpu=gpu) for gpu in (False, True))
+    jpegs = [decoded(data) for data in jpegs] if kind == "raw" else jpegs
+    (ours, labels), (there, there_labels) = (train(jpegs, kind, gpu=gpu) for gpu in (False, True))
     assert np.array_equal(labels, there_labels)
     assert np.abs(ours - there).max() < 12
     assert np.abs(ours - there).mean() < 0.7

@@ -70,7 +70,8 @@ def main() -> None:
         for _ in range(options.rounds):
             alone.mkdir()
             one = measure(
-                options.images, lambda: [make_shard(task) for task in plan(source, options.size, 0, alone)]
+                options.images,
+                lambda: [make_shard(task) for task in plan(source, options.size, "jpeg", 0, alone)],
             )
             many = measure(
                 options.images, lambda: prepare(source, out, size=options.size, workers=options.workers)
