@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from cli import (
+    baseline,
     bench,
     demo,
     doctor,
@@ -73,6 +74,7 @@ for module in (
     ensemble,
     export,
     report,
+    baseline,
 ):
     main.add_command(module.command)
 show.command.add_command(look.activations)

@@ -25,6 +25,17 @@ def test_a_recipe_is_shown_whole(name: str) -> None:
         assert text in shown.output
 
 
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_narrow_copy_of_every_recipe_trains(name: str, dataset: Dataset, tmp_path: Path) -> None:
+    devices = ",".join(["cpu"] * RECIPES[name].towers)
+    words = ["--data", str(dataset.root), "--run", str(tmp_path / "run"), "--device", devices]
+    short = ["--width", "0.02", "--batch-size", "16", "--epochs", "1"]
+    trained = CliRunner().invoke(main, ["train", "--recipe", name, *words, *short])
+    assert trained.exit_code == 0, trained.output
+    found = description(tmp_path / "run")
+    assert found["recipe"]["name"] == name and found["recipe"]["classes"] == 3
+
+
 @pytest.mark.parametrize(
     ("words", "status", "text"),
     [

@@ -1,0 +1,233 @@
+"""alexnet-dali baseline: the systems that the paper's tables compare the network with."""
+
+import json
+import os
+import platform
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli import options
+from model.recipe import RunError
+
+if TYPE_CHECKING:
+    from cli.stages import Each, Plan
+    from model.evaluate import Evaluation
+    from pipeline.dataset import Dataset
+
+LIBRARIES = {"cv2": "opencv-python-headless", "sklearn": "scikit-learn"}  # modules and distributions
+# Errors in percent, top-1 and top-5, on ILSVRC-2010's test images (the paper's table 1)
+PAPER = {"sparse-coding": (47.1, 28.2), "sift-fv": (45.7, 25.7)}
+COMMON = (
+    options.data,
+    click.option(
+        "--out", type=click.Path(path_type=Path), help="The run's folder.  [default: runs/baseline-NAME]"
+    ),
+    click.option("--sample", type=click.IntRange(100), default=250_000, help="Descriptors to learn from."),
+    click.option("--epochs", type=click.IntRange(1), default=20, help="Of the classifiers' training."),
+    click.option("--seed", default=0, help="Of all that is drawn."),
+    click.option("--workers", type=click.IntRange(1), help="Processes.  [default: one a core]"),
+)
+
+
+def common(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of every baseline."""
+    for option in reversed(COMMON):
+        command = option(command)
+    return command
+
+
+@click.group("baseline")
+def command() -> None:
+    """What the paper's tables compare the network with: SIFT + FVs, sparse coding.
+
+    Each leaves its features, classifiers, metrics.jsonl, result.json and predictions.npz in its run's folder;
+    killed at any time, the same command goes on and ends with the same. Evaluation is that of the network.
+    """
+
+
+@command.command("sift-fv")
+@common
+@click.option("--step", type=click.IntRange(1), default=4, help="Pixels between descriptors.")
+@click.option("--dimensions", type=click.IntRange(1, 128), default=64, help="Principal components kept.")
+@click.option("--components", type=click.IntRange(1), default=256, help="Gaussians of the mixture.")
+@click.option("--pyramid", is_flag=True, help="Also of quarters and of three stripes: eight times as much.")
+def sift_fv(step: int, dimensions: int, components: int, pyramid: bool, **settings: Any) -> None:
+    """Dense SIFT, improved Fisher vectors, linear classifiers.
+
+    After Sanchez and Perronnin (CVPR 2011; with Mensink and Verbeek, IJCV 2013): plain SIFT of 24x24 pixels
+    at five scales, principal components, a mixture of Gaussians, gradients by means and deviations, square
+    roots, length 1. The paper's row averages this and the same of colour statistics, which are not here.
+
+    ImageNet with the defaults, computed: 32,768 numbers an image, 87 GB of features (with --pyramid 262,144
+    and 698 GB), at 0.07 s an image 26 hours of one core, 131 MB of classifiers.
+    """
+    sizes = {"dimensions": dimensions, "components": components}
+    levels = ((1, 1), (2, 2), (1, 3)) if pyramid else ((1, 1),)
+    run_baseline("sift-fv", (24, step, 5), levels, sizes, settings)
+
+
+@command.command("sparse-coding")
+@common
+@click.option("--step", type=click.IntRange(1), default=8, help="Pixels between descriptors.")
+@click.option("--words", type=click.IntRange(1), default=1024, help="Of the dictionary.")
+def sparse_coding(step: int, words: int, **settings: Any) -> None:
+    """Dense SIFT, sparse codes, maxima over a spatial pyramid, linear classifiers.
+
+    After ScSPM (Yang, Yu, Gong, Huang, CVPR 2009): plain SIFT of 16x16 pixels, a learned dictionary, codes
+    by LARS with a penalty of 0.15 on their sizes, cells of 1x1, 2x2 and 4x4. The paper's row, the best of
+    the 2010 challenge (Berg, Deng, Fei-Fei 2010), averages six such models of different features.
+
+    ImageNet with the defaults, computed: 21,504 numbers an image, 57 GB of features, at 2.7 s an image 1,000
+    hours of one core, 86 MB of classifiers.
+    """
+    run_baseline("sparse-coding", (16, step, 1), ((1, 1), (2, 2), (4, 4)), {"words": words}, settings)
+
+
+def run_baseline(
+    name: str,
+    grid: tuple[int, int, int],
+    levels: tuple[tuple[int, int], ...],
+    sizes: dict[str, int],
+    settings: dict[str, Any],
+) -> None:
+    """All stages that are not done yet. grid: patch, step and scales."""
+    need_libraries()
+    from cli import stages
+    from model.run import RunDirectory
+    from model.sift import Grid
+    from pipeline.dataset import open_dataset
+
+    dataset = open_dataset(settings["data"])
+    folder = settings["out"] or options.RUNS / f"baseline-{name}"
+    workers = settings["workers"] or len(os.sched_getaffinity(0))
+    plan = stages.Plan(
+        name, Grid(*grid), levels, sizes, settings["sample"], settings["seed"], dataset.root, folder
+    )
+    train, val = (len(stages.open_samples(dataset.root, split)) for split in ("train", "val"))
+    with RunDirectory(folder) as run:
+        refuse_changes(plan, dataset)
+        state, epochs = stages.read_state(folder, settings["epochs"]), settings["epochs"]
+        run.open(state["step"], state["epoch"], describe(plan, dataset))
+        with progress("codebook", min(train, stages.SAMPLED)) as each:
+            codebook = stages.learn_codebook(plan, dataset, workers, each)
+        tell_reductions(sizes, codebook.sizes)
+        size = plan.regions * codebook.length
+        click.echo(f"features   {size:,} numbers an image, {2e-9 * size * (train + val):,.2f} GB in {folder}")
+        left = stages.missing(plan, dataset)
+        images = sum(dataset.splits[split][number].samples for split, number in left)
+        check_room(folder, 2 * size * images)
+        with progress("features", images) as each:
+            stages.write_features(plan, left, workers, each)
+        training = stages.Training(plan, dataset, size, epochs, state)
+        with progress("training", (epochs - state["epoch"]) * train) as each:
+            found = training.train(run, each)
+    write_result(plan, dataset, found)
+
+
+def need_libraries() -> None:
+    if not all(map(find_spec, LIBRARIES)):
+        raise RunError("baselines need OpenCV and scikit-learn: pip install 'alexnet-dali[baselines]'")
+
+
+def refuse_changes(plan: "Plan", dataset: "Dataset") -> None:
+    """What is in the folder must be of the same settings and images."""
+    from model.checkpoint import differences
+
+    path = plan.folder / "run.json"
+    if not path.exists():
+        return
+    try:
+        before = json.loads(path.read_text())
+        found = list(differences(before["baseline"], plan.settings()))
+        same = before["data"]["fingerprint"] == dataset.fingerprint
+    except (ValueError, KeyError, TypeError):
+        raise RunError(f"{path} is not that of a baseline; use another --out") from None
+    texts = ", ".join([text for _, text in found] + ([] if same else ["other images"]))
+    if texts:
+        raise RunError(f"{plan.folder} was started with {texts}; go on with that, or use another --out")
+
+
+def describe(plan: "Plan", dataset: "Dataset") -> dict[str, Any]:
+    """run.json: what the run is, and how it was started this time."""
+    return {
+        "baseline": plan.settings(),
+        "data": {"path": str(dataset.root.resolve()), "fingerprint": dataset.fingerprint},
+        "starts": {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "command": shlex.join(["alexnet-dali", *sys.argv[1:]]),
+            **{name: version(name) for name in ("torch", *LIBRARIES.values())},
+            "python": platform.python_version(),
+        },
+    }
+
+
+def tell_reductions(asked: dict[str, int], got: dict[str, int]) -> None:
+    for name in asked:
+        if got[name] < asked[name]:
+            text = f"there are few descriptors: {name} {got[name]}, not {asked[name]}"
+            click.echo(f"warning: {text}", err=True)
+
+
+def check_room(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise RunError(
+            f"features need {needed / 1e9:,.1f} GB in {folder}, {free / 1e9:,.1f} GB are free: "
+            "make room, or use another --out or a smaller codebook"
+        )
+
+
+@contextmanager
+def progress(what: str, images: int) -> "Iterator[Each]":
+    """A live line on a terminal, elsewhere one a tenth; and at the end one of what it took."""
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress
+
+    console, started, done = Console(stderr=True), time.monotonic(), 0
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+
+    def each(more: int) -> None:
+        nonlocal done
+        done += more
+        bar.advance(task, more)
+        if not console.is_terminal and 10 * done // images > 10 * (done - more) // images:
+            click.echo(f"{what:<10} {done:,} of {images:,} images", err=True)
+
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=images)
+        yield each
+    seconds = time.monotonic() - started
+    if done:
+        click.echo(f"{what:<10} {done:,} images in {seconds:,.0f} s, {done / seconds:,.0f} a second")
+
+
+def write_result(plan: "Plan", dataset: "Dataset", found: "Evaluation") -> None:
+    """predictions.npz, result.json and a line."""
+    from cli import predictions
+    from cli.stages import open_samples
+    from model.evaluate import rates
+    from pipeline.dataset import read_names, replacing
+
+    labels, names = open_samples(dataset.root, "val").index["label"], read_names(dataset, "val")
+    wnids = [category.wnid for category in dataset.classes]
+    content = predictions.Predictions(found.probabilities.numpy(), labels, names, wnids)
+    predictions.write(plan.folder / "predictions.npz", content)
+    errors = rates(found.sums)
+    result = {"baseline": plan.baseline, "split": "val", "images": int(found.sums[0]), **errors}
+    with replacing(plan.folder / "result.json") as file:
+        file.write(json.dumps(result, indent=1).encode() + b"\n")
+    for images, (top1, top5) in (
+        (f"{result['images']:,} val images", (errors["top1_err"], errors["top5_err"])),
+        ("the paper's, of ILSVRC-2010 test", PAPER[plan.baseline]),
+    ):
+        click.echo(f"{plan.baseline}: top-1 error {top1:.2f} %, top-5 error {top5:.2f} %  ({images})")

@@ -1,0 +1,234 @@
+"""The stages of a baseline. What each makes is in the run's folder once it is whole:
+
+codebook.npz             learned from a random sample of descriptors: components and mixture, or a dictionary
+train/*.npy, val/*.npy   features, (images, n) float16, a file for each shard of the dataset
+classifier.pt            the one-vs-rest classifiers, after each epoch
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from model import checkpoint
+from model.evaluate import Batch, Evaluation, evaluate, rates, tally
+from model.fisher import FisherVectors
+from model.linear import BATCH, RATE, OneVsRest
+from model.recipe import RunError
+from model.run import RunDirectory
+from model.sift import Grid, describe, regions
+from model.sparse import SparseCodes
+from pipeline import image
+from pipeline.batches import Samples
+from pipeline.dataset import DataError, Dataset, open_dataset, replacing
+from pipeline.graph import STORED
+from pipeline.workers import run_tasks
+
+Codebook = FisherVectors | SparseCodes
+Shard = tuple[str, int]  # its split and number
+Each = Callable[[int], None]  # told of images as they are done
+CODEBOOKS: dict[str, type[FisherVectors] | type[SparseCodes]] = {
+    "sift-fv": FisherVectors,
+    "sparse-coding": SparseCodes,
+}
+SAMPLED, A_TASK = 5000, 16  # images that descriptors are sampled from, at most; of them in a task
+EVALUATED = 256  # images at a time
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that features depend on, and where they go. Its methods are what worker processes do."""
+
+    baseline: str
+    grid: Grid
+    levels: tuple[tuple[int, int], ...]  # of the spatial pyramid, (columns, rows)
+    sizes: dict[str, int]  # of the codebook
+    sample: int  # descriptors that it is learned from, about
+    seed: int
+    data: Path
+    folder: Path
+
+    def settings(self) -> dict[str, Any]:
+        """As run.json has them."""
+        found = {**asdict(self), "levels": [list(level) for level in self.levels]}
+        return {name: found[name] for name in found if name not in ("data", "folder")}
+
+    @property
+    def codebook_path(self) -> Path:
+        return self.folder / "codebook.npz"
+
+    def features_path(self, shard: Shard) -> Path:
+        return self.folder / shard[0] / f"{shard[1]:06d}.npy"
+
+    def sample_descriptors(self, numbers: Sequence[int]) -> np.ndarray:
+        """As many, or all, of each of these training images: (n, 128) uint8."""
+        samples, found = open_samples(self.data, "train"), []
+        each = -(-self.sample // min(SAMPLED, len(samples)))
+        for number in numbers:
+            descriptors, _ = describe(read_grey(samples, number), self.grid)
+            order = np.random.default_rng((self.seed, number)).permutation(len(descriptors))
+            found.append(descriptors[order[:each]])
+        return np.concatenate(found)
+
+    def write_features(self, shard: Shard) -> int:
+        """Of each image of a shard; the number of images."""
+        samples, codebook = open_samples(self.data, shard[0]), open_codebook(self)
+        numbers = np.flatnonzero(samples.index["shard"] == shard[1])
+        shape = (len(numbers), self.regions * codebook.length)
+        header = {"descr": np.dtype(np.float16).str, "fortran_order": False, "shape": shape}
+        with replacing(self.features_path(shard)) as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            for number in numbers.tolist():
+                descriptors, places = describe(read_grey(samples, number), self.grid)
+                vector = codebook.encode(descriptors, regions(places, self.levels))
+                file.write(vector.astype(np.float16).tobytes())
+        return len(numbers)
+
+    @property
+    def regions(self) -> int:
+        return sum(columns * rows for columns, rows in self.levels)
+
+
+@lru_cache
+def open_samples(root: Path, split: str) -> Samples:
+    return Samples(open_dataset(root), split)
+
+
+def open_codebook(plan: Plan) -> Codebook:
+    with np.load(plan.codebook_path) as arrays:
+        return CODEBOOKS[plan.baseline](**arrays)
+
+
+def read_grey(samples: Samples, number: int) -> np.ndarray:
+    """A stored image's luma, (256, 256) uint8."""
+    chosen = np.array([number])
+    try:
+        picture = image.decode(samples.read(chosen)[0][0].tobytes())
+    except image.BadImage:
+        raise DataError(samples.find_damage(chosen)) from None
+    if samples.dataset.size == "original":
+        picture = image.square(picture, STORED)
+    return np.asarray(picture.convert("L"))
+
+
+def learn_codebook(plan: Plan, dataset: Dataset, workers: int, each: Each) -> Codebook:
+    """The one in the folder, or a new one."""
+    if not plan.codebook_path.exists():
+        numbers = np.random.default_rng(plan.seed).permutation(dataset.samples("train"))[:SAMPLED].tolist()
+        tasks = [tuple(numbers[first : first + A_TASK]) for first in range(0, len(numbers), A_TASK)]
+        found = {}
+        for task, descriptors in run_tasks(plan.sample_descriptors, tasks, workers):
+            found[task] = descriptors
+            each(len(task))
+        descriptors = np.concatenate([found[task] for task in tasks])
+        codebook = CODEBOOKS[plan.baseline].fit(descriptors, **plan.sizes, seed=plan.seed)
+        with replacing(plan.codebook_path) as file:
+            np.savez(file, **vars(codebook))
+    return open_codebook(plan)
+
+
+def missing(plan: Plan, dataset: Dataset) -> list[Shard]:
+    """The shards that have no features yet."""
+    shards = [(split, number) for split in ("train", "val") for number in range(len(dataset.splits[split]))]
+    return [shard for shard in shards if not plan.features_path(shard).exists()]
+
+
+def write_features(plan: Plan, shards: Sequence[Shard], workers: int, each: Each) -> None:
+    for split, _ in shards:
+        (plan.folder / split).mkdir(exist_ok=True)
+    for _, images in run_tasks(plan.write_features, shards, workers):
+        each(images)
+
+
+def read_features(plan: Plan, shard: Shard) -> Batch:
+    """(images, n) float16 and labels (images,) int64."""
+    samples, path = open_samples(plan.data, shard[0]), plan.features_path(shard)
+    labels = samples.index["label"][samples.index["shard"] == shard[1]].astype(np.int64)
+    try:
+        features = np.load(path)
+    except ValueError:
+        features = np.empty(0)
+    if len(features) != len(labels):
+        raise RunError(f"{path} is damaged; remove it and run the same command again")
+    return torch.from_numpy(features), torch.from_numpy(labels)
+
+
+def read_state(folder: Path, epochs: int) -> dict[str, Any]:
+    """Where the classifiers stand: step, epoch, and weights if there are some."""
+    path = folder / "classifier.pt"
+    if not path.exists():
+        return {"step": 0, "epoch": 0}
+    again = "remove it to train again on the same features"
+    try:
+        state = checkpoint.read(path)
+    except checkpoint.Damaged as error:
+        raise RunError(f"{error}; {again}") from None
+    if state["epochs"] != epochs:
+        raise RunError(f"{path} is of {state['epochs']} epochs, not {epochs}; go on with that, or {again}")
+    return state
+
+
+class Training:
+    """The classifiers on the features of `plan`, from `state` on, as `read_state` found it."""
+
+    def __init__(
+        self, plan: Plan, dataset: Dataset, features: int, epochs: int, state: dict[str, Any]
+    ) -> None:
+        self.plan, self.dataset, self.epochs = plan, dataset, epochs
+        self.classifiers = OneVsRest(features, len(dataset.classes))
+        self.step, self.epoch = state["step"], state["epoch"]
+        if self.epoch:
+            self.classifiers.load_state_dict(state["weights"])
+
+    def train(self, run: RunDirectory, each: Each) -> Evaluation:
+        """To the end. The validation images' evaluation."""
+        found = self.evaluate()
+        while self.epoch < self.epochs:
+            started = time.monotonic()
+            sums = self.train_epoch(each)
+            rate = sums[0].item() / (time.monotonic() - started)
+            self.epoch, found = self.epoch + 1, self.evaluate()
+            place = {"step": self.step, "epoch": self.epoch}
+            run.add({"kind": "train", **place, **rates(sums), "img_s": rate})
+            run.add({"kind": "val", **place, **rates(found.sums)})
+            run.sync()
+            state = {"weights": self.classifiers.state_dict(), "epochs": self.epochs, **place}
+            checkpoint.save(self.plan.folder / "classifier.pt", state)
+        return found
+
+    def train_epoch(self, each: Each) -> torch.Tensor:
+        """The tally of the scores before each update.
+
+        Shards come in random order, and images in random order within them, as the dataset is shuffled
+        already: one shard's features are in memory at a time.
+        """
+        random = np.random.default_rng((self.plan.seed, self.epoch))
+        images, sums = self.dataset.samples("train"), torch.zeros(4, dtype=torch.float64)
+        for number in random.permutation(len(self.dataset.splits["train"])).tolist():
+            features, labels = read_features(self.plan, ("train", number))
+            order = torch.from_numpy(random.permutation(len(labels)))
+            for first in range(0, len(order), BATCH):
+                rows = order[first : first + BATCH]
+                done = (self.epoch + sums[0].item() / images) / self.epochs
+                scores = self.classifiers.update(features[rows].float(), labels[rows], RATE * (1 - done))
+                sums += tally(scores.softmax(1), labels[rows])
+                self.step += 1
+            each(len(labels))
+        return sums
+
+    def evaluate(self) -> Evaluation:
+        """The softmax of the scores stands for probabilities; only its order means something."""
+        return evaluate(self.classifiers, self.validation(), precision="float32", keep=True)
+
+    def validation(self) -> Iterator[Batch]:
+        """Features as images of one view."""
+        for number in range(len(self.dataset.splits["val"])):
+            features, labels = read_features(self.plan, ("val", number))
+            for first in range(0, len(labels), EVALUATED):
+                rows = slice(first, first + EVALUATED)
+                yield features[rows, None].float(), labels[rows]

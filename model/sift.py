@@ -1,0 +1,56 @@
+"""Dense SIFT (Lowe 2004), upright and plain, by OpenCV; and the regions of a spatial pyramid."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import cv2
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where descriptors are taken: squares of `patch` pixels every `step` pixels, of the image and of
+    `scales` - 1 smaller ones, each 1/sqrt(2) of the one before."""
+
+    patch: int
+    step: int
+    scales: int
+
+
+def describe(grey: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+    """Descriptors (n, 128) uint8, of length 512 or 0 to rounding, and their centres (n, 2), x and y in 0..1.
+
+    grey: (H, W) uint8. A scale at which the image is smaller than a patch gives none.
+    """
+    cv2.setNumThreads(1)  # the processes are many
+    sift, found, places = cv2.SIFT.create(), [], []
+    for scale in range(grid.scales):
+        height, width = (round(side / 2 ** (scale / 2)) for side in grey.shape)
+        if min(height, width) < grid.patch:
+            break
+        smaller = cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA)
+        points = _points(height, width, grid.patch, grid.step)
+        found.append(sift.compute(smaller, points)[1].astype(np.uint8))
+        places.append(np.array([point.pt for point in points]) / (width, height))
+    return np.concatenate(found), np.concatenate(places)
+
+
+@lru_cache(maxsize=16)
+def _points(height: int, width: int, patch: int, step: int) -> "list[cv2.KeyPoint]":
+    """OpenCV's descriptor is of 4 x 4 cells, each 1.5 times the key point's size."""
+    rows, columns = (range(0, side - patch + 1, step) for side in (height, width))
+    half, size = (patch - 1) / 2, patch / 6
+    return [cv2.KeyPoint(left + half, top + half, size, 0.0) for top in rows for left in columns]
+
+
+def regions(places: np.ndarray, grids: Sequence[tuple[int, int]]) -> np.ndarray:
+    """The spatial pyramid (Lazebnik, Schmid, Ponce 2006): which places lie in which cell, (cells, n) bool.
+
+    places: (n, 2), x and y in 0..1. grids: (columns, rows) of each level, whose cells come row by row.
+    """
+    inside = []
+    for columns, rows in grids:
+        column, row = np.minimum((places * (columns, rows)).astype(int), (columns - 1, rows - 1)).T
+        inside.append(row * columns + column == np.arange(columns * rows)[:, None])
+    return np.concatenate(inside)
