@@ -34,10 +34,21 @@ def train_graph(source: Source, crop: int, kind: str, gpu: bool) -> tuple[DataNo
         start += fn.stack(top, left) * side / STORED
         images = _decode(stored, gpu)
         images = fn.resize(images, roi_start=start, roi_end=start + side * crop / STORED, size=[crop, crop])
-    elif kind == "raw":  # cropped before they cross the bus
-        images = _there(fn.crop(fn.reshape(stored, layout="HWC"), **_window(crop, top, left)), gpu)
-    else:
+    elif kind == "256":
         images = _decode(stored, gpu, fn.decoders.image_crop, **_window(crop, top, left))
+    elif gpu:  # cropped before they cross the bus
+        images = fn.crop(fn.reshape(stored, layout="HWC"), **_window(crop, top, left)).gpu()
+    else:  # all in one pass, which is a third quicker than three; on decoded images it is the slower way
+        images = fn.crop_mirror_normalize(
+            fn.reshape(stored, layout="HWC"),
+            **_window(crop, top, left),
+            mirror=mirror,
+            mean=-shift,
+            std=1.0,
+            dtype=types.FLOAT,
+            output_layout="HWC",
+        )
+        return images, labels
     images = fn.flip(images, horizontal=mirror)
     return images + _there(shift, gpu), _there(labels, gpu)
 
