@@ -361,7 +361,7 @@ FOUR_TANH = _but(FOUR, **{f"conv{n}": {"then": ("tanh", "pool")} for n in (1, 2,
 ORIGINAL = Recipe()
 # "No regularization of any kind was employed"; here random crops and reflections are. Images of 224 x 224 are
 # averaged to the 32 x 32 of CIFAR-10. "The learning rates for each network were chosen independently to make
-# training as fast as possible": ReLU's is that of layers-18pct.cfg, tanh's was the best of six on drawn images.
+# training as fast as possible": ReLU's is that of layers-18pct.cfg, tanh's the best of six on drawn images.
 FIGURE_1 = Recipe(
     "relu4", FOUR, towers=1, classes=10, reduce=7, noise=0, decay=0, rate=0.001, schedule="constant"
 )
@@ -391,8 +391,13 @@ RECIPES = {
         # The convolutions of 145 on Fall 2009; these on Fall 2011; all of these but the classes on 2012. Or
         # all of Fall 2009 on 2012 (--schedule 146-2012-2009).
         Recipe("net146-2009", NET_146, classes=10184, schedule="146-2009", anew=("fc6", "fc7", "fc8")),
-        Recipe("net146-2011", NET_146_2011, classes=21843, schedule="146-2011",
-               anew=("fc6", "fc7", "bottleneck", "fc8")),
+        Recipe(
+            "net146-2011",
+            NET_146_2011,
+            classes=21843,
+            schedule="146-2011",
+            anew=("fc6", "fc7", "bottleneck", "fc8"),
+        ),
         Recipe("net146", NET_146, schedule="146-2012-2011", anew=("fc8",)),
         # ablations that the paper quotes
         Recipe("half", HALF, towers=1, schedule="145-half"),
@@ -402,7 +407,7 @@ RECIPES = {
         FIGURE_1,
         replace(FIGURE_1, name="tanh4", layers=FOUR_TANH, rate=0.004),
     )
-}  # fmt: skip
+}
 
 
 def get_recipe(name: str = "original", **overrides: object) -> Recipe:
