@@ -122,7 +122,8 @@ def test_the_ablations():
           "1-21 0.01/0.02 0.01/0.02 on", "22-43 0.001/0.02 0.001/0.02 on", "44-68 0.0001/0.02 0.0001/0.02 on",
           "69-72 1e-05/0.02 0.0001/0.02 off", "73-85 0/0 0.0001/0.02 off",
           "86-96 0/0 1e-05/0.02 off")  # fmt: skip
-    shown("tanh4", ("conv1-fc4",), "1-40 0.01/0.02 off")
+    shown("relu4", ("conv1-fc4",), "1-40 0.001/0.002 off")
+    shown("tanh4", ("conv1-fc4",), "1-40 0.004/0.008 off")
 
 
 def test_layers_that_a_network_does_not_have_are_passed_over():
