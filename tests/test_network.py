@@ -236,6 +236,8 @@ def test_a_state_that_does_not_fit_is_refused_by_name():
         network.load(state | {"conv6.weight": torch.zeros(1)})
     with pytest.raises(RunError, match="not on 3"):
         AlexNet(network.recipe, ["cpu"] * 3, seed=0)
+    with pytest.raises(RunError, match="1 tower goes on one device, not on 2"):
+        AlexNet(get_recipe("half", **NARROW), TWO, seed=0)
     with pytest.raises(RunError, match=r"no conv2.colour"):
         branched = AlexNet(get_recipe("net137", **NARROW), ONE, seed=0)
         branched.load({key: tensor for key, tensor in branched.state().items() if key != "conv2.colour"})
