@@ -301,7 +301,7 @@ def test_narrow_copies_start_with_the_full_networks_signal():
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", ["original", "paper"])
+@pytest.mark.parametrize("name", ["original", "paper", "net131"])
 def test_gpu_placements_agree(name):
     recipe = get_recipe(name, classes=50, width=0.5)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
