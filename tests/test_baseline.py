@@ -155,7 +155,7 @@ def test_classifiers_find_the_widest_margin() -> None:
     assert torch.allclose(ours.bias, torch.zeros(2), atol=0.01)
 
 
-SMALL = ("--step", 16, "--sample", 2000, "--epochs", 3)
+SMALL = ("--step", 16, "--sample", 500, "--epochs", 3)
 FISHER = ("baseline", "sift-fv", *SMALL, "--components", 8, "--dimensions", 16)
 
 
@@ -202,10 +202,10 @@ def test_sift_and_fisher_vectors(calm: Path, dataset: Dataset) -> None:
 
 
 def test_sparse_coding(originals: Dataset, tmp_path: Path) -> None:
-    words = ("--data", originals.root, "--out", tmp_path / "run", "--words", 300, "--workers", 1)
-    assert "words 201, not 300" in call("baseline", "sparse-coding", *SMALL, *words)
+    words = ("--data", originals.root, "--out", tmp_path / "run", "--words", 60, "--workers", 1)
+    assert "words 50, not 60" in call("baseline", "sparse-coding", *SMALL, *words)
     check(tmp_path / "run", originals)
-    assert np.load(tmp_path / "run" / "val" / "000000.npy").shape == (9, 21 * 201)
+    assert np.load(tmp_path / "run" / "val" / "000000.npy").shape == (9, 21 * 50)
 
 
 def test_killed_and_with_more_workers_it_is_the_same(dataset: Dataset, calm: Path, tmp_path: Path) -> None:
