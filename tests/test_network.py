@@ -122,8 +122,9 @@ def steps(network, count, first=0, optimiser=None):
     return optimiser
 
 
-def test_five_training_steps_agree_in_float64():
-    recipe = get_recipe("original", **NARROW)
+@pytest.mark.parametrize("name", ["original", "net131"])
+def test_five_training_steps_agree_in_float64(name):
+    recipe = get_recipe(name, **NARROW)
     fused, towers = (AlexNet(recipe, devices, seed=3).double() for devices in (ONE, TWO))
     images = [sample(recipe, seed=step) for step in range(5)]
     for network in (fused, towers):
