@@ -4,15 +4,15 @@ import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from cli.tables import RUNS, Run
+from cli.tables import BASELINES
 from model.recipe import Recipe, RunError
 
 if TYPE_CHECKING:
-    from cli.reproduce import Shelf, Step
+    from cli.shelf import Shelf, Step
 
 SECONDS = 1.0  # for each part of each net
 
@@ -23,24 +23,22 @@ def tell_cost(steps: "Sequence[Step]", shelf: "Shelf", bench_path: Path | None) 
     total, unknown = 0.0, 0
     for step in steps:
         click.echo(f"alexnet-dali {shlex.join(step.words)}")
-        run = RUNS[step.run]
-        if not isinstance(run, Run):
+        if step.run in BASELINES:
             click.echo("    not estimated: its first lines say how far it is")
             unknown += 1
             continue
-        if run.recipe not in rates:
-            recipe = shelf.recipe(step.run)
-            rates[run.recipe] = (
-                read_rates(bench_path, recipe) if bench_path else measure_rates(recipe, step.run, shelf)
-            )
-        rate = rates[run.recipe]
+        recipe = shelf.recipe(step.run)
+        if recipe.name not in rates:
+            own = read_rates(bench_path, recipe) if bench_path else measure_rates(step.run, shelf)
+            rates[recipe.name] = own
+        rate = rates[recipe.name]
         seconds = sum(images / rate[part] for part, images in step.images.items())
-        sum_of = " + ".join(f"{images:,} / {rate[part]:,.0f}" for part, images in step.images.items())
+        sum_of = " + ".join(f"{images:,} / {rate[part]:,.3g}" for part, images in step.images.items())
         click.echo(f"    {sum_of} images/s = {spell(seconds)}")
         total += seconds
-    left_out = f", and {unknown} baselines that are not estimated" if unknown else ""
     source = f"by {bench_path}, for every net" if bench_path else "by each net's own speed just now"
-    click.echo(f"{len(steps)} commands, about {spell(total)} {source}{left_out}; nothing was run")
+    left_out = f" and {unknown} baselines" if unknown else ""
+    click.echo(f"{len(steps)} commands, about {spell(total)} {source}; not counted: starts{left_out}")
 
 
 def spell(seconds: float) -> str:
@@ -67,12 +65,10 @@ def read_rates(path: Path, recipe: Recipe) -> dict[str, float]:
     return rates
 
 
-def measure_rates(recipe: Recipe, name: str, shelf: "Shelf") -> dict[str, float]:
-    """The same, measured now on the run's own images."""
+def measure_rates(name: str, shelf: "Shelf") -> dict[str, float]:
+    """The same of a run's net, measured now on its own images."""
     from cli.bench import rate
     from cli.parts import Parts
 
-    run = RUNS[name]
-    settings: dict[str, Any] = shelf.devices(name)
-    works = Parts(shelf.data[run.data], recipe, settings).works
+    works = Parts(shelf.images(name), shelf.recipe(name), shelf.machine(name)).works
     return {part: rate(works[part], SECONDS) for part in ("train", "eval, centre", "eval, ten views")}

@@ -13,7 +13,7 @@ DATA = {
     "data": "--data DIR",
     "data_2010": "--data-2010 DIR",
     "pretrain": "--pretrain DIR, images of many classes",
-    "pretrain_2009": "--pretrain-2009 DIR, images of many classes",
+    "pretrain_2009": "--pretrain DIR, images of many classes",  # its default
     "cifar": "--cifar DIR, CIFAR-10",
 }
 
@@ -37,7 +37,7 @@ class Baseline:
     data: str = "data"
 
 
-RUNS: dict[str, Run | Baseline] = {
+RUNS = {
     "145": Run("original"),
     "145-2010": Run("original", "data_2010", schedule="145-2010"),
     "131": Run("net131"),
@@ -60,7 +60,8 @@ RUNS: dict[str, Run | Baseline] = {
     "no-noise": Run("no-noise"),
     "relu4": Run("relu4", "cifar"),
     "tanh4": Run("tanh4", "cifar"),
-    # not networks
+}
+BASELINES = {
     "sift-fv": Baseline("sift-fv"),
     "sift-fv-2010": Baseline("sift-fv", "data_2010"),
     "sparse-coding-2010": Baseline("sparse-coding", "data_2010"),
@@ -78,7 +79,7 @@ class Row:
     submitted: float | None = (
         None  # the paper's top-5 error on ILSVRC-2012's test images, whose labels are kept
     )
-    views: str = "ten"  # or "centre"
+    views: str = "ten views"  # or "centre"
     over: str | None = None  # the other run, in ten views
 
 
