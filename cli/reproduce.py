@@ -84,6 +84,9 @@ def command(
         from cli.cost import tell_cost
 
         tell_cost(steps, shelf, bench_path)
+        for row in (row for one in tables.values() for row in one.rows):
+            if lack := find_lack(row, shelf):
+                click.echo(f"{row.name}: needs {lack}")
         return
     if json_path:
         options.make_ready(json_path)
@@ -163,13 +166,17 @@ class Commands:
 def tell(row: Row | Speed, shelf: Shelf, failed: Collection[str]) -> dict[str, Any]:
     """A row for --json: what others say, and ours, or why there is none."""
     names = [each for name, _ in predictions(row) for each in chain(name)]
-    lack = next(filter(None, map(shelf.lack, names)), None)
-    broken = next((name for name in names if name in failed), None)
+    lack, broken = find_lack(row, shelf), next((name for name in names if name in failed), None)
     if lack or broken:
         ours = {"ours": None, "why": f"needs {lack}" if lack else f"{broken} failed"}
     else:
         ours = measure_errors(row, shelf) if isinstance(row, Row) else measure_speed(row, shelf)
     return {**asdict(row), **ours}
+
+
+def find_lack(row: Row | Speed, shelf: Shelf) -> str | None:
+    """The images that a row needs and are not given."""
+    return next(filter(None, (shelf.lack(name) for name, _ in predictions(row))), None)
 
 
 def measure_errors(row: Row, shelf: Shelf) -> dict[str, Any]:

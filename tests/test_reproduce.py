@@ -227,3 +227,4 @@ def test_dry_run_measures(dataset: Dataset, tmp_path: Path, monkeypatch: pytest.
     assert not (tmp_path / "runs").exists()
     last = result.output.splitlines()[-1]
     assert last.startswith("4 commands, about ") and last.endswith("not counted: starts and 2 baselines")
+    assert "1 CNN*: needs --pretrain DIR" in run(dataset.root, tmp_path, "ilsvrc-2012", "--dry-run").output
