@@ -162,6 +162,19 @@ def test_a_repeat_is_bit_identical():
     assert all(torch.equal(tensor, second.state()[key]) for key, tensor in first.state().items())
 
 
+def test_filters_in_a_gpu_s_order():
+    """The maps of a filter side by side: the same training, and the same state in the same order."""
+    usual, beside = (AlexNet(get_recipe("net137", **NARROW), ONE, seed=3) for _ in range(2))
+    for _, _, (piece,) in beside.pieces():
+        if piece.dim() == 4:
+            piece.data = piece.data.contiguous(memory_format=torch.channels_last)
+    optimisers = [steps(network, 2) for network in (usual, beside)]
+    for ours, theirs in ((usual, beside), optimisers):
+        ours, theirs = ours.state(), theirs.state()
+        assert all(tensor.is_contiguous() for tensor in theirs.values())
+        assert max(distance(theirs[key], tensor) for key, tensor in ours.items()) < 1e-4
+
+
 def test_masks_depend_on_seed_step_row_and_unit_only():
     recipe = get_recipe("original", **NARROW)
     fused, towers = (AlexNet(recipe, devices, seed=3) for devices in (ONE, TWO))
@@ -324,3 +337,13 @@ def test_gpu_bfloat16_is_close_to_float32():
         exact = network(images.cuda())
         with torch.autocast("cuda", torch.bfloat16):
             assert distance(network(images.cuda()).float().cpu(), exact.cpu()) < 0.05
+
+
+@pytest.mark.gpu
+def test_gpu_layers_convolve_maps_that_lie_side_by_side():
+    network = AlexNet(get_recipe(**NARROW), ["cuda:0"], seed=3)
+    images, _ = sample(network.recipe)
+    for shape, (x,) in network.walk(network.take(images.cuda())):
+        assert x.dim() == 2 or x.is_contiguous(memory_format=torch.channels_last), shape.layer.name
+    for name, _, (piece,) in network.pieces():
+        assert piece.dim() < 4 or piece.is_contiguous(memory_format=torch.channels_last), name
