@@ -180,14 +180,14 @@ def find_lack(row: Row | Speed, shelf: Shelf) -> str | None:
 
 
 def measure_errors(row: Row, shelf: Shelf) -> dict[str, Any]:
-    split, ours = shelf.split(row.runs[0]), average(shelf, row.runs, row.views)
+    split, ours = shelf.split(row.runs[0]), mean_errors(shelf, row.runs, row.views)
     if row.over:
-        whole = average(shelf, (row.over,), "ten views")
+        whole = mean_errors(shelf, (row.over,), "ten views")
         ours = [mine - theirs for mine, theirs in zip(ours, whole, strict=True)]
     return {"ours": ours, "split": split, "images": shelf.images(row.runs[0]).samples(split)}
 
 
-def average(shelf: Shelf, names: Sequence[str], views: str) -> list[float]:
+def mean_errors(shelf: Shelf, names: Sequence[str], views: str) -> list[float]:
     """Top-1 and top-5 error, in percent, of the mean of the runs' predictions."""
     import torch
 
