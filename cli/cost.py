@@ -70,5 +70,6 @@ def measure_rates(name: str, shelf: "Shelf") -> dict[str, float]:
     from cli.bench import rate
     from cli.parts import Parts
 
-    works = Parts(shelf.images(name), shelf.recipe(name), shelf.machine(name)).works
+    machine = shelf.machine(name) | {"cuda_graph": False}
+    works = Parts(shelf.images(name), shelf.recipe(name), machine).works
     return {part: rate(works[part], SECONDS) for part in ("train", "eval, centre", "eval, ten views")}
