@@ -16,8 +16,8 @@ from torch.autograd.function import once_differentiable
 from model.recipe import ResponseNorm
 
 DTYPES = torch.float32, torch.bfloat16, torch.float16  # in memory; computed in float32
-MOST = 2**31  # elements, counted in 32 bits
 BLOCK = 256  # elements a program, one a thread: eight would lie apart where threads read side by side
+MOST = 2**31 - BLOCK  # elements, counted in 32 bits
 
 
 def across_maps(x: Tensor, norm: ResponseNorm, groups: int, rectified: bool) -> Tensor:
