@@ -183,7 +183,7 @@ def check_room(folder: Path, needed: int) -> None:
     if free < needed:
         raise RunError(
             f"features need {needed / 1e9:,.1f} GB in {folder}, {free / 1e9:,.1f} GB are free: "
-            "make room, or use another --out or a smaller codebook"
+            "make room, or use another --out, perhaps with a smaller codebook"
         )
 
 
