@@ -19,6 +19,7 @@ from cli import (
     predict,
     prep,
     report,
+    reproduce,
     show,
     similar,
     train,
@@ -75,6 +76,7 @@ for module in (
     export,
     report,
     baseline,
+    reproduce,
 ):
     main.add_command(module.command)
 show.command.add_command(look.activations)

@@ -23,6 +23,7 @@ Work = Iterator[int]  # does a piece of the work at a time and says how many ima
 @options.gpus
 @options.device
 @options.precision
+@options.cuda_graph
 @options.workers
 @click.option(
     "--recipe", "recipe_name", type=click.Choice(list(RECIPES)), default="original", help="Whose step."

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from model import schedule
+from model.captured import Record, cuda_graph
 from model.recipe import Recipe, RunError
 from model.replicas import Replicas
 from pipeline.batches import TrainBatches
@@ -45,6 +46,15 @@ def choose_devices(gpus: str | None, device: str | None) -> list[torch.device]:
         raise RunError(f"--gpus {gpus}: {len(numbers)} GPUs cannot be dealt to {count} processes")
     size = len(numbers) // count
     return [torch.device("cuda", number) for number in numbers[local * size : (local + 1) * size]]
+
+
+def recorder(wanted: bool, devices: list[torch.device]) -> Record | None:
+    """What records the training step where --cuda-graph wants it."""
+    if not wanted:
+        return None
+    if len(devices) > 1 or devices[0].type != "cuda" or int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise RunError("--cuda-graph is for one process on one GPU, as with --gpus 0; leave it out here")
+    return cuda_graph
 
 
 def local_world() -> int:

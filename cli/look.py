@@ -31,14 +31,15 @@ def activations(
     wanted = [layer] if layer else layer_names(run.network)[:-1]
     found = outputs(run.network, images, wanted, run.precision)
     arrays = {name: values[0].cpu().numpy() for name, values in found.items()}
-    who = trained.title(run.path)
+    who, towers = trained.title(run.path), run.recipe.towers
     if layer is None:
         crop = centre(stored(image.read_bytes()), run.recipe.crop)
-        show.draw(out, panels.layers, crop, arrays, title=f"What {who} makes of {image.name}")
+        show.draw(out, panels.layers, crop, arrays, title=f"What {who} makes of {image.name}", towers=towers)
     elif arrays[layer].ndim == 1:
         raise RunError(f"{layer} has units, not maps; without --layer they are drawn below the maps")
     else:
-        show.draw(out, panels.maps, arrays[layer], title=f"{layer} of {who}, shown {image.name}")
+        title = f"{layer} of {who}, shown {image.name}"
+        show.draw(out, panels.maps, arrays[layer], title=title, towers=towers)
 
 
 @click.command("gradient")

@@ -23,6 +23,11 @@ precision = click.option(
     type=click.Choice(["bfloat16", "tf32", "float32"]),
     help="Of convolutions and matrix products.  [default: bfloat16 on GPUs, float32 on a CPU]",
 )
+cuda_graph = click.option(
+    "--cuda-graph",
+    is_flag=True,
+    help="Record the step and launch it as one. Off: nobody has measured it yet.",
+)
 workers = click.option("--workers", type=click.IntRange(1), help="Decoding threads.  [default: all cores]")
 RUNS = Path("runs")
 

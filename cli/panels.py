@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cli.pictures import box, new_figure, picture, short, write
+from cli.pictures import box, new_figure, picture, short, tower_name, write
 
 Image = npt.NDArray[np.uint8]  # (height, width, 3)
 TRUE, OTHER = "#e58b8b", "#a9c1de"
@@ -102,13 +102,15 @@ def grid(rows: Mapping[str, Sequence[Image]], path: Path, title: str, captions: 
     figure.savefig(path)
 
 
-def layers(image: Image, found: Mapping[str, npt.NDArray[Any]], path: Path, title: str) -> None:
+def layers(
+    image: Image, found: Mapping[str, npt.NDArray[Any]], path: Path, title: str, towers: int = 2
+) -> None:
     """Beside the image a strip of maps for each convolution, tower a above tower b; units of fc layers below.
 
     found: by layer (maps, height, width) or (units,). Of each tower the twelve maps with the highest peaks.
     """
     side, gap, margin, left, top, count = 72, 4, 24, 340, 62, 12
-    tall = sum(2 * (side + gap) + 22 if maps.ndim == 3 else 46 for maps in found.values())
+    tall = sum(towers * (side + gap) + 22 if maps.ndim == 3 else 46 for maps in found.values())
     figure = new_figure(left + count * (side + gap) - gap + margin, top + max(tall, 240) + margin)
     write(figure, margin, 36, title, fontsize=13)
     picture(figure, image, margin, top, 224)
@@ -123,38 +125,38 @@ def layers(image: Image, found: Mapping[str, npt.NDArray[Any]], path: Path, titl
             axes.imshow(strip, cmap="magma", vmin=0, vmax=1, aspect="auto", interpolation="none")
             y += 46
             continue
-        for tower, half in zip("ab", np.array_split(maps, 2), strict=True):
-            write(figure, left - 12, y + side - 6, f"tower {tower}", ha="right", fontsize=8, color=GREY)
-            strongest = half.max(axis=(1, 2)).argsort()[::-1][:count]
+        for tower, part in enumerate(np.array_split(maps, towers)):
+            label = tower_name(tower, towers)
+            write(figure, left - 12, y + side - 6, label, ha="right", fontsize=8, color=GREY)
+            strongest = part.max(axis=(1, 2)).argsort()[::-1][:count]
             for place, number in enumerate(strongest):
                 axes = box(figure, left + place * (side + gap), y, side, side, xticks=[], yticks=[])
-                axes.imshow(half[number], cmap="magma", vmin=0, vmax=maps.max() or 1, interpolation="none")
+                axes.imshow(part[number], cmap="magma", vmin=0, vmax=maps.max() or 1, interpolation="none")
                 axes.spines[:].set_visible(False)
             y += side + gap
         y += 22
     figure.savefig(path)
 
 
-def maps(found: npt.NDArray[Any], path: Path, title: str) -> None:
+def maps(found: npt.NDArray[Any], path: Path, title: str, towers: int = 2) -> None:
     """Every map of a layer, (maps, height, width), tower a's above tower b's, in one range of values."""
     from matplotlib import colormaps
 
     columns, margin, top, gap = 16, 40, 62, 20
     zoom = max(1, 1000 // (columns * (found.shape[2] + 1)))
-    halves = np.array_split(found / (found.max() or 1), 2)
     sheets = []
-    for half in halves:
-        count, height, width = half.shape
+    for part in np.array_split(found / (found.max() or 1), towers):
+        count, height, width = part.shape
         rows = -(-count // columns)
         sheet = np.full((rows * (height + 1) - 1, min(count, columns) * (width + 1) - 1, 3), 255, np.uint8)
-        for number, values in enumerate(half):
+        for number, values in enumerate(part):
             y, x = number // columns * (height + 1), number % columns * (width + 1)
             sheet[y : y + height, x : x + width] = 255 * colormaps["magma"](values)[..., :3]
         sheets.append(sheet.repeat(zoom, axis=0).repeat(zoom, axis=1))
     figure = new_figure(2 * margin + sheets[0].shape[1], top + sum(sheet.shape[0] + gap for sheet in sheets))
     write(figure, margin, 36, title, fontsize=13)
-    for name, sheet in zip("ab", sheets, strict=True):
-        picture(figure, sheet, margin, top).set_ylabel(f"tower {name}", fontsize=11)
+    for number, sheet in enumerate(sheets):
+        picture(figure, sheet, margin, top).set_ylabel(tower_name(number, towers), fontsize=11)
         top += sheet.shape[0] + gap
     figure.savefig(path)
 

@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 
 from cli import compose
+from model.captured import Captured
 from model.evaluate import evaluate
-from model.network import AlexNet
+from model.network import AlexNet, Keys
 from model.optim import Momentum
 from model.recipe import Recipe
 from model.schedule import divisor, rates
@@ -47,6 +48,8 @@ class Parts:
         self.divisor = divisor(recipe, 1)
         self.optimiser = Momentum(self.network, recipe)
         self.optimiser.set_rates(rates(recipe, 1))
+        record = compose.recorder(settings["cuda_graph"], self.devices)
+        self.captured = Captured(self.work, record) if record else None
         self.waited = self.trained = 0.0  # seconds
         self.works: dict[str, Work] = {
             "storage": self.storage(),
@@ -139,7 +142,14 @@ class Parts:
             yield len(images)
 
     def update(self, step: int, images: torch.Tensor, labels: torch.Tensor) -> None:
-        masks = self.network.masks(step, 0, len(images))
+        keys = self.network.keys(step)
+        if self.captured and len(images) == self.recipe.batch_size:
+            self.captured(images, labels, keys, constants=self.divisor)
+        else:
+            self.work(images, labels, keys)
+
+    def work(self, images: torch.Tensor, labels: torch.Tensor, keys: Keys) -> None:
+        masks = self.network.masks_of(keys, 0, len(images))
         update(
             self.network,
             self.optimiser,
@@ -185,6 +195,7 @@ class Parts:
             "devices": [str(device) for device in self.devices],
             "gpus": gpus,
             "precision": self.precision,
+            "cuda_graph": self.captured is not None,
             "threads": self.threads,
             "torch": torch.__version__,
         }

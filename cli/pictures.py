@@ -21,28 +21,34 @@ TRAIN, TOP1, TOP5 = "#8a8f98", "#c8102e", "#1f5fa8"
 COLOURS = ("#c8102e", "#1f5fa8", "#2e8540", "#b8860b", "#6b4c9a", "#444444")  # of runs
 
 
-def filters(weight: npt.NDArray[Any], path: Path, title: str) -> None:
+def filters(weight: npt.NDArray[Any], path: Path, title: str, towers: int = 2) -> None:
     """The kernels of a convolution, (kernels, maps read, height, width), tower a's above tower b's.
 
     Three maps read are the colours of the image: the paper's figure 3. Others are told apart by column, a row
     is a kernel, and as many are shown as fit: of each tower those of the largest weights.
     """
-    halves = np.array_split(weight, 2)
-    towers = [mosaic(half) if weight.shape[1] == 3 else table(half) for half in halves]
-    high, wide = towers[0].shape[:2]
+    sheets = [
+        mosaic(part) if weight.shape[1] == 3 else table(part) for part in np.array_split(weight, towers)
+    ]
+    high, wide = sheets[0].shape[:2]
     zoom = max(1, min(16, WIDE // wide, max(3, HIGH // high)))
-    towers = [tower.repeat(zoom, axis=0).repeat(zoom, axis=1) for tower in towers]
+    sheets = [sheet.repeat(zoom, axis=0).repeat(zoom, axis=1) for sheet in sheets]
     left, top, gap, edge = 40, 56, 16, 16  # pixels
     figure = new_figure(
-        max(left + max(tower.shape[1] for tower in towers) + edge, 480),
-        top + sum(tower.shape[0] for tower in towers) + gap + edge,
+        max(left + max(sheet.shape[1] for sheet in sheets) + edge, 480),
+        top + sum(sheet.shape[0] for sheet in sheets) + gap + edge,
     )
     write(figure, left, 34, title, fontsize=13)
-    for name, tower in zip("ab", towers, strict=True):
-        axes = picture(figure, tower, left, top)
-        axes.set_ylabel(f"tower {name}", fontsize=11)
-        top += tower.shape[0] + gap
+    for number, sheet in enumerate(sheets):
+        axes = picture(figure, sheet, left, top)
+        axes.set_ylabel(tower_name(number, towers), fontsize=11)
+        top += sheet.shape[0] + gap
     figure.savefig(path)
+
+
+def tower_name(number: int, towers: int) -> str:
+    """What a tower is called where it is not the only one."""
+    return f"tower {'ab'[number]}" if towers > 1 else ""
 
 
 def mosaic(kernels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:

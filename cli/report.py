@@ -155,8 +155,8 @@ def draw_filters(scratch: Path, run: "Trained") -> str:
 
     path, first = scratch / "filters.png", run.network.shapes[0].layer.name
     weight = run.network.state()[f"{first}.weight"].numpy()
-    pictures.filters(weight, path, f"{first}: {len(weight)} kernels")
-    return page.picture(path, "Each kernel in its own range of values, tower a above tower b.")
+    pictures.filters(weight, path, f"{first}: {len(weight)} kernels", run.recipe.towers)
+    return page.picture(path, "Each kernel in its own range of values; of two towers, a above b.")
 
 
 def draw_guesses(scratch: Path, run: "Trained", dataset: "Dataset", seen: Seen) -> str:

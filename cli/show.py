@@ -33,8 +33,9 @@ def command() -> None:
 def filters(run_name: str | None, checkpoint: str, layer: str, out: Path) -> None:
     """The kernels of a convolution, tower by tower.
 
-    conv1 reads colours and is shown in them. Other layers read maps: a row is a kernel, a column a map,
-    orange above zero and blue below, and of each tower the 24 kernels of the largest weights are shown.
+    conv1 reads colours and is shown in them, as is a colour branch (conv2.colour). Other layers read maps: a
+    row is a kernel, a column a map, orange above zero and blue below, and of each tower the 24 kernels of
+    the largest weights are shown.
     """
     from cli import pictures
 
@@ -49,6 +50,7 @@ def filters(run_name: str | None, checkpoint: str, layer: str, out: Path) -> Non
         pictures.filters,
         weight,
         title=f"{layer} of {trained.title(path)}: {len(weight)} kernels of {size}",
+        towers=saved["identity"]["recipe"]["towers"],
     )
 
 

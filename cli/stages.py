@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from model import checkpoint
 from model.evaluate import Batch, Evaluation, evaluate, rates, tally
@@ -26,7 +27,6 @@ from model.sparse import SparseCodes
 from pipeline import image
 from pipeline.batches import Samples
 from pipeline.dataset import DataError, Dataset, open_dataset, replacing
-from pipeline.graph import STORED
 from pipeline.workers import run_tasks
 
 Codebook = FisherVectors | SparseCodes
@@ -106,14 +106,11 @@ def open_codebook(plan: Plan) -> Codebook:
 
 def read_grey(samples: Samples, number: int) -> np.ndarray:
     """A stored image's luma, (256, 256) uint8."""
-    chosen = np.array([number])
     try:
-        picture = image.decode(samples.read(chosen)[0][0].tobytes())
+        pixels = samples.square(number)
     except image.BadImage:
-        raise DataError(samples.find_damage(chosen)) from None
-    if samples.dataset.size == "original":
-        picture = image.square(picture, STORED)
-    return np.asarray(picture.convert("L"))
+        raise DataError(samples.find_damage(np.array([number]))) from None
+    return np.asarray(Image.fromarray(pixels).convert("L"))
 
 
 def learn_codebook(plan: Plan, dataset: Dataset, workers: int, each: Each) -> Codebook:
@@ -122,7 +119,7 @@ def learn_codebook(plan: Plan, dataset: Dataset, workers: int, each: Each) -> Co
         numbers = np.random.default_rng(plan.seed).permutation(dataset.samples("train"))[:SAMPLED].tolist()
         tasks = [tuple(numbers[first : first + A_TASK]) for first in range(0, len(numbers), A_TASK)]
         found = {}
-        for task, descriptors in run_tasks(plan.sample_descriptors, tasks, workers):
+        for task, descriptors in run_tasks(plan.sample_descriptors, tasks, min(workers, len(tasks))):
             found[task] = descriptors
             each(len(task))
         descriptors = np.concatenate([found[task] for task in tasks])
@@ -141,7 +138,7 @@ def missing(plan: Plan, dataset: Dataset) -> list[Shard]:
 def write_features(plan: Plan, shards: Sequence[Shard], workers: int, each: Each) -> None:
     for split, _ in shards:
         (plan.folder / split).mkdir(exist_ok=True)
-    for _, images in run_tasks(plan.write_features, shards, workers):
+    for _, images in run_tasks(plan.write_features, shards, min(workers, len(shards))):
         each(images)
 
 

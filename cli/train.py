@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 @options.gpus
 @options.device
 @options.precision
+@options.cuda_graph
 @options.workers
 @click.option(
     "--recipe", "recipe_name", type=click.Choice(list(RECIPES)), default="original", help="The numbers."
@@ -106,6 +107,7 @@ def train(recipe: Recipe, dataset: "Dataset", path: Path, settings: dict[str, An
 
     devices = compose.choose_devices(settings["gpus"], settings["device"])
     precision = compose.use_precision(settings["precision"], devices[0])
+    record = compose.recorder(settings["cuda_graph"], devices)
     with (
         StopWish(settings["stop_after"]) as stop,
         compose.told_plainly(recipe.batch_size, devices),
@@ -113,6 +115,7 @@ def train(recipe: Recipe, dataset: "Dataset", path: Path, settings: dict[str, An
         RunDirectory(path, replicas.first) as run,
     ):
         trainer = make_trainer(recipe, dataset, run, devices, precision, replicas, settings)
+        trainer.record = record
         per_epoch = -(-trainer.images // recipe.batch_size)
         quiet = not replicas.first
         with Display(schedule.epochs(recipe), per_epoch, trainer.state.step, quiet) as display:

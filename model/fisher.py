@@ -1,6 +1,7 @@
 """Improved Fisher vectors (Perronnin, Sanchez, Mensink 2010; Sanchez and others, IJCV 2013): an image as the
 gradient of a Gaussian mixture's log likelihood of its descriptors."""
 
+import math
 import warnings
 from dataclasses import dataclass
 
@@ -54,7 +55,7 @@ class FisherVectors:
         gradients = np.stack([self._gradient(x[part], shares[part]) for part in inside])
         vectors: np.ndarray = np.sign(gradients) * np.sqrt(np.abs(gradients))
         vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-        vectors /= np.sqrt(len(inside))
+        vectors /= math.sqrt(len(inside))
         return vectors.ravel()
 
     def posteriors(self, x: np.ndarray) -> np.ndarray:
@@ -74,7 +75,7 @@ class FisherVectors:
         by_deviations = (
             (second - 2 * self.means * first + (self.means**2 - self.variances) * zeroth)
             / self.variances
-            / (np.sqrt(2) * size)
+            / (math.sqrt(2) * size)
         )
         return np.concatenate([by_means.ravel(), by_deviations.ravel()])
 

@@ -4,10 +4,12 @@ One autograd function for all: over neighbouring maps at the same place (the pap
 neighbouring places in the same map (the 2012 source's `cnorm2`, which the paper leaves out); and over places,
 with the mean around each of them taken off before squaring (the same of nets 131 and 135).
 Written out because torch's local_response_norm takes nearly half of a training step on a CPU; this takes a
-tenth of one, and keeps nothing for the backward pass but its input.
+tenth of one, and keeps nothing for the backward pass but its input. On a GPU the first is model/kernels.py's.
 """
 
 from collections.abc import Iterator
+from functools import cache
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -19,10 +21,28 @@ from model.recipe import ResponseNorm
 MAPS, ROWS, COLUMNS = -3, -2, -1  # of (N, maps, height, width)
 
 
-def across_maps(x: Tensor, norm: ResponseNorm, groups: int = 1) -> Tensor:
-    """LRN over windows of maps, which end at the border of a group (a tower). (N, C, H, W) in and out."""
+def across_maps(x: Tensor, norm: ResponseNorm, groups: int = 1, rectified: bool = False) -> Tensor:
+    """LRN over windows of maps, which end at the border of a group (a tower). (N, C, H, W) in and out.
+
+    rectified: of max(x, 0), which may overwrite x.
+    """
+    kernels = _kernels() if x.is_cuda else None
+    if kernels and x.dtype in kernels.DTYPES and x.numel() < kernels.MOST:
+        result: Tensor = kernels.across_maps(x, norm, groups, rectified)
+        return result
+    x = x.relu_() if rectified else x
     grouped = x.view(len(x), groups, x.shape[1] // groups, *x.shape[2:])
     return _normalise(grouped, norm, (MAPS,), centred=False).flatten(1, 2)
+
+
+@cache
+def _kernels() -> ModuleType | None:
+    """Where there is Triton, which comes with torch's CUDA builds."""
+    try:
+        from model import kernels
+    except ImportError:
+        return None
+    return kernels
 
 
 def across_places(x: Tensor, norm: ResponseNorm) -> Tensor:

@@ -23,6 +23,8 @@ from model.recipe import Full, Recipe, RunError, Shape
 
 State = dict[str, Tensor]
 Masks = list[Pieces]  # of each dropout, in order, a piece a device: (N, units), boolean
+Keys = Sequence[int | Tensor]  # of each dropout's mask: signed 64-bit numbers, or int64 () on the device
+RELU_LRN = "relu, lrn"  # two steps that are one on a GPU
 GOLDEN, MIX = -0x61C8864680B583EB, (-0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15)  # splitmix64's, as signed int64
 
 
@@ -36,7 +38,11 @@ class Part(nn.Module):
     def __init__(self, shape: Shape, device: torch.device, share: int) -> None:
         super().__init__()
         for kind, (out, *read) in shape.tensors.items():
-            self.register_parameter(kind, nn.Parameter(torch.empty(out // share, *read, device=device)))
+            # on a GPU the maps of a place lie side by side, as images come, and so do those of a filter
+            beside = device.type == "cuda" and len(read) == 3
+            order = torch.channels_last if beside else torch.contiguous_format
+            values = torch.empty(out // share, *read, device=device, memory_format=order)
+            self.register_parameter(kind, nn.Parameter(values))
 
 
 class Tower(nn.Module):
@@ -75,9 +81,9 @@ class Tower(nn.Module):
                 return x.tanh_()
             case "pool":
                 return F.max_pool2d(x, self.recipe.pool_size, self.recipe.pool_stride, ceil_mode=True)
-            case "lrn":
+            case "lrn" | "relu, lrn":
                 groups = 1 if self.recipe.lrn_across_towers else self.groups
-                return across_maps(x, self.recipe.lrn, groups)
+                return across_maps(x, self.recipe.lrn, groups, rectified=step == RELU_LRN)
             case "spatial":
                 return across_places(x, self.recipe.spatial)
             case "contrast":
@@ -187,12 +193,12 @@ class AlexNet(nn.Module):
     def follow(self, shape: Shape, pieces: Pieces, drops: Iterator[Pieces] | None = None) -> Pieces:
         """A layer's linear output to what the next layer reads; a ReLU overwrites what it is given."""
         holders = self._holders(shape)
-        for step in shape.layer.then:
+        for step in _fused(shape.layer.then):
             if step == "dropout":
                 pieces = [x * mask for x, mask in zip(pieces, next(drops), strict=True)] if drops \
                     else [x * self.recipe.keep for x in pieces]  # fmt: skip
-            elif step == "lrn" and self.recipe.lrn_across_towers and len(pieces) > 1:
-                pieces = self._lrn_across(holders, pieces)
+            elif step in ("lrn", RELU_LRN) and self.recipe.lrn_across_towers and len(pieces) > 1:
+                pieces = self._lrn_across(step, holders, pieces)
             else:
                 pieces = [tower.after(step, x) for tower, x in zip(holders, pieces, strict=True)]
         return pieces
@@ -211,10 +217,10 @@ class AlexNet(nn.Module):
             found[name] = (variance.mean().sqrt().item(), bias.square().mean().sqrt().item())
         return found
 
-    def _lrn_across(self, holders: list[Tower], pieces: Pieces) -> Pieces:
+    def _lrn_across(self, step: str, holders: list[Tower], pieces: Pieces) -> Pieces:
         """LRN whose windows cross the towers' border, as the paper prints it: each tower borrows two maps."""
         wide = bordered(pieces, self.recipe.lrn.size // 2)
-        return [tower.after("lrn", x).narrow(1, before, piece.shape[1])
+        return [tower.after(step, x).narrow(1, before, piece.shape[1])
                 for tower, piece, (x, before) in zip(holders, pieces, wide, strict=True)]  # fmt: skip
 
     def masks(self, step: int, start: int, count: int) -> Masks:
@@ -223,21 +229,27 @@ class AlexNet(nn.Module):
         A pure function of seed, step, row and unit in integers, so that replicas, placements and kinds of
         device agree: bits of a counter, mixed as splitmix64 does. keep is rounded to a multiple of 2 ** -16.
         """
-        return [
-            self._mask(index, shape, step, start, count)
-            for index, shape in enumerate(self.shapes)
-            if "dropout" in shape.layer.then
-        ]
+        return self.masks_of(self.keys(step), start, count)
 
-    def _mask(self, index: int, shape: Shape, step: int, start: int, count: int) -> Pieces:
-        key = hashlib.blake2b(f"{self.seed} {step} {index}".encode(), digest_size=8).digest()
+    def keys(self, step: int) -> list[int]:
+        """What seed and step are to the masks."""
+        hashes = [hashlib.blake2b(f"{self.seed} {step} {index}".encode(), digest_size=8)
+                  for index, shape in enumerate(self.shapes) if "dropout" in shape.layer.then]  # fmt: skip
+        return [int.from_bytes(found.digest(), "little", signed=True) for found in hashes]
+
+    def masks_of(self, keys: Keys, start: int, count: int) -> Masks:
+        """The `masks` of a step's keys."""
+        dropped = [shape for shape in self.shapes if "dropout" in shape.layer.then]
+        return [self._mask(shape, key, start, count) for shape, key in zip(dropped, keys, strict=True)]
+
+    def _mask(self, shape: Shape, key: int | Tensor, start: int, count: int) -> Pieces:
         units, share = shape.weight[0], shape.weight[0] // len(self.devices)
         words = math.ceil(units / 4)  # of 64 bits, 16 a unit
         most = max(1, round(self.recipe.keep * 2**16)) - 2**15 - 1  # of a signed 16-bit number that is kept
         pieces = []
         for tower, device in enumerate(self.devices):
             x = torch.arange(start * words, (start + count) * words, device=device)
-            x.mul_(GOLDEN).add_(int.from_bytes(key, "little", signed=True))
+            x.mul_(GOLDEN).add_(key)
             for shift, factor in ((30, MIX[0]), (27, MIX[1]), (31, 1)):
                 x.bitwise_xor_((x >> shift).bitwise_and_(2 ** (64 - shift) - 1)).mul_(factor)
             lanes = x.view(torch.int16).view(count, 4 * words)
@@ -262,6 +274,17 @@ class AlexNet(nn.Module):
             scatter(state[f"{name}.{kind}"], pieces)
 
 
+def _fused(steps: Sequence[str]) -> list[str]:
+    """The same steps, with RELU_LRN for a ReLU and an LRN after it."""
+    found: list[str] = []
+    for step in steps:
+        if found[-1:] == ["relu"] and step == "lrn":
+            found[-1] = RELU_LRN
+        else:
+            found.append(step)
+    return found
+
+
 def _hung_over(x: Tensor, overhang: int) -> Tensor:
     """With zeros where the last windows leave the right and bottom edge."""
     return F.pad(x, (0, overhang, 0, overhang)) if overhang else x
@@ -269,7 +292,7 @@ def _hung_over(x: Tensor, overhang: int) -> Tensor:
 
 def canonical(pieces: Sequence[Tensor]) -> Tensor:
     """A copy on the CPU of what the devices hold in pieces."""
-    return torch.cat([piece.detach().cpu() for piece in pieces])
+    return torch.cat([piece.detach().cpu() for piece in pieces]).contiguous()
 
 
 @torch.no_grad()

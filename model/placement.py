@@ -13,9 +13,11 @@ Pieces = list[Tensor]  # of one tensor (N, maps, ...), split by maps: a piece a 
 def placed(recipe: Recipe, devices: Sequence[torch.device | str]) -> list[torch.device]:
     """The devices to place the towers on: one for all of them, or one each (the same may come twice)."""
     if len(devices) not in (1, recipe.towers):
-        raise RunError(
-            f"{recipe.towers} towers go on one device or on {recipe.towers}, not on {len(devices)}"
+        count = recipe.towers
+        where = (
+            f"{count} towers go on one device or on {count}" if count > 1 else "1 tower goes on one device"
         )
+        raise RunError(f"{where}, not on {len(devices)}")
     return [torch.device(device) for device in devices]
 
 

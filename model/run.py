@@ -30,7 +30,7 @@ class RunDirectory:
             except BlockingIOError:
                 self.lock.close()
                 raise RunError(
-                    f"another training is using {path}; wait for it, or give this one its own --run"
+                    f"another training is using {path}; wait for it, or give this one another folder"
                 ) from None
 
     def open(self, step: int, epochs: int, description: Row, copies: Sequence[Path] = ()) -> None:
@@ -139,7 +139,7 @@ def _written(path: Path) -> Iterator[None]:
     except OSError as error:
         raise RunError(
             f"cannot write to the run directory {path}: {error.strerror}; what was saved there is kept. "
-            "Mend that and run the same command again, or choose another --run"
+            "Mend that and run the same command again, or choose another folder"
         ) from None
 
 

@@ -72,7 +72,8 @@ SCHEDULES = {
     # The run of the paper's 40.7 / 18.2, and that of its 37.5 / 17.0.
     "145": _by_hand((25, 51, 79), 91, slow=67, frozen=72, quiet=67, biases=False),
     "145-2010": _by_hand((23, 51, 78), 93, slow=68, frozen=72, quiet=68),
-    # The others of the five. The notes of 145-full end with "moved to gpu" at epoch 61: so does this.
+    # The others of the five. The notes of 145-full end with "moved to gpu" at epoch 61: so does this. The
+    # last file of 137 has 1e-4 for conv4 and conv5, of which its notes say nothing.
     "131": _by_hand((22, 46, 81), 100, slow=66, frozen=75, quiet=66, first=CONV_1_2),
     "135": _by_hand((20, 47, 81), 96, slow=66, frozen=75, quiet=66, first=CONV_1_2),
     "137": _by_hand((26, 50, 84), 99, frozen=75, quiet=75, first=CONV_1_2),

@@ -19,7 +19,7 @@ class Grid:
 
 
 def describe(grey: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
-    """Descriptors (n, 128) uint8, of length 512 or 0 to rounding, and their centres (n, 2), x and y in 0..1.
+    """Descriptors (n, 128) uint8, about 512 long, and their centres (n, 2), x and y in 0..1.
 
     grey: (H, W) uint8. A scale at which the image is smaller than a patch gives none.
     """
@@ -38,10 +38,9 @@ def describe(grey: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
 
 @lru_cache(maxsize=16)
 def _points(height: int, width: int, patch: int, step: int) -> "list[cv2.KeyPoint]":
-    """OpenCV's descriptor is of 4 x 4 cells, each 1.5 times the key point's size."""
-    rows, columns = (range(0, side - patch + 1, step) for side in (height, width))
-    half, size = (patch - 1) / 2, patch / 6
-    return [cv2.KeyPoint(left + half, top + half, size, 0.0) for top in rows for left in columns]
+    """At whole pixels: OpenCV rounds. Its descriptor has 4 x 4 cells of 1.5 times the point's size."""
+    rows, columns = (range(patch // 2, side - patch // 2 + 1, step) for side in (height, width))
+    return [cv2.KeyPoint(column, row, patch / 6, 0) for row in rows for column in columns]
 
 
 def regions(places: np.ndarray, grids: Sequence[tuple[int, int]]) -> np.ndarray:

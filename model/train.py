@@ -12,8 +12,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from model import checkpoint, schedule
+from model.captured import Captured, Record
 from model.evaluate import Batch, Evaluation, autocast, rates, tally
-from model.network import AlexNet, Masks
+from model.network import AlexNet, Keys, Masks
 from model.optim import Momentum
 from model.recipe import Recipe, RunError
 from model.replicas import Replicas
@@ -103,6 +104,7 @@ class Trainer:
     batches: this process's rows of each global batch, from state.step on. images: of an epoch.
     validate: evaluates the validation split over all processes, calling its argument after every batch.
     identity: what must be the same when the run is taken up again.
+    record: where full batches are to be steps that are recorded and replayed, what records them.
     """
 
     network: AlexNet
@@ -117,6 +119,7 @@ class Trainer:
     precision: str
     replicas: Replicas = field(default_factory=Replicas)
     watch: Watch = field(default_factory=Watch)
+    record: Record | None = None
     save_seconds: float = 600
     log_steps: int = 50
     dead_start: int = (
@@ -128,6 +131,7 @@ class Trainer:
         home, side = self.network.devices[0], self.recipe.crop
         self.model = self.replicas.wrap(self.network, torch.zeros(1, 3, side, side, device=home))
         self.state.sums = self.state.sums.to(home)
+        self.captured = Captured(self._work, self.record) if self.record else None
         self._start_clock()
         self.saved = time.monotonic()
         per_epoch = -(-self.images // self.recipe.batch_size)
@@ -163,16 +167,29 @@ class Trainer:
 
     def _step(self, images: torch.Tensor, labels: torch.Tensor, total: int) -> None:
         """One update by the gradient averaged over the global batch of `total` images; waits for nothing."""
-        rows, state = self.replicas.rows(total), self.state
-        masks = self.network.masks(state.step, rows.start, len(rows))
-        # the wrapped network averages over processes, whose shares may differ: each is weighed by its size
-        weight = self.replicas.world / total
+        keys, rows = self.network.keys(self.state.step), self.replicas.rows(total)
+        if self.captured and total == self.recipe.batch_size:
+            self.captured(images, labels, keys, constants=(self.rates, self.divisor))
+        else:
+            # the wrapped network averages over processes, whose shares may differ: each weighs its size
+            self._work(images, labels, keys, rows.start, self.replicas.world / total)
+        self.state.step += 1
+        self.seen += total
+
+    def _work(
+        self,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        keys: Keys,
+        start: int = 0,
+        weight: float | None = None,
+    ) -> None:
+        """What a step does on the devices. start, weight: of these rows, where they are not all of it."""
+        masks, weight = self.network.masks_of(keys, start, len(images)), weight or 1 / len(images)
         logits = update(
             self.model, self.optimiser, images, labels, masks, self.divisor, weight, self.precision
         )
-        state.sums += tally(logits.softmax(1), labels)
-        state.step += 1
-        self.seen += total
+        self.state.sums += tally(logits.softmax(1), labels)
 
     def _log(self, epoch: float) -> None:
         """A metrics row of the steps since the last one. Waits for the device."""
@@ -201,7 +218,7 @@ class Trainer:
                 "the paper's printed one may not"
             )
         self._tell(row)
-        self.state.sums = torch.zeros_like(self.state.sums)
+        self.state.sums.zero_()
         self._start_clock()
 
     def _validate(self, epoch: int) -> None:

@@ -34,6 +34,8 @@ def train_graph(source: Source, crop: int, kind: str, gpu: bool) -> tuple[DataNo
         start += fn.stack(top, left) * side / STORED
         images = _decode(stored, gpu)
         images = fn.resize(images, roi_start=start, roi_end=start + side * crop / STORED, size=[crop, crop])
+    elif kind == "256" and gpu:  # whole, as nvImageCodec 0.9 fails on parts of images: its issue 55
+        images = fn.crop(_decode(stored, gpu), **_window(crop, top, left))
     elif kind == "256":
         images = _decode(stored, gpu, fn.decoders.image_crop, **_window(crop, top, left))
     elif gpu:  # cropped before they cross the bus

@@ -122,8 +122,9 @@ def steps(network, count, first=0, optimiser=None):
     return optimiser
 
 
-def test_five_training_steps_agree_in_float64():
-    recipe = get_recipe("original", **NARROW)
+@pytest.mark.parametrize("name", ["original", "net131"])
+def test_five_training_steps_agree_in_float64(name):
+    recipe = get_recipe(name, **NARROW)
     fused, towers = (AlexNet(recipe, devices, seed=3).double() for devices in (ONE, TWO))
     images = [sample(recipe, seed=step) for step in range(5)]
     for network in (fused, towers):
@@ -159,6 +160,19 @@ def test_a_repeat_is_bit_identical():
     steps(first, 2)
     steps(second, 2)
     assert all(torch.equal(tensor, second.state()[key]) for key, tensor in first.state().items())
+
+
+def test_filters_in_a_gpu_s_order():
+    """The maps of a filter side by side: the same training, and the same state in the same order."""
+    usual, beside = (AlexNet(get_recipe("net137", **NARROW), ONE, seed=3) for _ in range(2))
+    for _, _, (piece,) in beside.pieces():
+        if piece.dim() == 4:
+            piece.data = piece.data.contiguous(memory_format=torch.channels_last)
+    optimisers = [steps(network, 2) for network in (usual, beside)]
+    for ours, theirs in ((usual, beside), optimisers):
+        ours, theirs = ours.state(), theirs.state()
+        assert all(tensor.is_contiguous() for tensor in theirs.values())
+        assert max(distance(theirs[key], tensor) for key, tensor in ours.items()) < 1e-4
 
 
 def test_masks_depend_on_seed_step_row_and_unit_only():
@@ -236,6 +250,8 @@ def test_a_state_that_does_not_fit_is_refused_by_name():
         network.load(state | {"conv6.weight": torch.zeros(1)})
     with pytest.raises(RunError, match="not on 3"):
         AlexNet(network.recipe, ["cpu"] * 3, seed=0)
+    with pytest.raises(RunError, match="1 tower goes on one device, not on 2"):
+        AlexNet(get_recipe("half", **NARROW), TWO, seed=0)
     with pytest.raises(RunError, match=r"no conv2.colour"):
         branched = AlexNet(get_recipe("net137", **NARROW), ONE, seed=0)
         branched.load({key: tensor for key, tensor in branched.state().items() if key != "conv2.colour"})
@@ -299,7 +315,7 @@ def test_narrow_copies_start_with_the_full_networks_signal():
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", ["original", "paper"])
+@pytest.mark.parametrize("name", ["original", "paper", "net131"])
 def test_gpu_placements_agree(name):
     recipe = get_recipe(name, classes=50, width=0.5)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
@@ -321,3 +337,13 @@ def test_gpu_bfloat16_is_close_to_float32():
         exact = network(images.cuda())
         with torch.autocast("cuda", torch.bfloat16):
             assert distance(network(images.cuda()).float().cpu(), exact.cpu()) < 0.05
+
+
+@pytest.mark.gpu
+def test_gpu_layers_convolve_maps_that_lie_side_by_side():
+    network = AlexNet(get_recipe(**NARROW), ["cuda:0"], seed=3)
+    images, _ = sample(network.recipe)
+    for shape, (x,) in network.walk(network.take(images.cuda())):
+        assert x.dim() == 2 or x.is_contiguous(memory_format=torch.channels_last), shape.layer.name
+    for name, _, (piece,) in network.pieces():
+        assert piece.dim() < 4 or piece.is_contiguous(memory_format=torch.channels_last), name

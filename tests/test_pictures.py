@@ -137,6 +137,12 @@ def test_kernels_that_read_maps_are_a_row_each(tmp_path: Path) -> None:
     assert pixels(tmp_path / "conv2.png").std() > 10
 
 
+def test_one_tower_is_one_sheet(tmp_path: Path) -> None:
+    pictures.filters(np.zeros((16, 3, 5, 5)), tmp_path / "filters.png", "conv1", towers=1)
+    zoom = 12  # of 1152 pixels for a row of 16 kernels, 95 wide
+    assert pixels(tmp_path / "filters.png").shape[0] == 56 + zoom * 5 + 16 + 16
+
+
 def test_pdf_by_suffix(tmp_path: Path) -> None:
     pictures.curves(metrics(3), tmp_path / "curves.pdf", "a run")
     pictures.filters(np.random.default_rng(0).normal(size=(8, 3, 11, 11)), tmp_path / "filters.pdf", "conv1")

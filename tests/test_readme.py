@@ -32,7 +32,7 @@ def options(command: click.Command) -> set[str]:
 
 def test_every_option_it_shows_exists() -> None:
     for command, words in re.findall(r"alexnet-dali ([a-z]+)([^`\n|&]*)", README):
-        shown = set(re.findall(r"(--[a-z-]+)", words))
+        shown = set(re.findall(r"(--[a-z0-9-]+)", words))
         assert shown - options(main.commands[command]) == set(), command
 
 

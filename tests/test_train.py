@@ -36,11 +36,14 @@ def batches(start: int = 0) -> Iterator[Batch]:
         step += 1
 
 
-def trainer(recipe: Recipe, run: RunDirectory, given: Iterator[Batch], **more: object) -> Trainer:
-    network = AlexNet(recipe, ["cpu"], seed=0)
+def trainer(
+    recipe: Recipe, run: RunDirectory, given: Iterator[Batch], device: str = "cpu", **more: object
+) -> Trainer:
+    network = AlexNet(recipe, [device], seed=0)
 
     def validate(each: Callable[[int], None]) -> Evaluation:
-        views = ((images[:, None], labels) for images, labels in [next(batches(100)), next(batches(101))])
+        some = [next(batches(100)), next(batches(101))]
+        views = ((images[:, None].to(device), labels.to(device)) for images, labels in some)
         return evaluate(network, views, precision="float32", each=each)
 
     run.open(0, 0, {"starts": {}})

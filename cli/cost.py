@@ -1,0 +1,75 @@
+"""What `reproduce` would run, and how long that takes at the speed of this machine."""
+
+import json
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cli.tables import BASELINES
+from model.recipe import Recipe, RunError
+
+if TYPE_CHECKING:
+    from cli.shelf import Shelf, Step
+
+SECONDS = 1.0  # for each part of each net
+
+
+def tell_cost(steps: "Sequence[Step]", shelf: "Shelf", bench_path: Path | None) -> None:
+    """Each command, and the arithmetic of its time: images / (images a second)."""
+    rates: dict[str, dict[str, float]] = {}  # by recipe
+    total, unknown = 0.0, 0
+    for step in steps:
+        click.echo(f"alexnet-dali {shlex.join(step.words)}")
+        if step.run in BASELINES:
+            click.echo("    not estimated: its first lines say how far it is")
+            unknown += 1
+            continue
+        recipe = shelf.recipe(step.run)
+        if recipe.name not in rates:
+            own = read_rates(bench_path, recipe) if bench_path else measure_rates(step.run, shelf)
+            rates[recipe.name] = own
+        rate = rates[recipe.name]
+        seconds = sum(images / rate[part] for part, images in step.images.items())
+        sum_of = " + ".join(f"{images:,} / {rate[part]:,.3g}" for part, images in step.images.items())
+        click.echo(f"    {sum_of} images/s = {spell(seconds)}")
+        total += seconds
+    source = f"by {bench_path}, for every net" if bench_path else "by each net's own speed just now"
+    left_out = f" and {unknown} baselines" if unknown else ""
+    click.echo(f"{len(steps)} commands, about {spell(total)} {source}; not counted: starts{left_out}")
+
+
+def spell(seconds: float) -> str:
+    for unit, size in (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):
+        if seconds >= size:
+            return f"{seconds / size:,.1f} {unit}"
+    return f"{seconds:.1f} seconds"
+
+
+def read_rates(path: Path, recipe: Recipe) -> dict[str, float]:
+    """Images a second by part, from a file of bench --json for networks of this width and batch."""
+    try:
+        found = json.loads(path.read_text())
+        rates = {name: float(part["img_s"]) for name, part in found["parts"].items()}
+        made = (found["width"], found["batch_size"])
+        whole = min(rates[part] for part in ("train", "eval, centre", "eval, ten views")) > 0
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        whole = False
+    if not whole:
+        raise RunError(f"{path} has no images/s of training; make it with alexnet-dali bench --json {path}")
+    if made != (recipe.width, recipe.batch_size):
+        wanted = f"--width {recipe.width:g} --batch-size {recipe.batch_size}"
+        raise RunError(f"{path} was measured otherwise; make it with alexnet-dali bench {wanted}")
+    return rates
+
+
+def measure_rates(name: str, shelf: "Shelf") -> dict[str, float]:
+    """The same of a run's net, measured now on its own images."""
+    from cli.bench import rate
+    from cli.parts import Parts
+
+    machine = shelf.machine(name) | {"cuda_graph": False}
+    works = Parts(shelf.images(name), shelf.recipe(name), machine).works
+    return {part: rate(works[part], SECONDS) for part in ("train", "eval, centre", "eval, ten views")}

@@ -1,0 +1,209 @@
+"""What `reproduce` keeps in a folder: a folder for each run, what made it, what of it is missing."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cli.tables import BASELINES, DATA, RUNS, Row, Speed, Table
+from model import schedule
+from model.recipe import Recipe, RunError, get_recipe
+
+if TYPE_CHECKING:
+    from pipeline.dataset import Dataset
+
+TRAINING = ("width", "batch_size", "epochs")  # of a recipe; None: its own
+MACHINE = ("gpus", "device", "precision", "workers")
+SIZES = {"sift-fv": ("sample", "step", "components"), "sparse-coding": ("sample", "step", "words")}
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command, and what it does to which run."""
+
+    run: str
+    words: tuple[str, ...]
+    needs: tuple[str, ...]  # the runs without which it cannot be, and its own
+    images: Mapping[str, int]  # that it has to go through, by the part of `bench` that does so
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """The runs in `folder`, by their names in tables.py. data: by the keys of DATA; settings: as typed."""
+
+    folder: Path
+    data: "dict[str, Dataset]"
+    settings: dict[str, Any]
+
+    def steps(self, tables: Iterable[Table]) -> list[Step]:
+        """What is missing, in order and once; nothing of runs whose images are not given."""
+        found: dict[tuple[str, ...], Step] = {}
+        for row in (row for table in tables for row in table.rows):
+            for name, views in predictions(row):
+                if self.lack(name) is None:
+                    for step in self.missing(name, views):
+                        found.setdefault(step.words, step)
+        return list(found.values())
+
+    def missing(self, name: str, views: str | None) -> Iterator[Step]:
+        """Of a run and those that it begins with; `views`: of which predictions are wanted."""
+        if name in BASELINES:
+            if not self.is_made(name):
+                yield Step(name, self.baseline_words(name), (name,), {})
+            return
+        for each in chain(name):
+            if left := self.epochs_left(each):
+                data = self.images(each)
+                work = {"train": left * data.samples("train"), "eval, centre": left * data.samples("val")}
+                yield Step(each, self.train_words(each), tuple(chain(each)), work)
+        if views and not self.is_evaluated(name, views):
+            work = {f"eval, {views}": self.images(name).samples(self.split(name))}
+            yield Step(name, self.eval_words(name, views), tuple(chain(name)), work)
+
+    def images(self, name: str) -> "Dataset":
+        return self.data[images_of(name)]
+
+    def lack(self, name: str) -> str | None:
+        """The images that a run needs and are not given."""
+        return next((DATA[key] for key in map(images_of, chain(name)) if key not in self.data), None)
+
+    def split(self, name: str) -> str:
+        """Whose errors are counted: ILSVRC-2010's test images if they have labels, or else validation."""
+        from pipeline.dataset import read_index
+
+        data = self.images(name)
+        tested = images_of(name) == "data_2010" and name in RUNS and data.splits.get("test")
+        return "test" if tested and (read_index(data, "test")["label"] >= 0).all() else "val"
+
+    def predictions(self, name: str, views: str) -> Path:
+        """Where they are; what made them lies beside as .json."""
+        if name in BASELINES:
+            return self.folder / name / "predictions.npz"
+        return self.folder / name / f"{self.split(name)}-{views}.npz".replace(" ", "-")
+
+    def recipe(self, name: str) -> Recipe:
+        run = RUNS[name]
+        changes = {key: self.settings[key] for key in TRAINING if self.settings[key] is not None}
+        changes |= {"schedule": run.schedule} if run.schedule else {}
+        return get_recipe(run.recipe, classes=len(self.images(name).classes), **changes)
+
+    def machine(self, name: str) -> dict[str, Any]:
+        """Where to compute; of two devices a net of one tower takes the first."""
+        given = {key: self.settings[key] for key in MACHINE}
+        for key in ("gpus", "device"):
+            given[key] = given[key] and ",".join(given[key].split(",")[: self.recipe(name).towers])
+        return given
+
+    def train_words(self, name: str) -> tuple[str, ...]:
+        run = RUNS[name]
+        own = {
+            "data": self.images(name).root,
+            "run": self.folder / name,
+            "recipe": run.recipe,
+            "schedule": run.schedule,
+            "init_from": run.begins and self.folder / run.begins,
+            "seed": self.settings["seed"] + run.seed,
+        }
+        return ("train", *written(own | self.given(TRAINING) | self.machine(name)))
+
+    def eval_words(self, name: str, views: str) -> tuple[str, ...]:
+        out = self.predictions(name, views)
+        own = {"data": self.images(name).root, "run": self.folder / name, "split": self.split(name)}
+        files = {"predictions": out, "json": out.with_suffix(".json")}
+        ten = ["--ten-crop"] if views == "ten views" else []
+        return ("eval", *ten, *written(own | self.machine(name) | files))
+
+    def baseline_words(self, name: str) -> tuple[str, ...]:
+        command = BASELINES[name].command
+        own = {"data": self.images(name).root, "out": self.folder / name}
+        return ("baseline", command, *written(own | self.given(("seed", "workers", *SIZES[command]))))
+
+    def given(self, names: Sequence[str]) -> dict[str, Any]:
+        return {name: self.settings[name] for name in names}
+
+    def validations(self, name: str) -> list[dict[str, Any]]:
+        """The rows of metrics after each finished epoch of a training."""
+        from model.run import read_metrics
+
+        path = self.folder / name
+        if not (path / "last.pt").exists() or not (path / "metrics.jsonl").exists():
+            return []
+        return [row for row in read_metrics(path / "metrics.jsonl") if row["kind"] == "val"]
+
+    def epochs_left(self, name: str) -> int:
+        """Of a training; RunError where that in its folder is finished, but another."""
+        recipe, rows = self.recipe(name), self.validations(name)
+        if not schedule.finished(recipe, [row["top1_err"] for row in rows]):
+            return schedule.epochs(recipe) - len(rows)
+        about, seed = self.about(name), self.settings["seed"] + RUNS[name].seed
+        found = {"recipe": about["recipe"], "seed": about["starts"][0]["seed"]}
+        self.refuse_another(name, found, {"recipe": json.loads(json.dumps(recipe.to_dict())), "seed": seed})
+        return 0
+
+    def is_evaluated(self, name: str, views: str) -> bool:
+        rows, out = self.validations(name), self.predictions(name, views)
+        try:
+            said = json.loads(out.with_suffix(".json").read_text())
+        except (OSError, ValueError):  # eval empties it first and writes it last
+            return False
+        return bool(rows) and said["step"] == rows[-1]["step"] and out.exists()
+
+    def is_made(self, name: str) -> bool:
+        """Whether a baseline is finished; RunError where it is, but another."""
+        if not (self.folder / name / "result.json").exists():
+            return False
+        about = self.about(name)["baseline"]
+        wanted = {
+            k: v for k, v in self.given(("seed", *SIZES[BASELINES[name].command])).items() if v is not None
+        }
+        found = about | about["sizes"] | about["grid"]
+        self.refuse_another(name, {key: found[key] for key in wanted}, wanted)
+        return True
+
+    def about(self, name: str) -> dict[str, Any]:
+        """The run.json of a finished run, which must be of the same images."""
+        path = self.folder / name / "run.json"
+        try:
+            about: dict[str, Any] = json.loads(path.read_text())
+            fingerprint = about["data"]["fingerprint"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{path} does not say what the run is ({error}); use another --runs") from None
+        if fingerprint != self.images(name).fingerprint:
+            raise RunError(
+                f"{path.parent} is of other images than {self.images(name).root}; use another --runs"
+            )
+        return about
+
+    def refuse_another(self, name: str, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+        from model.checkpoint import differences
+
+        if texts := [text for _, text in differences(found, wanted)]:
+            raise RunError(f"{self.folder / name} was made with {', '.join(texts)}; use another --runs")
+
+
+def predictions(row: Row | Speed) -> Iterator[tuple[str, str | None]]:
+    """The runs of a row, and those of which predictions are wanted: their views."""
+    if isinstance(row, Speed):
+        yield from ((name, None) for name in row.runs)
+        return
+    yield from ((name, row.views) for name in row.runs)
+    if row.over:
+        yield row.over, "ten views"
+
+
+def chain(name: str) -> list[str]:
+    """A run and those that it begins with, the first of them first."""
+    begins = RUNS[name].begins if name in RUNS else None
+    return [*(chain(begins) if begins else []), name]
+
+
+def images_of(name: str) -> str:
+    """A key of DATA."""
+    return (RUNS[name] if name in RUNS else BASELINES[name]).data
+
+
+def written(values: Mapping[str, Any]) -> list[str]:
+    """As options on a command line; None is left out."""
+    given = {name.replace("_", "-"): value for name, value in values.items() if value is not None}
+    return [word for name, value in given.items() for word in (f"--{name}", str(value))]
