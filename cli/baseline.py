@@ -30,6 +30,9 @@ PAPER = {"sparse-coding": (47.1, 28.2), "sift-fv": (45.7, 25.7)}
 COMMON = (
     options.data,
     click.option(
+        "--split", type=click.Choice(["val", "test"]), default="val", help="Images to count errors of."
+    ),
+    click.option(
         "--out", type=click.Path(path_type=Path), help="The run's folder.  [default: runs/baseline-NAME]"
     ),
     click.option("--sample", type=click.IntRange(100), default=250_000, help="Descriptors to learn from."),
@@ -52,6 +55,7 @@ def command() -> None:
 
     Each leaves its features, classifiers, metrics.jsonl, result.json and predictions.npz in its run's folder;
     killed at any time, the same command goes on and ends with the same. Evaluation is that of the network.
+    Of a finished run another --split takes only its own features; only ILSVRC-2010's test images have labels.
     """
 
 
@@ -103,35 +107,39 @@ def run_baseline(
     """All stages that are not done yet. grid: patch, step and scales."""
     need_libraries()
     from cli import stages
+    from cli.evaluate import has_labels
     from model.run import RunDirectory
     from model.sift import Grid
     from pipeline.dataset import open_dataset
 
-    dataset = open_dataset(settings["data"])
+    dataset, split = open_dataset(settings["data"]), settings["split"]
     folder = settings["out"] or options.RUNS / f"baseline-{name}"
     workers = settings["workers"] or len(os.sched_getaffinity(0))
     plan = stages.Plan(
         name, Grid(*grid), levels, sizes, settings["sample"], settings["seed"], dataset.root, folder
     )
-    train, val = (len(stages.open_samples(dataset.root, split)) for split in ("train", "val"))
+    counts = {each: len(stages.open_samples(dataset.root, each)) for each in ("train", "val", split)}
+    if not has_labels(stages.open_samples(dataset.root, split)):
+        raise RunError(f"{split} images of {dataset.root} have no labels to count errors by; use --split val")
     with RunDirectory(folder) as run:
         refuse_changes(plan, dataset)
         state, epochs = stages.read_state(folder, settings["epochs"]), settings["epochs"]
         run.open(state["step"], state["epoch"], describe(plan, dataset))
-        with progress("codebook", min(train, stages.SAMPLED)) as each:
+        with progress("codebook", min(counts["train"], stages.SAMPLED)) as each:
             codebook = stages.learn_codebook(plan, dataset, workers, each)
         tell_reductions(sizes, codebook.sizes)
         size = plan.regions * codebook.length
-        click.echo(f"features   {size:,} numbers an image, {2e-9 * size * (train + val):,.2f} GB in {folder}")
-        left = stages.missing(plan, dataset)
-        images = sum(dataset.splits[split][number].samples for split, number in left)
+        gigabytes = 2e-9 * size * sum(counts.values())
+        click.echo(f"features   {size:,} numbers an image, {gigabytes:,.2f} GB in {folder}")
+        left = stages.missing(plan, dataset, counts)
+        images = sum(dataset.splits[each][number].samples for each, number in left)
         check_room(folder, 2 * size * images)
         with progress("features", images) as each:
             stages.write_features(plan, left, workers, each)
         training = stages.Training(plan, dataset, size, epochs, state)
-        with progress("training", (epochs - state["epoch"]) * train) as each:
-            found = training.train(run, each)
-    write_result(plan, dataset, found)
+        with progress("training", (epochs - state["epoch"]) * counts["train"]) as each:
+            training.train(run, each)
+        write_result(plan, dataset, split, training.evaluate(split))
 
 
 def need_libraries() -> None:
@@ -211,23 +219,25 @@ def progress(what: str, images: int) -> "Iterator[Each]":
         click.echo(f"{what:<10} {done:,} images in {seconds:,.0f} s, {done / seconds:,.0f} a second")
 
 
-def write_result(plan: "Plan", dataset: "Dataset", found: "Evaluation") -> None:
-    """predictions.npz, result.json and a line."""
+def write_result(plan: "Plan", dataset: "Dataset", split: str, found: "Evaluation") -> None:
+    """predictions.npz, result.json and a line. Those of another split are replaced."""
     from cli import predictions
     from cli.stages import open_samples
     from model.evaluate import rates
     from pipeline.dataset import read_names, replacing
 
-    labels, names = open_samples(dataset.root, "val").index["label"], read_names(dataset, "val")
+    labels, names = open_samples(dataset.root, split).index["label"], read_names(dataset, split)
     wnids = [category.wnid for category in dataset.classes]
     content = predictions.Predictions(found.probabilities.numpy(), labels, names, wnids)
+    path = plan.folder / "result.json"
+    path.unlink(missing_ok=True)  # it says of which images the predictions are
     predictions.write(plan.folder / "predictions.npz", content)
     errors = rates(found.sums)
-    result = {"baseline": plan.baseline, "split": "val", "images": int(found.sums[0]), **errors}
-    with replacing(plan.folder / "result.json") as file:
+    result = {"baseline": plan.baseline, "split": split, "images": int(found.sums[0]), **errors}
+    with replacing(path) as file:
         file.write(json.dumps(result, indent=1).encode() + b"\n")
     for images, (top1, top5) in (
-        (f"{result['images']:,} val images", (errors["top1_err"], errors["top5_err"])),
+        (f"{result['images']:,} {split} images", (errors["top1_err"], errors["top5_err"])),
         ("the paper's, of ILSVRC-2010 test", PAPER[plan.baseline]),
     ):
         click.echo(f"{plan.baseline}: top-1 error {top1:.2f} %, top-5 error {top5:.2f} %  ({images})")

@@ -4,7 +4,9 @@ import json
 import resource
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from model.recipe import RECIPES, get_recipe
 IMAGENET = 1_281_167  # training images of ILSVRC-2012
 ROUNDS = 3
 Work = Iterator[int]  # does a piece of the work at a time and says how many images it was
+Meter = Callable[[float], float]  # works for so many seconds and says how many images a second it did
 
 
 @click.command("bench")
@@ -33,8 +36,11 @@ Work = Iterator[int]  # does a piece of the work at a time and says how many ima
 @click.option(
     "--seconds", type=click.FloatRange(0, min_open=True), default=5.0, help="For a part in a round."
 )
+@click.option(
+    "--compare", is_flag=True, help="Also what one would have used instead: DataLoader, webdataset, FFCV."
+)
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the result there.")
-def command(data: Path, seconds: float, json_path: Path | None, **settings: Any) -> None:
+def command(data: Path, seconds: float, compare: bool, json_path: Path | None, **settings: Any) -> None:
     """Say how many images a second each part does by itself and all do together, and which is the limit.
 
     Three rounds over all parts, one after the other; the figures are medians. Nothing is left behind.
@@ -48,7 +54,17 @@ def command(data: Path, seconds: float, json_path: Path | None, **settings: Any)
     changes = {name: settings[name] for name in ("width", "batch_size") if settings[name] is not None}
     recipe = get_recipe(settings["recipe_name"], **{"classes": len(dataset.classes), **changes})
     parts = Parts(dataset, recipe, settings)
-    result = {**parts.about(), "parts": measure(parts.works, seconds)}
+    meters: dict[str, Meter] = {name: partial(rate, work) for name, work in parts.works.items()}
+    with ExitStack() as stack:
+        if compare:
+            from cli.peers import started
+
+            meters |= {name: partial(rate, work) for name, work in parts.compared().items()}
+            peers, missing = stack.enter_context(started(parts.job()))
+            meters |= peers
+        result = {**parts.about(), "parts": measure(meters, seconds)}
+    if compare:
+        result |= {"missing": missing, **ratios(result["parts"], peers)}
     result["waiting"] = parts.waited / parts.trained
     result["memory"] = parts.memory() | {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
     if json_path:
@@ -56,23 +72,43 @@ def command(data: Path, seconds: float, json_path: Path | None, **settings: Any)
     show(result)
 
 
-def measure(works: dict[str, Work], seconds: float) -> dict[str, dict[str, float]]:
+def measure(meters: Mapping[str, Meter], seconds: float) -> dict[str, dict[str, float]]:
     """Images a second of each part: median, least and most of the rounds."""
-    for work in works.values():  # warm: buffers, caches, kernels
-        next(work)
-        next(work)
-    rates: dict[str, list[float]] = {name: [] for name in works}
+    for meter in meters.values():  # warm: buffers, caches, kernels
+        meter(0)
+    rates: dict[str, list[float]] = {name: [] for name in meters}
     for _ in range(ROUNDS):
-        for name, work in works.items():
-            next(work)  # what a pipeline had ready while others ran is not counted
-            started, images = time.perf_counter(), 0
-            while (passed := time.perf_counter() - started) < seconds:
-                images += next(work)
-            rates[name].append(images / passed)
+        for name, meter in meters.items():
+            rates[name].append(meter(seconds))
     return {
         name: {"img_s": statistics.median(found), "least": min(found), "most": max(found)}
         for name, found in rates.items()
     }
+
+
+def rate(work: Work, seconds: float) -> float:
+    """Images a second; what was ready before, as a pipeline has, is used up first."""
+    count(work, seconds / 5)
+    images, passed = count(work, seconds)
+    return images / passed
+
+
+def count(work: Work, seconds: float) -> tuple[int, float]:
+    """Images, and the seconds they took: at least one piece of the work, and at least so many seconds."""
+    started, images, passed = time.perf_counter(), 0, 0.0
+    while images == 0 or passed < seconds:
+        images += next(work)
+        passed = time.perf_counter() - started
+    return images, passed
+
+
+def ratios(parts: dict[str, dict[str, float]], peers: Iterable[str]) -> dict[str, Any]:
+    """Our rate over each peer's, and the share of the step that its normalisations take."""
+    found = {name: part["img_s"] for name, part in parts.items()}
+    ours = {
+        name: found["step" if name == "plain step" else "loader, mean off"] / found[name] for name in peers
+    }
+    return {"ours": ours, "normalisations": found["step"] / found["normalisations"]}
 
 
 def limit(result: dict[str, Any]) -> str:
@@ -97,14 +133,21 @@ def show(result: dict[str, Any]) -> None:
     from rich.table import Table
 
     console = Console(highlight=False, soft_wrap=True)
-    table = Table("part", box=SIMPLE)
-    for heading in ("images/s", "rounds", "of the decode floor"):
+    table = Table(box=SIMPLE)
+    table.add_column("part", no_wrap=True)
+    ours = result.get("ours", {})
+    for heading in ("images/s", "rounds", "of the floor", *(["ours is"] if ours else [])):
         table.add_column(heading, justify="right")
     floor = result["parts"]["decode floor"]["img_s"]
     for name, part in result["parts"].items():
         rounds, share = f"{part['least']:,.0f} - {part['most']:,.0f}", f"{part['img_s'] / floor:.0%}"
-        table.add_row(name, f"{part['img_s']:,.0f}", rounds, share)
+        ratio = [f"{ours[name]:.2f} x"] if name in ours else []
+        table.add_row(name, f"{part['img_s']:,.0f}", rounds, share, *ratio)
     console.print(table)
+    for name, reason in result.get("missing", {}).items():
+        console.print(f"not measured: {name}: {reason}")
+    if "normalisations" in result:
+        console.print(f"The normalisations take {result['normalisations']:.0%} of the step.")
     console.print(limit(result))
     hours = IMAGENET / result["parts"]["train"]["img_s"] / 3600
     memory = ", ".join(f"{name} {size / 1e9:.1f} GB" for name, size in result["memory"].items())

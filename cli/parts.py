@@ -8,13 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-import simplejpeg
 import torch
 from PIL import Image
 
 from cli import compose
+from cli.loaders import Job, decode
 from model.captured import Captured
-from model.evaluate import evaluate
+from model.evaluate import autocast, evaluate
 from model.network import AlexNet, Keys
 from model.optim import Momentum
 from model.recipe import Recipe
@@ -88,14 +88,14 @@ class Parts:
     def decode_floor(self) -> Work:
         """The same bytes through libjpeg-turbo alone, in as many threads."""
 
-        def decode(jpegs: list[np.ndarray]) -> None:
+        def work(jpegs: list[np.ndarray]) -> None:
             for jpeg in jpegs:
-                simplejpeg.decode_jpeg(jpeg)
+                decode(jpeg)
 
         with ThreadPoolExecutor(self.threads) as pool:
             for numbers in self.chosen():
                 jpegs = self.jpegs(numbers)
-                list(pool.map(decode, [jpegs[i :: self.threads] for i in range(self.threads)]))
+                list(pool.map(work, [jpegs[i :: self.threads] for i in range(self.threads)]))
                 yield len(jpegs)
 
     def decode(self) -> Work:
@@ -176,6 +176,47 @@ class Parts:
             for jpeg in self.jpegs(numbers[:8]):
                 prepare_image(jpeg.tobytes(), "256", self.dataset.store)
             yield 8
+
+    def compared(self) -> dict[str, Work]:
+        """What the peers are held against, beside the step."""
+        return {"loader, mean off": self.loader_to_network(), "normalisations": self.normalisations()}
+
+    def loader_to_network(self) -> Work:
+        """Images as the first layer reads them: what the network does to them first is counted, too."""
+        for images, _ in self.batches():
+            with torch.no_grad(), autocast(self.device, self.precision):
+                self.network.take(images, self.divisor)
+            self.wait()
+            yield len(images)
+
+    def normalisations(self) -> Work:
+        """The response normalisations of a step by themselves, forward and backward, on their like."""
+        images, _ = next(iter(self.batches()))
+        found: list[tuple[Any, str, torch.Tensor, torch.Tensor]] = []
+        with torch.no_grad(), autocast(self.device, self.precision):
+            for shape, pieces in self.network.walk(self.network.take(images, self.divisor)):
+                for step in {"lrn", "spatial"} & set(shape.layer.then):
+                    for tower, x in zip(self.network.towers, pieces, strict=True):
+                        found.append((tower.after, step, x.clone().requires_grad_(), torch.randn_like(x)))
+        while True:
+            for after, step, x, slope in found:
+                after(step, x).backward(slope)
+                x.grad = None
+            self.wait()
+            yield len(images)
+
+    def job(self) -> Job:
+        """What the peers are to do: the same."""
+        return Job(
+            dataset=self.dataset,
+            recipe=self.recipe,
+            mean=self.network.mean.cpu().contiguous().numpy(),
+            matrix=compose.colour_noise(self.dataset, self.recipe)(1),
+            divisor=self.divisor,
+            device=self.device,
+            precision=self.precision,
+            threads=self.threads,
+        )
 
     def wait(self) -> None:
         """For the device to finish."""

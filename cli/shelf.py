@@ -73,7 +73,7 @@ class Shelf:
         from pipeline.dataset import read_index
 
         data = self.images(name)
-        tested = images_of(name) == "data_2010" and name in RUNS and data.splits.get("test")
+        tested = images_of(name) == "data_2010" and data.splits.get("test")
         return "test" if tested and (read_index(data, "test")["label"] >= 0).all() else "val"
 
     def predictions(self, name: str, views: str) -> Path:
@@ -116,7 +116,7 @@ class Shelf:
 
     def baseline_words(self, name: str) -> tuple[str, ...]:
         command = BASELINES[name].command
-        own = {"data": self.images(name).root, "out": self.folder / name}
+        own = {"data": self.images(name).root, "out": self.folder / name, "split": self.split(name)}
         return ("baseline", command, *written(own | self.given(("seed", "workers", *SIZES[command]))))
 
     def given(self, names: Sequence[str]) -> dict[str, Any]:
@@ -150,8 +150,9 @@ class Shelf:
         return bool(rows) and said["step"] == rows[-1]["step"] and out.exists()
 
     def is_made(self, name: str) -> bool:
-        """Whether a baseline is finished; RunError where it is, but another."""
-        if not (self.folder / name / "result.json").exists():
+        """Whether a baseline is finished and evaluated on our split; RunError where it is another."""
+        path = self.folder / name / "result.json"
+        if not path.exists():
             return False
         about = self.about(name)["baseline"]
         wanted = {
@@ -159,7 +160,7 @@ class Shelf:
         }
         found = about | about["sizes"] | about["grid"]
         self.refuse_another(name, {key: found[key] for key in wanted}, wanted)
-        return True
+        return bool(json.loads(path.read_text())["split"] == self.split(name))
 
     def about(self, name: str) -> dict[str, Any]:
         """The run.json of a finished run, which must be of the same images."""

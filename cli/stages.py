@@ -1,12 +1,12 @@
 """The stages of a baseline. What each makes is in the run's folder once it is whole:
 
-codebook.npz             learned from a random sample of descriptors: components and mixture, or a dictionary
-train/*.npy, val/*.npy   features, (images, n) float16, a file for each shard of the dataset
-classifier.pt            the one-vs-rest classifiers, after each epoch
+codebook.npz    learned from a random sample of descriptors: components and mixture, or a dictionary
+SPLIT/*.npy     features, (images, n) float16, a file for each shard of the dataset
+classifier.pt   the one-vs-rest classifiers, after each epoch
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -129,9 +129,9 @@ def learn_codebook(plan: Plan, dataset: Dataset, workers: int, each: Each) -> Co
     return open_codebook(plan)
 
 
-def missing(plan: Plan, dataset: Dataset) -> list[Shard]:
+def missing(plan: Plan, dataset: Dataset, splits: Iterable[str]) -> list[Shard]:
     """The shards that have no features yet."""
-    shards = [(split, number) for split in ("train", "val") for number in range(len(dataset.splits[split]))]
+    shards = [(split, number) for split in splits for number in range(len(dataset.splits[split]))]
     return [shard for shard in shards if not plan.features_path(shard).exists()]
 
 
@@ -182,21 +182,19 @@ class Training:
         if self.epoch:
             self.classifiers.load_state_dict(state["weights"])
 
-    def train(self, run: RunDirectory, each: Each) -> Evaluation:
-        """To the end. The validation images' evaluation."""
-        found = self.evaluate()
+    def train(self, run: RunDirectory, each: Each) -> None:
+        """To the end; validation after each epoch."""
         while self.epoch < self.epochs:
             started = time.monotonic()
             sums = self.train_epoch(each)
             rate = sums[0].item() / (time.monotonic() - started)
-            self.epoch, found = self.epoch + 1, self.evaluate()
+            self.epoch += 1
             place = {"step": self.step, "epoch": self.epoch}
             run.add({"kind": "train", **place, **rates(sums), "img_s": rate})
-            run.add({"kind": "val", **place, **rates(found.sums)})
+            run.add({"kind": "val", **place, **rates(self.evaluate("val").sums)})
             run.sync()
             state = {"weights": self.classifiers.state_dict(), "epochs": self.epochs, **place}
             checkpoint.save(self.plan.folder / "classifier.pt", state)
-        return found
 
     def train_epoch(self, each: Each) -> torch.Tensor:
         """The tally of the scores before each update.
@@ -218,14 +216,14 @@ class Training:
             each(len(labels))
         return sums
 
-    def evaluate(self) -> Evaluation:
+    def evaluate(self, split: str) -> Evaluation:
         """The softmax of the scores stands for probabilities; only its order means something."""
-        return evaluate(self.classifiers, self.validation(), precision="float32", keep=True)
+        return evaluate(self.classifiers, self.batches(split), precision="float32", keep=True)
 
-    def validation(self) -> Iterator[Batch]:
+    def batches(self, split: str) -> Iterator[Batch]:
         """Features as images of one view."""
-        for number in range(len(self.dataset.splits["val"])):
-            features, labels = read_features(self.plan, ("val", number))
+        for number in range(len(self.dataset.splits[split])):
+            features, labels = read_features(self.plan, (split, number))
             for first in range(0, len(labels), EVALUATED):
                 rows = slice(first, first + EVALUATED)
                 yield features[rows, None].float(), labels[rows]

@@ -139,7 +139,7 @@ def _written(path: Path) -> Iterator[None]:
     except OSError as error:
         raise RunError(
             f"cannot write to the run directory {path}: {error.strerror}; what was saved there is kept. "
-            "Mend that and run the same command again, or choose another folder"
+            "Mend that and run the same command again, or give another --run (of a baseline: --out)"
         ) from None
 
 

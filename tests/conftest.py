@@ -76,6 +76,13 @@ def originals(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Datase
 
 
 @pytest.fixture(scope="session")
+def dataset_2010(archives_2010: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """ILSVRC-2010: its 5 test images have labels, too."""
+    out = tmp_path_factory.mktemp("prepared_2010")
+    return prepare(find_source(archives_2010), out, workers=2, max_rejected=0.5)
+
+
+@pytest.fixture(scope="session")
 def raw(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """The same as raw pixels."""
     out = tmp_path_factory.mktemp("raw")

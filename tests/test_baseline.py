@@ -208,6 +208,26 @@ def test_sparse_coding(originals: Dataset, tmp_path: Path) -> None:
     assert np.load(tmp_path / "run" / "val" / "000000.npy").shape == (9, 21 * 50)
 
 
+def test_another_split(dataset_2010: Dataset, tmp_path: Path) -> None:
+    """Of a finished run: its features only, the result of a run that had it from the start; and back."""
+    run, words = tmp_path / "run", (*FISHER, "--data", dataset_2010.root, "--workers", 1)
+    first = call(*words, "--out", run)
+    val, kept = (run / "result.json").read_bytes(), (run / "classifier.pt").read_bytes()
+    assert "test images" not in first and not (run / "test").exists()
+    test = call(*words, "--out", run, "--split", "test")
+    assert test.count(" images in ") == 1 and "features   5 images in" in test and "(5 test images)" in test
+    assert (run / "classifier.pt").read_bytes() == kept
+    result, found = json.loads((run / "result.json").read_text()), predictions.read(run / "predictions.npz")
+    assert found.labels.tolist() == [1, 2, 0, 1, 2]  # as pipeline/drawn.py labels them
+    assert found.names == read_names(dataset_2010, "test")
+    assert (result["split"], result["images"]) == ("test", 5)
+    assert result["top1_err"] == pytest.approx(100 * (found.probabilities.argmax(1) != found.labels).mean())
+    call(*words, "--out", tmp_path / "at once", "--split", "test")
+    assert (run / "result.json").read_bytes() == (tmp_path / "at once" / "result.json").read_bytes()
+    assert " images in " not in call(*words, "--out", run)
+    assert (run / "result.json").read_bytes() == val
+
+
 def test_killed_and_with_more_workers_it_is_the_same(dataset: Dataset, calm: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     words = (*FISHER, "--data", dataset.root, "--out", run, "--workers", 2)
@@ -243,6 +263,7 @@ def test_what_is_refused(
     assert "other images" in error(*FISHER, "--data", originals.root, "--out", run)
     assert "is not that of a baseline" in error(*words, "--out", trained)
     assert "of 3 epochs, not 4" in error(*words, "--epochs", 4)
+    assert f"test images of {dataset.root} have no labels" in error(*words, "--split", "test")
     (run / "val" / "000000.npy").write_bytes(b"\x93NUMPY")
     assert "val/000000.npy is damaged; remove it" in error(*words)
     (run / "val" / "000000.npy").unlink()

@@ -45,13 +45,17 @@ def commands(output: str) -> list[str]:
     return [line.removeprefix("$ ") for line in output.splitlines() if line.startswith("$ ")]
 
 
+def use_one_process(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(reproduce.Commands, "run", at_once)
+    patch.setattr(stages, "run_tasks", lambda do, tasks, workers: ((task, do(task)) for task in tasks))
+
+
 @pytest.fixture(scope="module")
 def made(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Made:
     """All tables."""
     folder = tmp_path_factory.mktemp("reproduced")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reproduce.Commands, "run", at_once)
-        patch.setattr(stages, "run_tasks", lambda do, tasks, workers: ((task, do(task)) for task in tasks))
+        use_one_process(patch)
         given = ("--pretrain", dataset.root, "--cifar", dataset.root, "--json", folder / "all.json")
         result = run(dataset.root, folder / "runs", "all", *given)
     assert result.exit_code == 0, result.output
@@ -115,6 +119,29 @@ def test_what_is_there_is_not_made_again(made: Made, dataset: Dataset, tmp_path:
     for row in found[3:]:
         assert row["ours"] is None
         assert f"{row['name']}: needs --pretrain DIR" in again.output
+
+
+def test_table_1_is_of_test_images(
+    dataset_2010: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every row; a baseline that was evaluated on others is evaluated again."""
+    use_one_process(monkeypatch)
+    runs, path = tmp_path / "runs", tmp_path / "rows.json"
+    result = run(dataset_2010.root, runs, "ilsvrc-2010", "--json", path)
+    assert result.exit_code == 0, result.output
+    found = {row["name"]: row for row in json.loads(path.read_text())["ilsvrc-2010"]}
+    for name, file in {
+        "Sparse coding": runs / "sparse-coding-2010" / "predictions.npz",
+        "SIFT + FVs": runs / "sift-fv-2010" / "predictions.npz",
+        "CNN": runs / "145-2010" / "test-ten-views.npz",
+    }.items():
+        assert (found[name]["split"], found[name]["images"]) == ("test", 5)
+        assert found[name]["ours"] == pytest.approx([errors_of(file), 0]), name
+    said = runs / "sift-fv-2010" / "result.json"
+    said.write_text(said.read_text().replace('"test"', '"val"'))
+    again = commands(run(dataset_2010.root, runs, "ilsvrc-2010").output)
+    assert len(again) == 1 and "baseline sift-fv" in again[0] and "--split test" in again[0]
+    assert commands(run(dataset_2010.root, runs, "ilsvrc-2010").output) == []
 
 
 @pytest.mark.parametrize(

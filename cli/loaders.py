@@ -1,0 +1,277 @@
+"""Training images as a user would have loaded them without DALI: for cli/peers.py.
+
+All read the same JPEG bytes (or raw pixels) and make of them what our loader and the network's first move
+do: a random crop, perhaps flipped, a colour shift, minus the mean image, divided: float32 (rows, 3, crop,
+crop) on the device, in the main process.
+"""
+
+import io
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import simplejpeg
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, get_worker_info
+
+from model.recipe import Recipe
+from pipeline.batches import Samples
+from pipeline.dataset import Dataset
+from pipeline.graph import STORED
+from pipeline.order import draws, epoch_order
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+SHUFFLED = 1000  # images in webdataset's buffer
+COPIED = 10_000  # images in FFCV's file
+EPOCH = 1_000_000  # images; each of FFCV's epochs starts anew
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all of them are to do; see TrainBatches. matrix, divisor: of the first epoch's colour noise."""
+
+    dataset: Dataset
+    recipe: Recipe
+    mean: np.ndarray  # (3, crop, crop) float32
+    matrix: np.ndarray
+    divisor: float
+    device: torch.device
+    precision: str
+    threads: int
+    folder: Path = Path()  # for what a loader has to write first
+    seed: int = 0
+
+    @property
+    def kind(self) -> str:
+        """What is stored: "256", "original" or "raw"."""
+        return "raw" if self.dataset.store == "raw" else self.dataset.size
+
+
+class Draw(NamedTuple):
+    """One image of a batch, and what is to become of it."""
+
+    number: int
+    top: float
+    left: float
+    mirror: bool
+    shift: list[float]
+
+
+class Batches:
+    """The draws of the training batches, as TrainBatches has them: a batch sampler for DataLoader."""
+
+    def __init__(self, job: Job, samples: Samples) -> None:
+        self.job, self.shards = job, samples.index["shard"]
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        recipe, step, epoch = self.job.recipe, 0, 0
+        while True:
+            order = epoch_order(self.shards, self.job.seed, epoch)
+            for first in range(0, len(order), recipe.batch_size):
+                chosen = order[first : first + recipe.batch_size]
+                total = len(chosen)
+                random = draws(self.job.seed, step, total, slice(0, total), recipe.offsets)
+                shift = (random.normal @ self.job.matrix.T).tolist()
+                places = random.top.tolist(), random.left.tolist(), random.mirror.tolist()
+                yield list(map(Draw, chosen.tolist(), *places, shift))
+                step += 1
+            epoch += 1
+
+
+class Images:
+    """A map-style dataset whose keys are draws."""
+
+    def __init__(self, job: Job, samples: Samples, crop: Callable[..., np.ndarray], floats: bool) -> None:
+        self.job, self.samples, self.crop, self.floats = job, samples, crop, floats
+
+    def __getitem__(self, draw: Draw) -> tuple[Any, ...]:
+        """(image, label), or where floats are not wanted (pixels, label, shift)."""
+        (stored,), (label,) = self.samples.read(np.array([draw.number]))
+        pixels = self.crop(stored, draw.top, draw.left, self.job.recipe.crop)
+        pixels = pixels[:, ::-1] if draw.mirror else pixels
+        shift = np.array(draw.shift, np.float32)
+        if self.floats:
+            return finish(pixels, shift, self.job), label
+        return np.ascontiguousarray(pixels), label, shift
+
+
+def finish(pixels: np.ndarray, shift: np.ndarray, job: Job) -> np.ndarray:
+    """(crop, crop, 3) uint8 to (3, crop, crop) float32, the quickest of the ways tried in NumPy and torch."""
+    image = pixels.transpose(2, 0, 1).astype(np.float32, order="C")
+    image += shift[:, None, None]
+    image -= job.mean
+    image /= np.float32(job.divisor)
+    return image
+
+
+def place(size: tuple[int, ...], top: float, left: float, crop: int) -> tuple[float, float, float]:
+    """Start (y, x) and side, in pixels of an image of (height, width), of a crop of its STORED square."""
+    scale = min(size) / STORED
+    y, x = ((length - STORED * scale) / 2 for length in size)
+    return y + top * scale, x + left * scale, crop * scale
+
+
+def crop_pillow(jpeg: Any, top: float, left: float, crop: int) -> np.ndarray:
+    """(crop, crop, 3) uint8 of a JPEG's bytes; decoded, cropped and resized by Pillow."""
+    image = Image.open(io.BytesIO(jpeg)).convert("RGB")
+    y, x, side = place((image.height, image.width), top, left, crop)
+    box = (x, y, x + side, y + side)
+    if side == crop:
+        return np.asarray(image.crop(box))
+    return np.asarray(image.resize((crop, crop), Image.Resampling.BILINEAR, box))
+
+
+def crop_opencv(jpeg: Any, top: float, left: float, crop: int) -> np.ndarray:
+    import cv2
+
+    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    return crop_pixels(np.asarray(cv2.imdecode(jpeg, flags)), top, left, crop)
+
+
+def crop_simplejpeg(stored: Any, top: float, left: float, crop: int) -> np.ndarray:
+    return crop_pixels(decode(stored), top, left, crop)
+
+
+def crop_quickly(stored: Any, top: float, left: float, crop: int) -> np.ndarray:
+    """Resized from the four source pixels around each place: a tenth of the time, and aliased."""
+    return crop_pixels(decode(stored), top, left, crop, "INTER_LINEAR")
+
+
+def decode(stored: Any) -> np.ndarray:
+    """(height, width, 3) uint8 by libjpeg-turbo alone; of the few that are no RGB JPEGs, by Pillow."""
+    if stored.ndim == 3:  # a raw dataset's
+        return np.asarray(stored)
+    try:
+        return np.asarray(simplejpeg.decode_jpeg(stored))
+    except ValueError:
+        return np.asarray(Image.open(io.BytesIO(stored)).convert("RGB"))
+
+
+def crop_pixels(
+    pixels: np.ndarray, top: float, left: float, crop: int, way: str = "INTER_AREA"
+) -> np.ndarray:
+    """The region that is kept, from a whole source pixel on, by OpenCV where it is to be resized."""
+    y, x, side = place(pixels.shape[:2], top, left, crop)
+    first, before, end = round(y), round(x), round(side)
+    region = pixels[first : first + end, before : before + end]
+    if side == crop:
+        return region
+    import cv2
+
+    return np.asarray(cv2.resize(region, (crop, crop), interpolation=getattr(cv2, way)))
+
+
+def loader(job: Job, crop: Callable[..., np.ndarray], floats: bool, left: bool = False) -> Iterator[Batch]:
+    """torch's DataLoader. Workers hand over float32 images, or uint8 pixels, which may be left so."""
+    samples = Samples(job.dataset, "train")
+    mean = torch.from_numpy(job.mean).to(job.device)
+    for images, labels, *shift in DataLoader(
+        Images(job, samples, crop, floats),  # type: ignore[arg-type]
+        batch_sampler=Batches(job, samples),
+        worker_init_fn=one_thread,
+        **workers(job),
+    ):
+        images = images.to(job.device, non_blocking=True)
+        if shift and not left:
+            images = images.permute(0, 3, 1, 2).float()
+            images += shift[0].to(job.device)[:, :, None, None]
+            images -= mean
+            images /= job.divisor
+        yield images, labels.to(job.device, non_blocking=True)
+
+
+def workers(job: Job) -> dict[str, Any]:
+    return {
+        "num_workers": job.threads,
+        "multiprocessing_context": "fork",
+        "pin_memory": job.device.type == "cuda",
+    }
+
+
+def one_thread(worker: int) -> None:
+    """OpenCV's own threads in each of several workers would only be in each other's way."""
+    if find_spec("cv2"):
+        import cv2
+
+        cv2.setNumThreads(0)
+
+
+def webdataset(job: Job) -> Iterator[Batch]:
+    """webdataset over the same shards, with simplejpeg; its order and draws are its own."""
+    import webdataset as wds
+
+    def examples(found: Iterator[dict[str, bytes]]) -> Iterator[tuple[np.ndarray, int]]:
+        worker = get_worker_info()
+        random = np.random.default_rng([job.seed, worker.id if worker else 0])
+        for sample in found:
+            top, left = random.integers(job.recipe.offsets, size=2).tolist()
+            shift = (job.matrix @ random.standard_normal(3)).astype(np.float32)
+            pixels = crop_simplejpeg(np.frombuffer(sample["jpg"], np.uint8), top, left, job.recipe.crop)
+            yield finish(pixels[:, ::-1] if random.integers(2) else pixels, shift, job), int(sample["cls"])
+
+    shards = [str(job.dataset.root / shard.name) for shard in job.dataset.splits["train"]]
+    stages = wds.WebDataset(shards, resampled=True, shardshuffle=False).shuffle(SHUFFLED).compose(examples)
+    batches = stages.batched(job.recipe.batch_size)
+    for images, labels in wds.WebLoader(batches, batch_size=None, worker_init_fn=one_thread, **workers(job)):
+        yield images.to(job.device, non_blocking=True), labels.to(job.device, non_blocking=True)
+
+
+def ffcv(job: Job) -> Iterator[Batch]:
+    """FFCV's own operators: without colour noise and with one mean a channel, so less than the others do."""
+    from ffcv.fields.basics import IntDecoder
+    from ffcv.fields.rgb_image import RandomResizedCropRGBImageDecoder
+    from ffcv.loader import Loader, OrderOption
+    from ffcv.transforms import NormalizeImage, RandomHorizontalFlip, Squeeze, ToTensor, ToTorchImage
+
+    path, crop = job.folder / "images.beton", job.recipe.crop
+    count = write_beton(job, path)
+    batches = Loader(
+        str(path),
+        batch_size=job.recipe.batch_size,
+        num_workers=job.threads,
+        os_cache=True,
+        order=OrderOption.RANDOM,
+        indices=np.tile(np.arange(count), -(-EPOCH // count)),
+        pipelines={
+            "image": [
+                RandomResizedCropRGBImageDecoder((crop, crop), ((crop / STORED) ** 2,) * 2, (1, 1)),
+                RandomHorizontalFlip(),
+                NormalizeImage(job.mean.mean((1, 2)), np.full(3, job.divisor), np.float32),
+                ToTensor(),
+                ToTorchImage(),
+            ],
+            "label": [IntDecoder(), ToTensor(), Squeeze()],
+        },
+    )
+    while True:
+        for images, labels in batches:
+            yield images.to(job.device, non_blocking=True), labels.to(job.device, non_blocking=True)
+
+
+def write_beton(job: Job, path: Path) -> int:
+    """The first images as FFCV keeps them, the same bytes, if they are not there yet; how many."""
+    from ffcv.fields import IntField, RGBImageField
+    from ffcv.fields.rgb_image import IMAGE_MODES
+    from ffcv.writer import DatasetWriter
+
+    def encode(place: Any, stored: np.ndarray, allocate: Callable[..., Any]) -> None:
+        place["mode"] = IMAGE_MODES["raw" if job.kind == "raw" else "jpg"]
+        place["height"] = place["width"] = STORED
+        place["data_ptr"], storage = allocate(stored.size)
+        storage[:] = stored.reshape(-1)
+
+    samples = Samples(job.dataset, "train")
+    count = min(COPIED, len(samples))
+    if not path.exists():
+        field = RGBImageField()
+        field.encode = encode
+        rows = list(zip(*samples.read(np.arange(count)), strict=True))
+        writer = DatasetWriter(str(path), {"image": field, "label": IntField()}, num_workers=job.threads)
+        with redirect_stderr(io.StringIO()):  # a progress bar
+            writer.from_indexed_dataset(rows)
+    return count

@@ -1,0 +1,112 @@
+"""The step as a user would have written it: torch's own layers, eager, and torch.optim.SGD as it comes.
+
+For cli/peers.py. Images come with their mean subtracted.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cli.loaders import Batch, Job
+from model.recipe import Full, Recipe, ResponseNorm
+
+
+class TowerNorm(nn.Module):
+    """torch's LocalResponseNorm within each tower's maps."""
+
+    def __init__(self, norm: ResponseNorm, groups: int) -> None:
+        super().__init__()
+        self.groups = groups
+        self.norm = nn.LocalResponseNorm(norm.size, norm.alpha * norm.size, norm.beta, norm.k)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, maps, height, width = x.shape
+        normed: Tensor = self.norm(x.reshape(rows * self.groups, maps // self.groups, height, width))
+        return normed.view(x.shape)
+
+
+class PlaceNorm(nn.Module):
+    """The same over size x size places of a map: torch has only the pooling to build it of."""
+
+    def __init__(self, norm: ResponseNorm) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        size, norm = self.norm.size, self.norm
+        sums = F.avg_pool2d(x * x, size, stride=1, padding=size // 2) * size**2
+        return x / (norm.k + norm.alpha * sums) ** norm.beta
+
+
+def network(recipe: Recipe) -> nn.Sequential:
+    """The recipe's network on one device, names of the parameters as in AlexNet.state().
+
+    No dropout, which costs a user no more than a hundredth of the step: what is left out is in its favour.
+    """
+    modules: OrderedDict[str, nn.Module] = OrderedDict()
+    for shape in recipe.shapes():
+        layer, (out, read, *_) = shape.layer, shape.weight
+        if isinstance(layer, Full):
+            modules[f"{layer.name} flat"] = nn.Flatten()
+            modules[layer.name] = nn.Linear(read, out)
+        else:
+            groups = 1 if layer.crossing else recipe.towers
+            if shape.overhang:
+                modules[f"{layer.name} edge"] = nn.ZeroPad2d((0, shape.overhang, 0, shape.overhang))
+            modules[layer.name] = nn.Conv2d(
+                read * groups, out, layer.kernel, layer.stride, layer.pad, groups=groups
+            )
+        for step in layer.then:
+            if step != "dropout":
+                modules[f"{layer.name} {step}"] = follow(recipe, step)
+    return nn.Sequential(modules)
+
+
+def follow(recipe: Recipe, step: str) -> nn.Module:
+    """What follows a layer."""
+    match step:
+        case "relu":
+            return nn.ReLU(inplace=True)
+        case "pool":
+            return nn.MaxPool2d(recipe.pool_size, recipe.pool_stride, ceil_mode=True)
+        case "lrn":
+            return TowerNorm(recipe.lrn, 1 if recipe.lrn_across_towers else recipe.towers)
+    return PlaceNorm(recipe.spatial)
+
+
+def optimiser(net: nn.Module, recipe: Recipe) -> torch.optim.SGD:
+    """The recipe's rule at its first rates; the kernels are those torch chooses by itself."""
+    weights = [parameter for name, parameter in net.named_parameters() if name.endswith("weight")]
+    biases = [parameter for name, parameter in net.named_parameters() if name.endswith("bias")]
+    groups = [
+        {"params": weights, "lr": recipe.rate, "weight_decay": recipe.decay},
+        {"params": biases, "lr": recipe.rate * recipe.bias_factor, "weight_decay": 0.0},
+    ]
+    return torch.optim.SGD(groups, momentum=recipe.momentum)
+
+
+def update(net: nn.Module, rule: torch.optim.SGD, images: Tensor, labels: Tensor, half: bool) -> Tensor:
+    """One step; the logits."""
+    rule.zero_grad()
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=half):
+        logits: Tensor = net(images)
+        loss = F.cross_entropy(logits, labels)
+    loss.backward()  # type: ignore[no-untyped-call]
+    rule.step()
+    return logits.detach()
+
+
+def steps(job: Job) -> Iterator[Batch]:
+    """(logits, labels) of one step after the other, on noise for images."""
+    recipe, device = job.recipe, job.device
+    net = network(recipe).to(device)
+    rule = optimiser(net, recipe)
+    images = 60 * torch.randn(recipe.batch_size, 3, recipe.crop, recipe.crop, device=device)
+    labels = torch.randint(recipe.classes, (recipe.batch_size,), device=device)
+    if job.precision == "tf32":
+        torch.set_float32_matmul_precision("high")
+    while True:
+        yield update(net, rule, images, labels, job.precision == "bfloat16"), labels

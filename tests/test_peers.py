@@ -1,0 +1,100 @@
+"""What bench --compare compares with: all of them make what ours make, and the plain step steps as ours."""
+
+import io
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cli import peers, plain
+from cli.loaders import Job
+from cli.parts import Parts
+from model.network import AlexNet
+from model.optim import Momentum
+from model.recipe import get_recipe
+from model.schedule import rates
+from model.train import update
+from pipeline.batches import Samples
+from pipeline.dataset import Dataset
+
+CPU = {"gpus": None, "device": "cpu", "precision": None, "workers": 1, "cuda_graph": None}
+SETTINGS = {"gpus": None, "device": "cpu", "precision": None, "workers": 1, "cuda_graph": None}
+
+
+@pytest.fixture(scope="module")
+def process() -> Iterator[ProcessPoolExecutor]:
+    """One without a DALI pipeline: a DataLoader's workers are forks, where its clean-up would never end."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as process:
+        yield process
+
+
+def first(name: str, job: Job) -> tuple[torch.Tensor, torch.Tensor]:
+    images, labels = next(iter(peers.PEERS[name].work(job)))
+    return images.clone(), labels.clone()
+
+
+@pytest.mark.parametrize("kind", ["dataset", "originals"])
+@pytest.mark.parametrize("name", [name for name in peers.PEERS if name.startswith("DataLoader")])
+def test_the_same_draws_make_the_same_batch(
+    name: str, kind: str, process: ProcessPoolExecutor, request: pytest.FixtureRequest
+) -> None:
+    """In levels of 255: stored squares agree, Pillow resizes as DALI does, OpenCV by other areas."""
+    dataset = request.getfixturevalue(kind)
+    for module in {peers.PEERS[name].module, peers.PEERS[name].resizer if kind == "originals" else "torch"}:
+        pytest.importorskip(module)
+    parts = Parts(dataset, get_recipe(classes=3, width=0.02, batch_size=16), SETTINGS)
+    pixels, ours_labels = next(iter(parts.batches()))
+    ours = parts.network.take(pixels, parts.divisor)[:, :, :224, :224]  # the rest is conv1's border
+    images, labels = process.submit(first, name, parts.job()).result()
+    assert torch.equal(labels, ours_labels)
+    if images.dtype == torch.uint8:  # before colour noise, which moves an image's pixels alike
+        images, ours = images.permute(0, 3, 1, 2).float(), pixels
+        shift = (ours - images).mean((2, 3), keepdim=True)
+        images, divisor = images + shift, 1.0
+        assert 1 < shift.abs().max() < 60
+    else:
+        assert images.dtype == torch.float32
+        divisor = parts.divisor
+    error = (images - ours).abs() * divisor
+    most, mean = (1e-3, 1e-4) if kind == "dataset" else (6, 0.3) if name.endswith("Pillow") else (120, 5)
+    assert error.max() < most
+    assert error.mean() < mean
+
+
+def test_webdataset_reads_the_same(dataset: Dataset, process: ProcessPoolExecutor) -> None:
+    """Its order and draws are its own: with one place to crop and no noise, only the flip is left open."""
+    pytest.importorskip("webdataset")
+    recipe = get_recipe(classes=3, width=0.02, batch_size=16, offsets=1, noise=0.0)
+    job = Parts(dataset, recipe, SETTINGS).job()
+    images, labels = process.submit(first, "webdataset", job).result()
+    assert images.shape == (16, 3, 224, 224)
+    jpegs, true = Samples(dataset, "train").read(np.arange(28))
+    pixels = np.stack([np.asarray(Image.open(io.BytesIO(jpeg)))[:224, :224] for jpeg in jpegs])
+    views = np.concatenate([pixels, pixels[:, :, ::-1]]).transpose(0, 3, 1, 2) - job.mean
+    for image, label in zip(images.numpy(), labels.tolist(), strict=True):
+        errors = np.abs(views - image).max((1, 2, 3))
+        assert errors.min() < 1e-3
+        assert true[errors.argmin() % 28] == label
+
+
+@pytest.mark.parametrize("name", ["original", "paper"])
+def test_the_plain_step_is_ours(name: str) -> None:
+    """Four steps from the same weights, without dropout, to rounding."""
+    recipe = get_recipe(name, width=0.1, classes=5, keep=1.0)
+    ours, theirs = AlexNet(recipe, ["cpu"], seed=0), plain.network(recipe)
+    theirs.load_state_dict(ours.state())
+    momentum, rule = Momentum(ours, recipe), plain.optimiser(theirs, recipe)
+    momentum.set_rates(rates(recipe, 1))
+    images, labels = 60 * torch.randn(4, 3, 224, 224), torch.arange(4)
+    for step in range(4):
+        masks = ours.masks(step, 0, 4)
+        ours_logits = update(ours, momentum, images, labels, masks, 1.0, 1 / 4, "float32")
+        logits = plain.update(theirs, rule, images, labels, half=False)
+        assert torch.allclose(logits, ours_logits, rtol=1e-4, atol=1e-4 * float(ours_logits.abs().max()))
+    after = ours.state()
+    assert all(torch.allclose(after[key], value, atol=1e-5) for key, value in theirs.state_dict().items())
+    assert not torch.equal(after["fc8.weight"], AlexNet(recipe, ["cpu"], seed=0).state()["fc8.weight"])
