@@ -1,0 +1,209 @@
+"""How cost grows with the number of images, from prep to a checkpoint.
+
+    python -m tools.growth --images 1000,10000,100000,1281167
+
+A thousand images are drawn and stand for as many as it takes under other names: files that prep reads, and
+shards, of a thousand each, of a dataset that training opens. All is real but for the pixels, which repeat.
+prep and evaluation are run up to `--most` images. Each figure is of a process of its own.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from model import checkpoint
+from model.evaluate import evaluate
+from model.network import AlexNet
+from model.recipe import get_recipe
+from pipeline.batches import EvaluationBatches, TrainBatches
+from pipeline.dataset import Dataset, Shard, open_dataset, read_index, read_names, write_description
+from pipeline.drawn import write_folders
+from pipeline.graph import CENTRE_VIEW
+from pipeline.order import epoch_order
+from pipeline.prep import prepare
+from pipeline.source import find_source
+
+Found = dict[str, dict[int, tuple[float, int]]]  # by work, by number of images: seconds, bytes held
+
+DRAWN = 1000  # ten classes of a hundred
+NARROW = ("--width", "0.05", "--batch-size", "128", "--device", "cpu")
+CPU: dict[str, Any] = {"device": torch.device("cpu"), "threads": 2, "crop": 224}
+FIRST_STEP = """
+import os, sys
+from model.train import Trainer
+step = Trainer._step
+def only(self, *given, **named):
+    step(self, *given, **named)
+    os._exit(0)
+Trainer._step = only
+from cli import main
+main(sys.argv[1:])
+"""
+
+
+def repeat_files(drawn: Path, root: Path, count: int) -> None:
+    """`count` training images and as many of validation under `root`: links to those of `drawn`."""
+    for split in ("train", "val"):
+        files = sorted((drawn / split).rglob("*.*"))
+        for number in range(count):
+            file = files[number % len(files)]
+            place = root / split / file.parent.name
+            place.mkdir(parents=True, exist_ok=True)
+            os.link(file, place / f"{number}_{file.name}")
+
+
+def repeat_shards(dataset: Dataset, root: Path, count: int) -> None:
+    """A dataset of at least `count` training images: links to one shard that has all of another's."""
+    shutil.copytree(dataset.root, root, ignore=shutil.ignore_patterns("train"))
+    (root / "train").mkdir()
+    rows, names, whole = read_index(dataset, "train").copy(), read_names(dataset, "train"), root / "whole"
+    with open(whole, "wb") as file:
+        for number, shard in enumerate(dataset.splits["train"]):
+            rows["offset"][rows["shard"] == number] += file.tell()
+            file.write((dataset.root / shard.name).read_bytes())
+    size, times = whole.stat().st_size, -(-count // len(rows))
+    shards = tuple(Shard(f"train/{number:06d}.tar", len(rows), size, "0" * 64) for number in range(times))
+    for shard in shards:
+        os.link(whole, root / shard.name)
+    index = np.tile(rows, times)
+    index["shard"] = np.arange(times).repeat(len(rows))
+    np.save(root / "train/samples.npy", index)
+    (root / "train/names.txt").write_text("".join(f"{name}\n" for name in names) * times)
+    write_description(replace(dataset, root=root, splits={**dataset.splits, "train": shards}))
+
+
+def opening(root: Path) -> None:
+    dataset = open_dataset(root)
+    read_index(dataset, "train")
+
+
+def order(root: Path) -> None:
+    epoch_order(read_index(open_dataset(root), "train")["shard"], 0, 0)
+
+
+def first_batch(root: Path) -> None:
+    options: dict[str, Any] = {
+        "batch_size": 128,
+        "offsets": 33,
+        "colour": lambda epoch: np.eye(3),
+        "seed": 0,
+        "start": 0,
+    }
+    next(iter(TrainBatches(open_dataset(root), **options, **CPU)))
+
+
+def evaluation(root: Path) -> None:
+    network = AlexNet(get_recipe("original", width=0.05, classes=10), ["cpu"], seed=0)
+    views = EvaluationBatches(open_dataset(root), "train", views=CENTRE_VIEW, batch_size=128, **CPU)
+    evaluate(network, views, precision="float32")
+
+
+def saving(root: Path) -> None:
+    """Of the full width; it holds no images, nor anything of their number but the step."""
+    network = AlexNet(get_recipe("original"), ["cpu"], seed=0)
+    content = {"identity": {}, "step": 1, "weights": network.state(), "velocities": network.state()}
+    checkpoint.save(root.parent / "saved.pt", content)
+
+
+def preparing(root: Path) -> None:
+    prepare(find_source(root), root.parent / "prepared")
+
+
+def timed(work: Callable[[Path], None], root: Path) -> tuple[float, int]:
+    """Seconds of the second call, when files are in memory and libraries loaded; the most bytes held."""
+    if work is not preparing:
+        work(root)
+    began = time.perf_counter()
+    work(root)
+    return time.perf_counter() - began, getrusage(RUSAGE_SELF).ru_maxrss * 1024
+
+
+def alone(work: Callable[[Path], None], root: Path) -> tuple[float, int]:
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(timed, work, root).result()
+
+
+def first_step(root: Path) -> tuple[float, int]:
+    """From the command to the end of its first training step."""
+    command = [
+        sys.executable,
+        "-c",
+        FIRST_STEP,
+        "train",
+        "--data",
+        root,
+        "--run",
+        root.parent / "run",
+        *NARROW,
+    ]
+    began = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - began, 0
+
+
+def measure(counts: list[int], most: int, folder: Path) -> Found:
+    drawn = folder / "drawn"
+    write_folders(drawn, classes=10, train=DRAWN // 10, val=DRAWN // 10, damaged=False)
+    dataset = prepare(find_source(drawn), folder / "dataset")
+    works = {"open": opening, "an epoch's order": order, "first batch": first_batch, "checkpoint": saving}
+    found: Found = {name: {} for name in ("prep", *works, "first step", "evaluation")}
+    for count in counts:
+        here = folder / str(count)
+        here.mkdir()
+        repeat_shards(dataset, here / "dataset", count)
+        for name, work in works.items():
+            found[name][count] = alone(work, here / "dataset")
+        found["first step"][count] = first_step(here / "dataset")
+        if count <= most:
+            found["evaluation"][count] = alone(evaluation, here / "dataset")
+            repeat_files(drawn, here / "root", count // 2)
+            found["prep"][count] = alone(preparing, here / "root")
+        shutil.rmtree(here)
+    return found
+
+
+def show(found: Found) -> None:
+    counts = sorted({count for cells in found.values() for count in cells})
+    table = Table("seconds (MB)")
+    for count in counts:
+        table.add_column(f"{count:,}", justify="right")
+    for name, cells in found.items():
+        row = [cells.get(count) for count in counts]
+        table.add_row(name, *("" if cell is None else f"{cell[0]:.3g} ({cell[1] / 1e6:.0f})" for cell in row))
+    Console().print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--images", default="1000,10000,100000,1281167", help="Numbers, with commas.")
+    parser.add_argument("--most", type=int, default=10000, help="Images that prep and evaluation take.")
+    parser.add_argument("--json", type=Path, help="Write the figures there.")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        found = measure([int(count) for count in options.images.split(",")], options.most, Path(folder))
+    show(found)
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()
