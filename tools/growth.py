@@ -142,19 +142,9 @@ def alone(work: Callable[[Path], None], root: Path) -> tuple[float, int]:
 
 def first_step(root: Path) -> tuple[float, int]:
     """From the command to the end of its first training step."""
-    command = [
-        sys.executable,
-        "-c",
-        FIRST_STEP,
-        "train",
-        "--data",
-        root,
-        "--run",
-        root.parent / "run",
-        *NARROW,
-    ]
+    given = ["--data", str(root), "--run", str(root.parent / "run"), *NARROW]
     began = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([sys.executable, "-c", FIRST_STEP, "train", *given], check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - began, 0
 
 
@@ -186,8 +176,12 @@ def show(found: Found) -> None:
         table.add_column(f"{count:,}", justify="right")
     for name, cells in found.items():
         row = [cells.get(count) for count in counts]
-        table.add_row(name, *("" if cell is None else f"{cell[0]:.3g} ({cell[1] / 1e6:.0f})" for cell in row))
+        table.add_row(name, *(written(*cell) if cell else "" for cell in row))
     Console().print(table)
+
+
+def written(seconds: float, held: int) -> str:
+    return f"{seconds:.2g}" + f" ({held / 1e6:.0f})" * bool(held)
 
 
 def main() -> None:

@@ -1,0 +1,31 @@
+"""tools.growth: what stands for many images is made of the few."""
+
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.batches import Samples
+from pipeline.dataset import Dataset, open_dataset, read_names
+from tools.growth import first_batch, opening, repeat_files, repeat_shards, timed
+
+
+def test_a_dataset_of_many_images(dataset: Dataset, tmp_path: Path) -> None:
+    repeat_shards(dataset, tmp_path / "many", 100)
+    many = open_dataset(tmp_path / "many")
+    ours, theirs = Samples(many, "train"), Samples(dataset, "train")
+    assert len(ours) == 4 * 28 and len(many.splits["train"]) == 4
+    for number in (0, 31, 111):
+        assert np.array_equal(ours.square(number), theirs.square(number % 28))
+        assert ours.index["label"][number] == theirs.index["label"][number % 28]
+    assert read_names(many, "train") == read_names(dataset, "train") * 4
+    for work in (opening, first_batch):
+        seconds, held = timed(work, tmp_path / "many")
+        assert 0 < seconds < 60 and held > 10e6
+
+
+def test_a_root_of_many_files(folders: Path, tmp_path: Path) -> None:
+    repeat_files(folders, tmp_path / "root", 60)
+    for split in ("train", "val"):
+        files = list((tmp_path / "root" / split).rglob("*.*"))
+        assert len(files) == 60
+        assert {path.parent.name for path in files} == {path.name for path in (folders / split).iterdir()}
