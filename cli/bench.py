@@ -59,12 +59,12 @@ def command(data: Path, seconds: float, compare: bool, json_path: Path | None, *
         if compare:
             from cli.peers import started
 
-            meters |= {name: partial(rate, work) for name, work in parts.compared().items()}
             peers, missing = stack.enter_context(started(parts.job()))
-            meters |= peers
-        result = {**parts.about(), "parts": measure(meters, seconds)}
+            meters |= {"normalisations": partial(rate, parts.normalisations()), **peers}
+        rounds = measure(meters, seconds)
+    result = {**parts.about(), "parts": {name: summary(rates) for name, rates in rounds.items()}}
     if compare:
-        result |= {"missing": missing, **ratios(result["parts"], peers)}
+        result |= {"missing": missing, **ratios(rounds, peers)}
     result["waiting"] = parts.waited / parts.trained
     result["memory"] = parts.memory() | {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
     if json_path:
@@ -72,18 +72,19 @@ def command(data: Path, seconds: float, compare: bool, json_path: Path | None, *
     show(result)
 
 
-def measure(meters: Mapping[str, Meter], seconds: float) -> dict[str, dict[str, float]]:
-    """Images a second of each part: median, least and most of the rounds."""
+def measure(meters: Mapping[str, Meter], seconds: float) -> dict[str, list[float]]:
+    """Images a second of each part in each round."""
     for meter in meters.values():  # warm: buffers, caches, kernels
         meter(0)
     rates: dict[str, list[float]] = {name: [] for name in meters}
     for _ in range(ROUNDS):
         for name, meter in meters.items():
             rates[name].append(meter(seconds))
-    return {
-        name: {"img_s": statistics.median(found), "least": min(found), "most": max(found)}
-        for name, found in rates.items()
-    }
+    return rates
+
+
+def summary(rates: list[float]) -> dict[str, float]:
+    return {"img_s": statistics.median(rates), "least": min(rates), "most": max(rates)}
 
 
 def rate(work: Work, seconds: float) -> float:
@@ -102,13 +103,14 @@ def count(work: Work, seconds: float) -> tuple[int, float]:
     return images, passed
 
 
-def ratios(parts: dict[str, dict[str, float]], peers: Iterable[str]) -> dict[str, Any]:
-    """Our rate over each peer's, and the share of the step that its normalisations take."""
-    found = {name: part["img_s"] for name, part in parts.items()}
-    ours = {
-        name: found["step" if name == "plain step" else "loader, mean off"] / found[name] for name in peers
-    }
-    return {"ours": ours, "normalisations": found["step"] / found["normalisations"]}
+def ratios(rounds: dict[str, list[float]], peers: Iterable[str]) -> dict[str, Any]:
+    """Our rate over each peer's, and the share of the step that normalisations take: medians of rounds."""
+
+    def ratio(one: str, other: str) -> float:
+        return statistics.median(a / b for a, b in zip(rounds[one], rounds[other], strict=True))
+
+    ours = {name: ratio("step" if name == "plain step" else "loader", name) for name in peers}
+    return {"ours": ours, "normalisations": ratio("step", "normalisations")}
 
 
 def limit(result: dict[str, Any]) -> str:

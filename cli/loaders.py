@@ -1,11 +1,11 @@
 """Training images as a user would have loaded them without DALI: for cli/peers.py.
 
-All read the same JPEG bytes (or raw pixels) and make of them what our loader and the network's first move
-do: a random crop, perhaps flipped, a colour shift, minus the mean image, divided: float32 (rows, 3, crop,
-crop) on the device, in the main process.
+All read the same JPEG bytes (or raw pixels) and make of them what TrainBatches does: a random crop, perhaps
+flipped, a colour shift: float32 (rows, 3, crop, crop) on the device, in the main process.
 """
 
 import io
+import multiprocessing
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr
 from dataclasses import dataclass
@@ -33,13 +33,11 @@ EPOCH = 1_000_000  # images; each of FFCV's epochs starts anew
 
 @dataclass(frozen=True)
 class Job:
-    """What all of them are to do; see TrainBatches. matrix, divisor: of the first epoch's colour noise."""
+    """What all of them are to do; see TrainBatches. matrix: of the first epoch's colour noise."""
 
     dataset: Dataset
     recipe: Recipe
-    mean: np.ndarray  # (3, crop, crop) float32
     matrix: np.ndarray
-    divisor: float
     device: torch.device
     precision: str
     threads: int
@@ -96,16 +94,14 @@ class Images:
         pixels = pixels[:, ::-1] if draw.mirror else pixels
         shift = np.array(draw.shift, np.float32)
         if self.floats:
-            return finish(pixels, shift, self.job), label
+            return finish(pixels, shift), label
         return np.ascontiguousarray(pixels), label, shift
 
 
-def finish(pixels: np.ndarray, shift: np.ndarray, job: Job) -> np.ndarray:
+def finish(pixels: np.ndarray, shift: np.ndarray) -> np.ndarray:
     """(crop, crop, 3) uint8 to (3, crop, crop) float32, the quickest of the ways tried in NumPy and torch."""
     image = pixels.transpose(2, 0, 1).astype(np.float32, order="C")
     image += shift[:, None, None]
-    image -= job.mean
-    image /= np.float32(job.divisor)
     return image
 
 
@@ -169,7 +165,6 @@ def crop_pixels(
 def loader(job: Job, crop: Callable[..., np.ndarray], floats: bool, left: bool = False) -> Iterator[Batch]:
     """torch's DataLoader. Workers hand over float32 images, or uint8 pixels, which may be left so."""
     samples = Samples(job.dataset, "train")
-    mean = torch.from_numpy(job.mean).to(job.device)
     for images, labels, *shift in DataLoader(
         Images(job, samples, crop, floats),  # type: ignore[arg-type]
         batch_sampler=Batches(job, samples),
@@ -180,8 +175,6 @@ def loader(job: Job, crop: Callable[..., np.ndarray], floats: bool, left: bool =
         if shift and not left:
             images = images.permute(0, 3, 1, 2).float()
             images += shift[0].to(job.device)[:, :, None, None]
-            images -= mean
-            images /= job.divisor
         yield images, labels.to(job.device, non_blocking=True)
 
 
@@ -212,7 +205,7 @@ def webdataset(job: Job) -> Iterator[Batch]:
             top, left = random.integers(job.recipe.offsets, size=2).tolist()
             shift = (job.matrix @ random.standard_normal(3)).astype(np.float32)
             pixels = crop_simplejpeg(np.frombuffer(sample["jpg"], np.uint8), top, left, job.recipe.crop)
-            yield finish(pixels[:, ::-1] if random.integers(2) else pixels, shift, job), int(sample["cls"])
+            yield finish(pixels[:, ::-1] if random.integers(2) else pixels, shift), int(sample["cls"])
 
     shards = [str(job.dataset.root / shard.name) for shard in job.dataset.splits["train"]]
     stages = wds.WebDataset(shards, resampled=True, shardshuffle=False).shuffle(SHUFFLED).compose(examples)
@@ -222,7 +215,7 @@ def webdataset(job: Job) -> Iterator[Batch]:
 
 
 def ffcv(job: Job) -> Iterator[Batch]:
-    """FFCV's own operators: without colour noise and with one mean a channel, so less than the others do."""
+    """FFCV's own operators, which have no colour noise: that much less than the others do."""
     from ffcv.fields.basics import IntDecoder
     from ffcv.fields.rgb_image import RandomResizedCropRGBImageDecoder
     from ffcv.loader import Loader, OrderOption
@@ -241,7 +234,7 @@ def ffcv(job: Job) -> Iterator[Batch]:
             "image": [
                 RandomResizedCropRGBImageDecoder((crop, crop), ((crop / STORED) ** 2,) * 2, (1, 1)),
                 RandomHorizontalFlip(),
-                NormalizeImage(job.mean.mean((1, 2)), np.full(3, job.divisor), np.float32),
+                NormalizeImage(np.zeros(3), np.ones(3), np.float32),
                 ToTensor(),
                 ToTorchImage(),
             ],
@@ -268,6 +261,7 @@ def write_beton(job: Job, path: Path) -> int:
     samples = Samples(job.dataset, "train")
     count = min(COPIED, len(samples))
     if not path.exists():
+        multiprocessing.set_start_method("fork", force=True)  # of its writer
         field = RGBImageField()
         field.encode = encode
         rows = list(zip(*samples.read(np.arange(count)), strict=True))

@@ -177,18 +177,6 @@ class Parts:
                 prepare_image(jpeg.tobytes(), "256", self.dataset.store)
             yield 8
 
-    def compared(self) -> dict[str, Work]:
-        """What the peers are held against, beside the step."""
-        return {"loader, mean off": self.loader_to_network(), "normalisations": self.normalisations()}
-
-    def loader_to_network(self) -> Work:
-        """Images as the first layer reads them: what the network does to them first is counted, too."""
-        for images, _ in self.batches():
-            with torch.no_grad(), autocast(self.device, self.precision):
-                self.network.take(images, self.divisor)
-            self.wait()
-            yield len(images)
-
     def normalisations(self) -> Work:
         """The response normalisations of a step by themselves, forward and backward, on their like."""
         images, _ = next(iter(self.batches()))
@@ -210,9 +198,7 @@ class Parts:
         return Job(
             dataset=self.dataset,
             recipe=self.recipe,
-            mean=self.network.mean.cpu().contiguous().numpy(),
             matrix=compose.colour_noise(self.dataset, self.recipe)(1),
-            divisor=self.divisor,
             device=self.device,
             precision=self.precision,
             threads=self.threads,

@@ -1,12 +1,12 @@
 """What a user would have used instead, each in a process of its own: the other half of bench --compare."""
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,6 +15,10 @@ import torch
 from cli import loaders, plain
 from cli.bench import Meter, Work, rate
 from cli.loaders import Batch, Job, loader
+
+
+class PeerError(Exception):
+    """Why a peer does not answer."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class Peer:
     kinds: tuple[str, ...] = ("256", "original")
 
 
-pieces: Work  # in a peer's process, its own
+PATIENCE = 300  # seconds: FFCV compiles for half a minute
 ANY = ("256", "original", "raw")
 PEERS = {
     "DataLoader, Pillow": Peer(partial(loader, crop=loaders.crop_pillow, floats=True), resizer="PIL"),
@@ -47,7 +51,7 @@ PACKAGES = {"cv2": "opencv-python-headless"}  # where a module is not named as i
 @contextmanager
 def started(job: Job) -> Iterator[tuple[dict[str, Meter], dict[str, str]]]:
     """Those that run here, each in a process that waits until it is asked; and why the others do not."""
-    processes: dict[str, ProcessPoolExecutor] = {}
+    pipes: dict[str, Connection] = {}
     missing: dict[str, str] = {}
     with ExitStack() as stack:
         folder = stack.enter_context(TemporaryDirectory(prefix="alexnet-dali-"))
@@ -58,33 +62,61 @@ def started(job: Job) -> Iterator[tuple[dict[str, Meter], dict[str, str]]]:
                 continue
             if absent := [PACKAGES.get(module, module) for module in needed if not find_spec(module)]:
                 missing[name] = f"pip install {absent[0]}"
-                continue
-            process = ProcessPoolExecutor(1, get_context("spawn"), begin, (name, job))
-            processes[name] = stack.enter_context(process)
-        first = {name: process.submit(go_on, 0) for name, process in processes.items()}
-        for name, future in first.items():
-            if error := future.exception():  # another's code fails as it likes; ours is measured all the same
-                missing[name] = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-        yield {name: partial(ask, processes[name]) for name in processes if name not in missing}, missing
+            else:
+                pipes[name] = stack.enter_context(running(name, job))
+        for pipe in pipes.values():
+            pipe.send(0)
+        for name, pipe in pipes.items():
+            try:
+                answer(pipe)
+            except PeerError as error:  # ours is measured all the same
+                missing[name] = str(error)
+        yield {name: partial(ask, pipe) for name, pipe in pipes.items() if name not in missing}, missing
 
 
-def ask(process: ProcessPoolExecutor, seconds: float) -> float:
-    """A peer's images a second."""
-    return process.submit(go_on, seconds).result()
+@contextmanager
+def running(name: str, job: Job) -> Iterator[Connection]:
+    """A process of its own, as the end of a pipe that takes seconds and gives images a second."""
+    context = get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=serve, args=(name, job, theirs))
+    process.start()
+    theirs.close()
+    with ours:
+        yield ours
+    process.join(10)
+    process.kill()  # where its own clean-up does not end
 
 
-def begin(name: str, job: Job) -> None:
-    """In a peer's process: what it does from now on, whenever it is asked."""
-    global pieces
+def ask(pipe: Connection, seconds: float) -> float:
+    pipe.send(seconds)
+    return answer(pipe)
 
-    def work() -> Work:
+
+def answer(pipe: Connection) -> float:
+    try:
+        result: float | str = pipe.recv() if pipe.poll(PATIENCE) else f"no answer in {PATIENCE} seconds"
+    except EOFError:
+        result = "its process died"
+    if isinstance(result, str):
+        raise PeerError(result)
+    return result
+
+
+def serve(name: str, job: Job, pipe: Connection) -> None:
+    """In a peer's process: works when it is asked, until nobody is there to ask."""
+
+    def pieces() -> Work:
         for images, _ in PEERS[name].work(job):
             if job.device.type == "cuda":
                 torch.cuda.synchronize(job.device)
             yield len(images)
 
-    pieces = work()
-
-
-def go_on(seconds: float) -> float:
-    return rate(pieces, seconds)
+    work = pieces()
+    try:
+        while True:
+            pipe.send(rate(work, pipe.recv()))
+    except EOFError:
+        return
+    except Exception as error:
+        pipe.send(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
