@@ -6,7 +6,7 @@ import numpy as np
 
 from pipeline.batches import Samples
 from pipeline.dataset import Dataset, open_dataset, read_names
-from tools.growth import first_batch, opening, repeat_files, repeat_shards, timed
+from tools.growth import first_batch, opening, repeat_files, repeat_shards, steady, timed
 
 
 def test_a_dataset_of_many_images(dataset: Dataset, tmp_path: Path) -> None:
@@ -29,3 +29,9 @@ def test_a_root_of_many_files(folders: Path, tmp_path: Path) -> None:
         files = list((tmp_path / "root" / split).rglob("*.*"))
         assert len(files) == 60
         assert {path.parent.name for path in files} == {path.name for path in (folders / split).iterdir()}
+
+
+def test_what_a_training_holds(dataset: Dataset, tmp_path: Path) -> None:
+    held = steady(dataset.root, tmp_path / "run", (1, 3))
+    assert list(held) == [1, 3]
+    assert all(10e6 < own < 10e9 and files > 10e6 for own, files in held.values())

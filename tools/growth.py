@@ -4,23 +4,26 @@
 
 A thousand images are drawn and stand for as many as it takes under other names: files that prep reads, and
 shards, of a thousand each, of a dataset that training opens. All is real but for the pixels, which repeat.
-prep and evaluation are run up to `--most` images. Each figure is of a process of its own.
+prep and evaluation are run up to `--most` images. Each figure is of a process of its own. At the end it says
+what memory a narrow training on the most images holds as it goes on, and how soon --help answers.
 """
 
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -32,6 +35,7 @@ from model import checkpoint
 from model.evaluate import evaluate
 from model.network import AlexNet
 from model.recipe import get_recipe
+from model.run import read_metrics
 from pipeline.batches import EvaluationBatches, TrainBatches
 from pipeline.dataset import Dataset, Shard, open_dataset, read_index, read_names, write_description
 from pipeline.drawn import write_folders
@@ -41,9 +45,11 @@ from pipeline.prep import prepare
 from pipeline.source import find_source
 
 Found = dict[str, dict[int, tuple[float, int]]]  # by work, by number of images: seconds, bytes held
+Held = dict[int, tuple[int, int]]  # by step: bytes of its own, of files
 
 DRAWN = 1000  # ten classes of a hundred
-NARROW = ("--width", "0.05", "--batch-size", "128", "--device", "cpu")
+STEPS = (100, 500, 1000)
+NARROW = ("--width", "0.05", "--batch-size", "32", "--device", "cpu")
 CPU: dict[str, Any] = {"device": torch.device("cpu"), "threads": 2, "crop": 224}
 FIRST_STEP = """
 import os, sys
@@ -141,14 +147,49 @@ def alone(work: Callable[[Path], None], root: Path) -> tuple[float, int]:
 
 
 def first_step(root: Path) -> tuple[float, int]:
-    """From the command to the end of its first training step."""
-    given = ["--data", str(root), "--run", str(root.parent / "run"), *NARROW]
+    """From the command to the end of its first training step, at full width and batches of 128."""
+    words = ["train", "--data", str(root), "--run", str(root.parent / "run"), "--device", "cpu"]
+    return seconds([sys.executable, "-c", FIRST_STEP, *words]), 0
+
+
+def seconds(command: list[str]) -> float:
     began = time.perf_counter()
-    subprocess.run([sys.executable, "-c", FIRST_STEP, "train", *given], check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - began, 0
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - began
 
 
-def measure(counts: list[int], most: int, folder: Path) -> Found:
+def steady(root: Path, run: Path, steps: Sequence[int]) -> Held:
+    """What a training holds after so many steps: bytes of its own, and of the files that it has mapped.
+
+    Of the files the system keeps what it has room for, whoever maps them.
+    """
+    command = [sys.executable, "-m", "cli", "train", "--data", str(root), "--run", str(run), *NARROW]
+    found: Held = {}
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as training:
+        try:
+            for step in steps:
+                while not reached(run / "metrics.jsonl", step):
+                    if training.poll() is not None:
+                        raise subprocess.CalledProcessError(training.returncode, command)
+                    time.sleep(0.05)
+                found[step] = resident(training.pid)
+        finally:
+            training.terminate()
+    return found
+
+
+def reached(metrics: Path, step: int) -> bool:
+    return metrics.exists() and any(row["step"] >= step for row in read_metrics(metrics))
+
+
+def resident(process: int) -> tuple[int, int]:
+    """Bytes in memory: its own, and files'."""
+    text = Path(f"/proc/{process}/status").read_text()
+    sizes = {name: 1024 * int(size) for name, size in re.findall(r"(Rss\w+):\s+(\d+) kB", text)}
+    return sizes["RssAnon"], sizes["RssFile"] + sizes["RssShmem"]
+
+
+def measure(counts: list[int], most: int, folder: Path) -> tuple[Found, Held]:
     drawn = folder / "drawn"
     write_folders(drawn, classes=10, train=DRAWN // 10, val=DRAWN // 10, damaged=False)
     dataset = prepare(find_source(drawn), folder / "dataset")
@@ -165,11 +206,13 @@ def measure(counts: list[int], most: int, folder: Path) -> Found:
             found["evaluation"][count] = alone(evaluation, here / "dataset")
             repeat_files(drawn, here / "root", count // 2)
             found["prep"][count] = alone(preparing, here / "root")
+        if count == counts[-1]:
+            held = steady(here / "dataset", here / "run", STEPS)
         shutil.rmtree(here)
-    return found
+    return found, held
 
 
-def show(found: Found) -> None:
+def show(found: Found, held: Held, help_seconds: float) -> None:
     counts = sorted({count for cells in found.values() for count in cells})
     table = Table("seconds (MB)")
     for count in counts:
@@ -177,7 +220,13 @@ def show(found: Found) -> None:
     for name, cells in found.items():
         row = [cells.get(count) for count in counts]
         table.add_row(name, *(written(*cell) if cell else "" for cell in row))
-    Console().print(table)
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(table)
+    for step, (own, files) in held.items():
+        console.print(
+            f"After {step:,} steps training holds {own / 1e6:.0f} MB and {files / 1e6:.0f} of files."
+        )
+    console.print(f"--help takes {help_seconds:.2f} s.")
 
 
 def written(seconds: float, held: int) -> str:
@@ -193,10 +242,11 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="Write the figures there.")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        found = measure([int(count) for count in options.images.split(",")], options.most, Path(folder))
-    show(found)
+        found, held = measure([int(count) for count in options.images.split(",")], options.most, Path(folder))
+    help_seconds = median(seconds([sys.executable, "-m", "cli", "--help"]) for _ in range(5))
+    show(found, held, help_seconds)
     if options.json:
-        options.json.write_text(json.dumps(found, indent=1))
+        options.json.write_text(json.dumps({"works": found, "held": held, "help": help_seconds}, indent=1))
 
 
 if __name__ == "__main__":
