@@ -45,7 +45,10 @@ def network(recipe: Recipe) -> nn.Sequential:
     """The recipe's network on one device, names of the parameters as in AlexNet.state().
 
     No dropout, which costs a user no more than a hundredth of the step: what is left out is in its favour.
+    ValueError for the recipes that read colour maps or small images, or normalise contrast.
     """
+    if recipe.reduce > 1 or any(getattr(layer, "colour", None) for layer in recipe.layers):
+        raise ValueError(f"no plain network for {recipe.name}")
     modules: OrderedDict[str, nn.Module] = OrderedDict()
     for shape in recipe.shapes():
         layer, (out, read, *_) = shape.layer, shape.weight
@@ -74,7 +77,9 @@ def follow(recipe: Recipe, step: str) -> nn.Module:
             return nn.MaxPool2d(recipe.pool_size, recipe.pool_stride, ceil_mode=True)
         case "lrn":
             return TowerNorm(recipe.lrn, 1 if recipe.lrn_across_towers else recipe.towers)
-    return PlaceNorm(recipe.spatial)
+        case "spatial":
+            return PlaceNorm(recipe.spatial)
+    raise ValueError(f"no plain {step}")
 
 
 def optimiser(net: nn.Module, recipe: Recipe) -> torch.optim.SGD:

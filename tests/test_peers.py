@@ -95,3 +95,9 @@ def test_the_plain_step_is_ours(name: str) -> None:
     after = ours.state()
     assert all(torch.allclose(after[key], value, atol=1e-5) for key, value in theirs.state_dict().items())
     assert not torch.equal(after["fc8.weight"], AlexNet(recipe, ["cpu"], seed=0).state()["fc8.weight"])
+
+
+@pytest.mark.parametrize("name", ["net131", "relu4"])
+def test_a_network_that_is_not_written_plainly(name: str) -> None:
+    with pytest.raises(ValueError, match=f"no plain network for {name}"):
+        plain.network(get_recipe(name))
