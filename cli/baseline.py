@@ -107,10 +107,9 @@ def run_baseline(
     """All stages that are not done yet. grid: patch, step and scales."""
     need_libraries()
     from cli import stages
-    from cli.evaluate import has_labels
     from model.run import RunDirectory
     from model.sift import Grid
-    from pipeline.dataset import open_dataset
+    from pipeline.dataset import has_labels, open_dataset
 
     dataset, split = open_dataset(settings["data"]), settings["split"]
     folder = settings["out"] or options.RUNS / f"baseline-{name}"
@@ -119,7 +118,7 @@ def run_baseline(
         name, Grid(*grid), levels, sizes, settings["sample"], settings["seed"], dataset.root, folder
     )
     counts = {each: len(stages.open_samples(dataset.root, each)) for each in ("train", "val", split)}
-    if not has_labels(stages.open_samples(dataset.root, split)):
+    if not has_labels(dataset, split):
         raise RunError(f"{split} images of {dataset.root} have no labels to count errors by; use --split val")
     with RunDirectory(folder) as run:
         refuse_changes(plan, dataset)

@@ -44,11 +44,6 @@ class Job:
     folder: Path = Path()  # for what a loader has to write first
     seed: int = 0
 
-    @property
-    def kind(self) -> str:
-        """What is stored: "256", "original" or "raw"."""
-        return "raw" if self.dataset.store == "raw" else self.dataset.size
-
 
 class Draw(NamedTuple):
     """One image of a batch, and what is to become of it."""
@@ -253,7 +248,7 @@ def write_beton(job: Job, path: Path) -> int:
     from ffcv.writer import DatasetWriter
 
     def encode(place: Any, stored: np.ndarray, allocate: Callable[..., Any]) -> None:
-        place["mode"] = IMAGE_MODES["raw" if job.kind == "raw" else "jpg"]
+        place["mode"] = IMAGE_MODES["raw" if job.dataset.kind == "raw" else "jpg"]
         place["height"] = place["width"] = STORED
         place["data_ptr"], storage = allocate(stored.size)
         storage[:] = stored.reshape(-1)

@@ -57,8 +57,8 @@ def started(job: Job) -> Iterator[tuple[dict[str, Meter], dict[str, str]]]:
         folder = stack.enter_context(TemporaryDirectory(prefix="alexnet-dali-"))
         job = replace(job, folder=Path(folder))
         for name, peer in PEERS.items():
-            needed = [peer.module, *([peer.resizer] if job.kind == "original" else [])]
-            if job.kind not in peer.kinds:
+            needed = [peer.module, *([peer.resizer] if job.dataset.kind == "original" else [])]
+            if job.dataset.kind not in peer.kinds:
                 continue
             if absent := [PACKAGES.get(module, module) for module in needed if not find_spec(module)]:
                 missing[name] = f"pip install {absent[0]}"

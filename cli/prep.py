@@ -117,12 +117,12 @@ def command(
 
 
 def _show(dataset: "Dataset", rate: float | None) -> None:
-    from pipeline.dataset import read_index
+    from pipeline.dataset import has_labels
 
     rows = {"classes": f"{len(dataset.classes):,}"}
     for split, shards in dataset.splits.items():
         rows[split] = f"{dataset.samples(split):,} images in {len(shards):,} shard{'s' * (len(shards) != 1)}"
-        if (read_index(dataset, split)["label"] < 0).any():
+        if not has_labels(dataset, split):
             rows[split] += ", without labels"
     rows["rejected"] = f"{dataset.made.get('rejected'):,}, listed in {dataset.root / 'rejected.jsonl'}"
     size = sum(shard.bytes for shards in dataset.splits.values() for shard in shards)

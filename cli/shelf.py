@@ -70,11 +70,11 @@ class Shelf:
 
     def split(self, name: str) -> str:
         """Whose errors are counted: ILSVRC-2010's test images if they have labels, or else validation."""
-        from pipeline.dataset import read_index
+        from pipeline.dataset import has_labels
 
         data = self.images(name)
         tested = images_of(name) == "data_2010" and data.splits.get("test")
-        return "test" if tested and (read_index(data, "test")["label"] >= 0).all() else "val"
+        return "test" if tested and has_labels(data, "test") else "val"
 
     def predictions(self, name: str, views: str) -> Path:
         """Where they are; what made them lies beside as .json."""

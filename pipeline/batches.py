@@ -57,7 +57,7 @@ class TrainBatches:
         make = partial(
             graph.train_graph,
             crop=crop,
-            kind=self.samples.kind,
+            kind=dataset.kind,
             **executor(device, threads, -(-batch_size // world)),
         )
         self._stream = Stream(make, self._feed(), self.samples.find_damage, device)
@@ -115,7 +115,7 @@ class EvaluationBatches:
         make = partial(
             graph.evaluation_graph,
             crop=crop,
-            kind=self.samples.kind,
+            kind=dataset.kind,
             views=views,
             **executor(device, threads, batch_size),
         )
@@ -134,10 +134,7 @@ class Samples:
     """The samples of one split: zero-copy views of their images in the memory-mapped shards."""
 
     def __init__(self, dataset: Dataset, split: str) -> None:
-        if not dataset.splits.get(split):
-            raise DataError(f"{dataset.root} has no {split} images; prepare a root that has them")
         self.dataset, self.split = dataset, split
-        self.kind = "raw" if dataset.store == "raw" else dataset.size
         self.index = read_index(dataset, split)
         # A mapped file keeps a descriptor: 1,252 for ImageNet, where most systems allow 1,024 unless asked.
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -151,7 +148,7 @@ class Samples:
     def read(self, chosen: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
         """JPEG bytes, uint8 one array each, or raw pixels (256, 256, 3); and labels (rows,) int64."""
         images = [self.shards[shard][first : first + size] for shard, first, size in self._places(chosen)]
-        if self.kind == "raw":
+        if self.dataset.kind == "raw":
             images = [image.reshape(PIXELS) for image in images]
         return images, self.index["label"][chosen].astype(np.int64)
 
@@ -164,7 +161,7 @@ class Samples:
     def square(self, number: int) -> np.ndarray:
         """The (256, 256, 3) uint8 that prep made, or would have made, of one image; for pictures."""
         ((stored,), _) = self.read(np.array([number]))
-        return stored if self.kind == "raw" else image.stored(stored.tobytes())
+        return stored if self.dataset.kind == "raw" else image.stored(stored.tobytes())
 
     def _places(self, chosen: np.ndarray) -> Iterator[tuple[int, int, int]]:
         """(shard, offset, size) of each."""

@@ -69,6 +69,11 @@ class Dataset:
         text = json.dumps([content[key] for key in ("size", "store", "classes", "splits")])
         return hashlib.sha256(text.encode()).hexdigest()
 
+    @property
+    def kind(self) -> str:
+        """Of the images: "256" or "original", JPEGs of that size, or "raw", 256x256x3 pixels."""
+        return "raw" if self.store == "raw" else self.size
+
     def samples(self, split: str) -> int:
         return sum(shard.samples for shard in self.splits[split])
 
@@ -153,6 +158,8 @@ def _find_change(path: Path, sha256: str) -> str | None:
 
 def read_index(dataset: Dataset, split: str) -> np.ndarray:
     """The samples of a split as rows of INDEX, in dataset order, memory-mapped and within bounds."""
+    if not dataset.splits.get(split):
+        raise DataError(f"{dataset.root} has no {split} images; prepare a root that has them")
     path = dataset.root / split / "samples.npy"
     try:
         index: np.memmap = np.lib.format.open_memmap(path, mode="r")
@@ -170,6 +177,11 @@ def read_index(dataset: Dataset, split: str) -> np.ndarray:
     ):
         raise DataError(f"{path} does not fit dataset.json: {_repair(dataset)}")
     return index
+
+
+def has_labels(dataset: Dataset, split: str) -> bool:
+    """Whether every sample of a split has one."""
+    return bool((read_index(dataset, split)["label"] >= 0).all())
 
 
 def read_names(dataset: Dataset, split: str) -> list[str]:

@@ -16,31 +16,19 @@ TEN_VIEWS = tuple((y, x, m) for m in (0, 1) for y, x in ((0, 0), (0, 32), (16, 1
 CENTRE_VIEW = ((16, 16, 0),)
 
 Source = Callable[[], tuple[Any, ...]]
-# Images are of one of three kinds: "256" and "original" are JPEGs of that size, "raw" is 256x256x3 pixels.
 
 
 @pipeline_def  # type: ignore[untyped-decorator]
 def train_graph(source: Source, crop: int, kind: str, gpu: bool) -> tuple[DataNode, ...]:
     """Images (rows, crop, crop, 3) float32 and labels (rows,) int64.
 
-    `source` yields per batch: images of a `kind`, labels (rows,) int64, top and left (rows,) of the crop,
-    mirror (rows,) 0 or 1, shift (rows, 3): colour noise. pixel = decoded + shift
+    `source` yields per batch: images of a `Dataset.kind`, labels (rows,) int64, top and left (rows,) of the
+    crop, mirror (rows,) 0 or 1, shift (rows, 3): colour noise. pixel = decoded + shift
     """
     stored, labels, top, left, mirror, shift = fn.external_source(
         source, num_outputs=6, batch=True, no_copy=True
     )
-    if kind == "original":  # only the region that is kept: the same pixels as resizing all and cropping
-        start, side = _square(stored)
-        start += fn.stack(top, left) * side / STORED
-        images = _decode(stored, gpu)
-        images = fn.resize(images, roi_start=start, roi_end=start + side * crop / STORED, size=[crop, crop])
-    elif kind == "256" and gpu:  # whole, as nvImageCodec 0.9 fails on parts of images: its issue 55
-        images = fn.crop(_decode(stored, gpu), **_window(crop, top, left))
-    elif kind == "256":
-        images = _decode(stored, gpu, fn.decoders.image_crop, **_window(crop, top, left))
-    elif gpu:  # cropped before they cross the bus
-        images = fn.crop(fn.reshape(stored, layout="HWC"), **_window(crop, top, left)).gpu()
-    else:  # all in one pass, which is a third quicker than three; on decoded images it is the slower way
+    if kind == "raw" and not gpu:  # one pass, a third quicker than three; on decoded images the slower way
         images = fn.crop_mirror_normalize(
             fn.reshape(stored, layout="HWC"),
             **_window(crop, top, left),
@@ -51,6 +39,17 @@ def train_graph(source: Source, crop: int, kind: str, gpu: bool) -> tuple[DataNo
             output_layout="HWC",
         )
         return images, labels
+    if kind == "original":  # only the region that is kept: the same pixels as resizing all and cropping
+        start, side = _square(stored)
+        start += fn.stack(top, left) * side / STORED
+        images = _decode(stored, gpu)
+        images = fn.resize(images, roi_start=start, roi_end=start + side * crop / STORED, size=[crop, crop])
+    elif kind == "raw":  # cropped before they cross the bus
+        images = fn.crop(fn.reshape(stored, layout="HWC"), **_window(crop, top, left)).gpu()
+    elif gpu:  # whole, as nvImageCodec 0.9 fails on parts of images: its issue 55
+        images = fn.crop(_decode(stored, gpu), **_window(crop, top, left))
+    else:
+        images = _decode(stored, gpu, fn.decoders.image_crop, **_window(crop, top, left))
     images = fn.flip(images, horizontal=mirror)
     return images + _there(shift, gpu), _there(labels, gpu)
 
@@ -61,7 +60,7 @@ def evaluation_graph(
 ) -> tuple[DataNode, ...]:
     """Images (rows, views, crop, crop, 3) uint8 and labels (rows,) int64; no noise.
 
-    `source` yields per batch: images of a `kind`, labels. views: (top, left, mirror) of each.
+    `source` yields per batch: images of a `Dataset.kind`, labels. views: (top, left, mirror) of each.
     """
     stored, labels = fn.external_source(source, num_outputs=2, batch=True, no_copy=True)
     images = _there(fn.reshape(stored, layout="HWC"), gpu) if kind == "raw" else _decode(stored, gpu)
