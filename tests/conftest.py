@@ -61,32 +61,32 @@ def kaggle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def prepared(root: Path, factory: pytest.TempPathFactory, **options: str) -> Dataset:
+    return prepare(find_source(root), factory.mktemp("prepared"), workers=2, max_rejected=0.5, **options)
+
+
 @pytest.fixture(scope="session")
 def dataset(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """Prepared from `folders`: 28 training images, 9 of validation, both in one shard."""
-    out = tmp_path_factory.mktemp("prepared")
-    return prepare(find_source(folders), out, workers=2, max_rejected=0.5)
+    return prepared(folders, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def originals(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """The same with the images' own bytes."""
-    out = tmp_path_factory.mktemp("originals")
-    return prepare(find_source(folders), out, size="original", workers=2, max_rejected=0.5)
+    return prepared(folders, tmp_path_factory, size="original")
 
 
 @pytest.fixture(scope="session")
 def dataset_2010(archives_2010: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """ILSVRC-2010: its 5 test images have labels, too."""
-    out = tmp_path_factory.mktemp("prepared_2010")
-    return prepare(find_source(archives_2010), out, workers=2, max_rejected=0.5)
+    return prepared(archives_2010, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def raw(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """The same as raw pixels."""
-    out = tmp_path_factory.mktemp("raw")
-    return prepare(find_source(folders), out, store="raw", workers=2, max_rejected=0.5)
+    return prepared(folders, tmp_path_factory, store="raw")
 
 
 @pytest.fixture(scope="session")
