@@ -23,11 +23,8 @@ Meter = Callable[[float], float]  # works for so many seconds and says how many 
 
 @click.command("bench")
 @options.data
-@options.gpus
-@options.device
-@options.precision
+@options.machine
 @options.cuda_graph
-@options.workers
 @click.option(
     "--recipe", "recipe_name", type=click.Choice(list(RECIPES)), default="original", help="Whose step."
 )

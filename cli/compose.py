@@ -13,7 +13,6 @@ import torch
 from model import schedule
 from model.captured import Record, cuda_graph
 from model.recipe import Recipe, RunError
-from model.replicas import Replicas
 from pipeline.batches import TrainBatches
 from pipeline.dataset import Dataset
 from pipeline.graph import STORED
@@ -92,26 +91,15 @@ def use_precision(precision: str | None, device: torch.device) -> str:
     return precision
 
 
-def image_options(
-    recipe: Recipe, device: torch.device, replicas: Replicas, workers: int | None
-) -> dict[str, Any]:
-    """What train and evaluation batches have in common."""
-    return {
-        **stream_options(recipe, device, workers),
-        "rank": replicas.rank,
-        "world": replicas.world,
-    }
-
-
 def stream_options(recipe: Recipe, device: torch.device, workers: int | None) -> dict[str, Any]:
-    """The same of one process alone."""
+    """What all streams of batches have in common."""
     threads = workers or max(1, len(os.sched_getaffinity(0)) // local_world())
     return {"crop": recipe.crop, "device": device, "threads": threads}
 
 
-def read_mean(root: Path) -> np.ndarray:
-    """The mean image beside a dataset's or a run's description, (256, 256, 3)."""
-    return Statistics.load(root / "statistics.npz").mean
+def read_mean(root: Path, recipe: Recipe) -> torch.Tensor:
+    """What the network subtracts, of the mean image beside a dataset's description."""
+    return centre_mean(Statistics.load(root / "statistics.npz").mean, recipe)
 
 
 def centre_mean(mean: np.ndarray, recipe: Recipe) -> torch.Tensor:
@@ -123,7 +111,10 @@ def centre_mean(mean: np.ndarray, recipe: Recipe) -> torch.Tensor:
 def train_batches(
     dataset: Dataset, recipe: Recipe, seed: int, start: int, images: dict[str, Any]
 ) -> TrainBatches:
-    """The recipe's stream of training batches from step `start` on. images: `image_options`."""
+    """The recipe's stream of training batches from step `start` on.
+
+    images: `stream_options`, and where several processes share a batch, rank and world.
+    """
     return TrainBatches(
         dataset,
         batch_size=recipe.batch_size,

@@ -10,7 +10,6 @@ from cli import options, trained
 from model.recipe import Recipe, RunError
 
 if TYPE_CHECKING:
-    from pipeline.batches import Samples
     from pipeline.dataset import Dataset
 
 # The paper's table 2 (ILSVRC-2012 validation images, percent), and what net 145's own log says of "1 CNN"
@@ -26,10 +25,7 @@ PAPER_2010 = {
 
 @click.command("eval")
 @options.data
-@options.gpus
-@options.device
-@options.precision
-@options.workers
+@options.machine
 @trained.run
 @trained.checkpoint
 @click.option("--split", type=click.Choice(["val", "train", "test"]), default="val", help="Which images.")
@@ -45,11 +41,10 @@ def command(data: Path, run_name: str | None, json_path: Path | None, **settings
 
     Of test images only those of ILSVRC-2010 have labels; of others there are only --predictions.
     """
-    from pipeline.batches import Samples
-    from pipeline.dataset import open_dataset
+    from pipeline.dataset import has_labels, open_dataset
 
     dataset = open_dataset(data)
-    labelled = has_labels(Samples(dataset, settings["split"]))
+    labelled = has_labels(dataset, settings["split"])
     if not labelled and not settings["predictions"]:
         raise click.UsageError(
             f"{settings['split']} images of {data} have no labels to count errors by; give --predictions FILE"
@@ -68,28 +63,24 @@ def command(data: Path, run_name: str | None, json_path: Path | None, **settings
         print_errors(result)
 
 
-def has_labels(samples: "Samples") -> bool:
-    return bool((samples.index["label"] >= 0).all())
-
-
 def evaluate_run(
     recipe: Recipe, weights: Any, dataset: "Dataset", settings: dict[str, Any]
 ) -> dict[str, Any]:
     """The errors of a network on a split of a dataset, in percent."""
-    import numpy as np
     from rich.progress import Progress
 
     from cli import compose
+    from cli.predictions import Predictions, write
     from model.evaluate import evaluate, rates
     from model.network import AlexNet
     from pipeline.batches import EvaluationBatches
-    from pipeline.dataset import read_names
+    from pipeline.dataset import has_labels, read_names
     from pipeline.graph import CENTRE_VIEW, TEN_VIEWS
 
     split, views = settings["split"], TEN_VIEWS if settings["ten_crop"] else CENTRE_VIEW
     devices = compose.choose_devices(settings["gpus"], settings["device"])
     precision = compose.use_precision(settings["precision"], devices[0])
-    mean = compose.centre_mean(compose.read_mean(dataset.root), recipe)
+    mean = compose.read_mean(dataset.root, recipe)
     network = AlexNet(recipe, devices, seed=0, mean=mean)
     network.load(weights)
     batches = EvaluationBatches(
@@ -114,14 +105,10 @@ def evaluate_run(
             f"{images} images were counted, {dataset.root} has {dataset.samples(split)} in {split}"
         )
     if settings["predictions"]:
-        np.savez(
-            settings["predictions"],
-            probabilities=found.probabilities.numpy(),
-            labels=batches.samples.index["label"],
-            names=np.array(read_names(dataset, split)),
-            wnids=np.array([category.wnid for category in dataset.classes]),
-        )
-    errors = rates(found.sums) if has_labels(batches.samples) else {}
+        labels, wnids = batches.samples.index["label"], [category.wnid for category in dataset.classes]
+        content = Predictions(found.probabilities.numpy(), labels, read_names(dataset, split), wnids)
+        write(settings["predictions"], content)
+    errors = rates(found.sums) if has_labels(dataset, split) else {}
     return {"split": split, "images": images, "views": len(views), **errors, "precision": precision}
 
 

@@ -143,7 +143,7 @@ def training_images(
     from pipeline.order import draws, epoch_order
 
     shared = compose.stream_options(recipe, torch.device("cpu"), None)
-    mean = compose.centre_mean(compose.read_mean(dataset.root), recipe).numpy()
+    mean = compose.read_mean(dataset.root, recipe).numpy()
     shared |= {"batch_size": recipe.batch_size, "offsets": recipe.offsets, "seed": seed, "start": step}
     colour = compose.colour_noise(dataset, recipe)
     noisy = TrainBatches(dataset, colour=colour, **shared)

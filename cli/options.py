@@ -1,5 +1,6 @@
 """Options that several commands share."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -30,6 +31,13 @@ cuda_graph = click.option(
 )
 workers = click.option("--workers", type=click.IntRange(1), help="Decoding threads.  [default: all cores]")
 RUNS = Path("runs")
+
+
+def machine(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that say where and how to compute."""
+    for option in (workers, precision, device, gpus):
+        command = option(command)
+    return command
 
 
 def run_path(name: str) -> Path:

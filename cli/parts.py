@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -40,10 +41,7 @@ class Parts:
         self.images = compose.stream_options(recipe, self.device, settings["workers"])
         self.threads = self.images["threads"]
         self.samples = Samples(dataset, "train")
-        raw = range(min(512, len(self.samples)) if dataset.store == "raw" else 0)
-        squares = (Image.fromarray(self.samples.square(number)) for number in raw)
-        self.made = [np.frombuffer(encode(square), np.uint8) for square in squares]
-        mean = compose.centre_mean(compose.read_mean(dataset.root), recipe)
+        mean = compose.read_mean(dataset.root, recipe)
         self.network = AlexNet(recipe, self.devices, seed=0, mean=mean)
         self.divisor = divisor(recipe, 1)
         self.optimiser = Momentum(self.network, recipe)
@@ -81,9 +79,14 @@ class Parts:
 
     def jpegs(self, numbers: np.ndarray) -> list[np.ndarray]:
         """The samples' JPEGs; of a raw dataset what JPEGs of its first images would be."""
-        return (
-            [self.made[n % len(self.made)] for n in numbers] if self.made else self.samples.read(numbers)[0]
-        )
+        if self.dataset.kind == "raw":
+            return [self.made[number % len(self.made)] for number in numbers]
+        return self.samples.read(numbers)[0]
+
+    @cached_property
+    def made(self) -> list[np.ndarray]:
+        squares = map(self.samples.square, range(min(512, len(self.samples))))
+        return [np.frombuffer(encode(Image.fromarray(square)), np.uint8) for square in squares]
 
     def decode_floor(self) -> Work:
         """The same bytes through libjpeg-turbo alone, in as many threads."""

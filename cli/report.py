@@ -25,10 +25,7 @@ SHOWN, QUERIES, NEAR = 8, 6, 6
 @click.command("report")
 @click.argument("run_name", required=False, metavar="[RUN]")
 @trained.checkpoint
-@options.gpus
-@options.device
-@options.precision
-@options.workers
+@options.machine
 @trained.data
 @click.option("--ten-crop", is_flag=True, help="Evaluate the paper's ten views, too: ten times the work.")
 @click.option("--out", type=click.Path(path_type=Path), help="The page.  [default: report.html in the run]")

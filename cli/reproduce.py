@@ -36,10 +36,7 @@ folder = click.Path(path_type=Path)
 @click.option("--pretrain-2009", type=folder, help="Fall 2009, prepared.  [default: as --pretrain]")
 @click.option("--cifar", type=folder, help="CIFAR-10, prepared as any classes, for figure 1.")
 @click.option("--runs", type=folder, default="runs/reproduce", help="Folder of all runs.")
-@options.gpus
-@options.device
-@options.precision
-@options.workers
+@options.machine
 @click.option("--width", type=click.FloatRange(0, min_open=True), help="Of every net.  [default: 1]")
 @click.option("--batch-size", type=click.IntRange(1), help="Of every training.  [default: 128]")
 @click.option("--epochs", type=click.IntRange(1), help="Of every training.  [default: the schedules' own]")

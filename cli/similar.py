@@ -30,10 +30,7 @@ BLOCK = 64 << 20  # bytes of features in memory at a time, as float32
 @click.option("--json", "json_path", metavar="FILE", help="Write them; - is the terminal.")
 @click.option("--picture", type=trained.Picture(), help="Draw them, .png or .pdf.")
 @click.option("--rows", type=click.IntRange(1), default=8, help="Images in the picture, at most.")
-@options.gpus
-@options.device
-@options.precision
-@options.workers
+@options.machine
 def command(
     images: Sequence[str],
     features: Path,

@@ -31,11 +31,8 @@ if TYPE_CHECKING:
 
 @click.command("train")
 @options.data
-@options.gpus
-@options.device
-@options.precision
+@options.machine
 @options.cuda_graph
-@options.workers
 @click.option(
     "--recipe", "recipe_name", type=click.Choice(list(RECIPES)), default="original", help="The numbers."
 )
@@ -149,8 +146,9 @@ def make_trainer(
     from model.train import Trainer, take_up
 
     seed = settings["seed"]
-    images = compose.image_options(recipe, devices[0], replicas, settings["workers"])
-    mean = compose.centre_mean(compose.read_mean(dataset.root), recipe)
+    images = compose.stream_options(recipe, devices[0], settings["workers"])
+    images |= {"rank": replicas.rank, "world": replicas.world}
+    mean = compose.read_mean(dataset.root, recipe)
     identity = identify(recipe, dataset, devices, precision, replicas, seed)
     if settings["init_from"]:
         identity["init_from"] = settings["init_from"]

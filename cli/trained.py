@@ -43,7 +43,7 @@ class Picture(click.Path):
 
 def using_network(command: Callable[..., None]) -> Callable[..., None]:
     """The options of a command that computes with a run's network."""
-    for option in (options.workers, options.precision, options.device, options.gpus, checkpoint, run):
+    for option in (options.machine, checkpoint, run):
         command = option(command)
     return command
 
@@ -164,13 +164,13 @@ def open_checkpoint(run_name: str | None, state: str) -> tuple[Path, dict[str, A
 
 def find_facts(folder: Path, fingerprint: str) -> Facts:
     """What a run in `folder` was told of its images: its own copy, or that of the same dataset."""
-    from cli.compose import read_mean
     from pipeline.dataset import read_description
+    from pipeline.statistics import Statistics
 
     known = read_description(folder if (folder / "dataset.json").exists() else recorded_data(folder))
     if not known.fingerprint.startswith(fingerprint):
         raise RunError(f"{known.root} is no longer the dataset that {folder} was trained on")
-    return Facts(known.classes, read_mean(known.root), known.fingerprint)
+    return Facts(known.classes, Statistics.load(known.root / "statistics.npz").mean, known.fingerprint)
 
 
 def recorded_data(folder: Path) -> Path:

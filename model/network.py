@@ -141,7 +141,11 @@ class AlexNet(nn.Module):
         Trains with masks, evaluates without. Dropout multiplies by the mask in training and by `keep` in
         evaluation, as 2012 did: rescaling by 1 / keep in training would double what fc7 and fc8 read.
         """
-        for _, pieces in self.walk(self.take(images, divisor), masks):  # noqa: B007
+        return self.logits(self.take(images, divisor), masks)
+
+    def logits(self, taken: Tensor, masks: Masks | None = None) -> Tensor:
+        """The same of what `take` made."""
+        for _, pieces in self.walk(taken, masks):  # noqa: B007
             pass
         return pieces[0]
 

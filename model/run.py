@@ -13,6 +13,7 @@ from typing import Any
 from model.recipe import RunError
 
 Row = dict[str, Any]
+OTHER = "another --run (of a baseline: --out)"
 
 
 class RunDirectory:
@@ -30,7 +31,7 @@ class RunDirectory:
             except BlockingIOError:
                 self.lock.close()
                 raise RunError(
-                    f"another training is using {path}; wait for it, or give this one another folder"
+                    f"another training is using {path}; wait for it, or give this one {OTHER}"
                 ) from None
 
     def open(self, step: int, epochs: int, description: Row, copies: Sequence[Path] = ()) -> None:
@@ -139,7 +140,7 @@ def _written(path: Path) -> Iterator[None]:
     except OSError as error:
         raise RunError(
             f"cannot write to the run directory {path}: {error.strerror}; what was saved there is kept. "
-            "Mend that and run the same command again, or give another --run (of a baseline: --out)"
+            f"Mend that and run the same command again, or give {OTHER}"
         ) from None
 
 

@@ -49,8 +49,6 @@ def outputs(network: AlexNet, images: Tensor, wanted: list[str], precision: str)
 def gradient(network: AlexNet, images: Tensor, classes: Tensor) -> Tensor:
     """(N, 3, crop, crop): how log p(class) of each image changes with each of its values. classes: (N,)."""
     taken = network.take(images).requires_grad_()
-    for _, pieces in network.walk(taken):  # noqa: B007
-        pass
-    log_p = pieces[0].log_softmax(1).gather(1, classes.to(images.device)[:, None])
+    log_p = network.logits(taken).log_softmax(1).gather(1, classes.to(images.device)[:, None])
     (slope,) = torch.autograd.grad(log_p.sum(), taken)
     return slope[:, :, : images.shape[2], : images.shape[3]]

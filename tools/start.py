@@ -66,7 +66,7 @@ def measure(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
         )
         images = compose.stream_options(recipe, device, None)
         batches = compose.train_batches(dataset, recipe, options.seed, 0, images)
-        mean = compose.centre_mean(compose.read_mean(dataset.root), recipe)
+        mean = compose.read_mean(dataset.root, recipe)
         network, began = AlexNet(recipe, [device], options.seed, mean), time.monotonic()
         losses, before, after = start(network, batches, divisor, options.steps, precision)
         seconds = time.monotonic() - began
