@@ -22,7 +22,7 @@ from tools.commands import Command, ranks
 STEP, CONFER = "model.train:Trainer._step", "model.train:Trainer._confer"
 # Relative error of each tensor of weights and velocities. One step differs by about 1e-6. Over more steps it
 # may grow to 0.006 (one seed of seven) where rounding decides which of two pixels is the maximum that lets a
-# gradient pass; a wrong mean or order is an error near 1 of the velocities.
+# gradient pass; a gradient of the wrong scale is an error near 1 of the velocities.
 ROUNDING, LATER = 1e-5, 0.05
 SHORT, LONG = ("--epochs", 1), ("--epochs", 4)
 ROOT = Path(__file__).parent.parent
