@@ -79,7 +79,7 @@ def evaluate_run(
 
     split, views = settings["split"], TEN_VIEWS if settings["ten_crop"] else CENTRE_VIEW
     devices = compose.choose_devices(settings["gpus"], settings["device"])
-    precision = compose.use_precision(settings["precision"], devices[0])
+    precision = compose.use_device(devices[0], settings["precision"])
     mean = compose.read_mean(dataset.root, recipe)
     network = AlexNet(recipe, devices, seed=0, mean=mean)
     network.load(weights)

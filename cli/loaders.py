@@ -40,7 +40,7 @@ class Job:
     matrix: np.ndarray
     device: torch.device
     precision: str
-    threads: int
+    cores: int
     folder: Path = Path()  # for what a loader has to write first
     seed: int = 0
 
@@ -175,7 +175,7 @@ def loader(job: Job, crop: Callable[..., np.ndarray], floats: bool, left: bool =
 
 def workers(job: Job) -> dict[str, Any]:
     return {
-        "num_workers": job.threads,
+        "num_workers": job.cores,
         "multiprocessing_context": "fork",
         "pin_memory": job.device.type == "cuda",
     }
@@ -221,7 +221,7 @@ def ffcv(job: Job) -> Iterator[Batch]:
     batches = Loader(
         str(path),
         batch_size=job.recipe.batch_size,
-        num_workers=job.threads,
+        num_workers=job.cores,
         os_cache=True,
         order=OrderOption.RANDOM,
         indices=np.tile(np.arange(count), -(-EPOCH // count)),
@@ -260,7 +260,7 @@ def write_beton(job: Job, path: Path) -> int:
         field = RGBImageField()
         field.encode = encode
         rows = list(zip(*samples.read(np.arange(count)), strict=True))
-        writer = DatasetWriter(str(path), {"image": field, "label": IntField()}, num_workers=job.threads)
+        writer = DatasetWriter(str(path), {"image": field, "label": IntField()}, num_workers=job.cores)
         with redirect_stderr(io.StringIO()):  # a progress bar
             writer.from_indexed_dataset(rows)
     return count

@@ -29,7 +29,7 @@ cuda_graph = click.option(
     is_flag=True,
     help="Record the step and launch it as one. Off: nobody has measured it yet.",
 )
-workers = click.option("--workers", type=click.IntRange(1), help="Decoding threads.  [default: all cores]")
+workers = click.option("--workers", type=click.IntRange(1), help="Cores for decoding.  [default: all]")
 RUNS = Path("runs")
 
 

@@ -37,9 +37,9 @@ class Parts:
         self.dataset, self.recipe = dataset, recipe
         self.devices = compose.choose_devices(settings["gpus"], settings["device"])
         self.device = self.devices[0]
-        self.precision = compose.use_precision(settings["precision"], self.device)
+        self.precision = compose.use_device(self.device, settings["precision"])
         self.images = compose.stream_options(recipe, self.device, settings["workers"])
-        self.threads = self.images["threads"]
+        self.cores = compose.cores(settings["workers"])
         self.samples = Samples(dataset, "train")
         mean = compose.read_mean(dataset.root, recipe)
         self.network = AlexNet(recipe, self.devices, seed=0, mean=mean)
@@ -89,16 +89,16 @@ class Parts:
         return [np.frombuffer(encode(Image.fromarray(square)), np.uint8) for square in squares]
 
     def decode_floor(self) -> Work:
-        """The same bytes through libjpeg-turbo alone, in as many threads."""
+        """The same bytes through libjpeg-turbo alone, a thread a core."""
 
         def work(jpegs: list[np.ndarray]) -> None:
             for jpeg in jpegs:
                 decode(jpeg)
 
-        with ThreadPoolExecutor(self.threads) as pool:
+        with ThreadPoolExecutor(self.cores) as pool:
             for numbers in self.chosen():
                 jpegs = self.jpegs(numbers)
-                list(pool.map(work, [jpegs[i :: self.threads] for i in range(self.threads)]))
+                list(pool.map(work, [jpegs[i :: self.cores] for i in range(self.cores)]))
                 yield len(jpegs)
 
     def decode(self) -> Work:
@@ -109,7 +109,8 @@ class Parts:
             numbers = next(chosen)
             return self.jpegs(numbers), numbers
 
-        pipe = graph.decode_graph(source, **executor(self.device, self.threads, self.recipe.batch_size))
+        options = executor(self.device, self.images["threads"], self.recipe.batch_size)
+        pipe = graph.decode_graph(source, **options)
         while True:
             pipe.run()
             yield self.recipe.batch_size
@@ -204,7 +205,7 @@ class Parts:
             matrix=compose.colour_noise(self.dataset, self.recipe)(1),
             device=self.device,
             precision=self.precision,
-            threads=self.threads,
+            cores=self.cores,
         )
 
     def wait(self) -> None:
@@ -226,7 +227,7 @@ class Parts:
             "gpus": gpus,
             "precision": self.precision,
             "cuda_graph": self.captured is not None,
-            "threads": self.threads,
+            "cores": self.cores,
             "torch": torch.__version__,
         }
 

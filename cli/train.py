@@ -103,7 +103,7 @@ def train(recipe: Recipe, dataset: "Dataset", path: Path, settings: dict[str, An
     from model.train import Stopped, Watch
 
     devices = compose.choose_devices(settings["gpus"], settings["device"])
-    precision = compose.use_precision(settings["precision"], devices[0])
+    precision = compose.use_device(devices[0], settings["precision"])
     record = compose.recorder(settings["cuda_graph"], devices)
     with (
         StopWish(settings["stop_after"]) as stop,

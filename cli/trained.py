@@ -121,7 +121,7 @@ def open_run(run_name: str | None, state: str, settings: dict[str, Any]) -> Trai
         recipe=recipe,
         network=network,
         devices=devices,
-        precision=compose.use_precision(settings["precision"], devices[0]),
+        precision=compose.use_device(devices[0], settings["precision"]),
         facts=facts,
         workers=settings["workers"],
     )
