@@ -167,8 +167,8 @@ def _off_mean(x: Tensor, size: int, dims: tuple[int, ...]) -> Tensor:
 def _denominator(x: Tensor, windows: Windows, norm: ResponseNorm) -> Tensor:
     """s, as a line of `windows`."""
     torch.mul(x, x, out=windows.inside)
-    sums = windows.sums()
-    return torch.add(x.new_tensor(norm.k), sums, alpha=norm.alpha, out=sums)
+    sums, k = windows.sums(), x.new_full((), norm.k)  # filled there: a CUDA graph cannot record a copy
+    return torch.add(k, sums, alpha=norm.alpha, out=sums)
 
 
 def _power(s: Tensor, beta: float) -> Tensor:

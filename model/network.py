@@ -160,7 +160,8 @@ class AlexNet(nn.Module):
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weights
         crop, side = self.recipe.crop, self.recipe.crop + self.border
         taken = torch.empty(len(images), side, side, 3, dtype=dtype, device=images.device).permute(0, 3, 1, 2)
-        taken[:, :, crop:] = taken[:, :, :, crop:] = 0
+        taken[:, :, crop:].zero_()
+        taken[:, :, :, crop:].zero_()
         scale = torch.full((), 1 / divisor, dtype=weights, device=images.device)
         torch.addcmul(self.mean / -divisor, images, scale, out=taken[:, :, :crop, :crop])
         return taken

@@ -26,6 +26,10 @@ EPOCHS = 34  # of three steps, one of them a short batch
 RECIPE = get_recipe("original", width=0.02, classes=3, batch_size=4, epochs=EPOCHS)
 
 
+aten = torch.ops.aten
+HOST = (aten.lift_fresh.default, aten._local_scalar_dense.default)  # torch.tensor(2.0), x.item()
+
+
 class Tape(TorchDispatchMode):
     """Every operation inside; `replay` does them again, reading and writing the same memory."""
 
@@ -34,6 +38,7 @@ class Tape(TorchDispatchMode):
         self.done: list[tuple] = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func not in HOST, "a CUDA graph cannot record what goes to and from the host"
         out = func(*args, **(kwargs or {}))
         self.done.append((func, args, kwargs or {}, out))
         return out
