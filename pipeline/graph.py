@@ -8,7 +8,7 @@ subtracts the mean image. A pass over the pixels costs a CPU a seventh of their 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from nvidia.dali import fn, pipeline_def, types
+from nvidia.dali import fn, math, pipeline_def, types
 from nvidia.dali.data_node import DataNode
 
 STORED = 256  # side of the stored or resized square
@@ -42,7 +42,7 @@ def train_graph(source: Source, crop: int, kind: str, gpu: bool) -> tuple[DataNo
     if kind == "original":  # only the region that is kept: the same pixels as resizing all and cropping
         start, side = _square(stored)
         start += fn.stack(top, left) * side / STORED
-        images = _decode(stored, gpu)
+        images, start = _decode_around(stored, start, side, crop / STORED, gpu)
         images = fn.resize(images, roi_start=start, roi_end=start + side * crop / STORED, size=[crop, crop])
     elif kind == "raw":  # cropped before they cross the bus
         images = fn.crop(fn.reshape(stored, layout="HWC"), **_window(crop, top, left)).gpu()
@@ -63,10 +63,12 @@ def evaluation_graph(
     `source` yields per batch: images of a `Dataset.kind`, labels. views: (top, left, mirror) of each.
     """
     stored, labels = fn.external_source(source, num_outputs=2, batch=True, no_copy=True)
-    images = _there(fn.reshape(stored, layout="HWC"), gpu) if kind == "raw" else _decode(stored, gpu)
     if kind == "original":
         start, side = _square(stored)
+        images, start = _decode_around(stored, start, side, 1, gpu)
         images = fn.resize(images, roi_start=start, roi_end=start + side, size=[STORED, STORED])
+    else:
+        images = _there(fn.reshape(stored, layout="HWC"), gpu) if kind == "raw" else _decode(stored, gpu)
     crops = [fn.crop(images, **_window(crop, top, left)) for top, left, _ in views]
     crops = [fn.flip(x) if mirror else x for x, (*_, mirror) in zip(crops, views, strict=True)]
     return fn.stack(*crops), _there(labels, gpu)
@@ -96,9 +98,27 @@ def _decode(
     return decoder(jpegs, device=device, output_type=types.RGB, adjust_orientation=False, **where)
 
 
+def _decode_around(
+    jpegs: DataNode, start: DataNode, side: DataNode, share: float, gpu: bool
+) -> tuple[DataNode, DataNode]:
+    """Images, as far as resizing the square of `share` sides at `start` reads them; where it starts there."""
+    if gpu:
+        return _decode(jpegs, gpu), start
+    reach = side / STORED + 1  # of the resize's filter beyond the square
+    first = math.max(math.floor(start - reach), 0)
+    end = math.min(math.ceil(start + side * share + reach), _size(jpegs))
+    where = {"start": fn.cast(first, dtype=types.INT32), "end": fn.cast(end, dtype=types.INT32)}
+    return _decode(jpegs, gpu, fn.decoders.image_slice, axis_names="HW", **where), start - first
+
+
+def _size(jpegs: DataNode) -> DataNode:
+    """(height, width) as float32."""
+    return fn.cast(fn.peek_image_shape(jpegs, adjust_orientation=False)[:2], dtype=types.FLOAT)
+
+
 def _square(jpegs: DataNode) -> tuple[DataNode, DataNode]:
     """Start (y, x) and side of the centre square, in source pixels: paper section 2."""
-    shape = fn.cast(fn.peek_image_shape(jpegs, adjust_orientation=False)[:2], dtype=types.FLOAT)
+    shape = _size(jpegs)
     side = fn.reductions.min(shape, keep_dims=True)
     return (shape - side) / 2, side
 

@@ -4,6 +4,7 @@ import io
 
 import numpy as np
 import pytest
+from nvidia.dali import fn, pipeline_def, types
 from PIL import Image
 
 from pipeline import graph
@@ -71,6 +72,37 @@ def test_train_graph_on_prepared_images() -> None:
     assert np.abs(images - expected([decoded(data) for data in jpegs])).max() < 1e-4
     assert labels.dtype == np.int64
     assert labels.tolist() == list(range(ROWS))
+
+
+@pipeline_def
+def resized_whole(jpegs: list[np.ndarray]) -> object:
+    """The crops of DRAWS before their flip and noise, from images that are decoded whole."""
+    stored, top, left = fn.external_source(
+        lambda: (jpegs, DRAWS["top"], DRAWS["left"]), num_outputs=3, batch=True
+    )
+    size = fn.cast(fn.peek_image_shape(stored)[:2], dtype=types.FLOAT)
+    side = fn.reductions.min(size, keep_dims=True)
+    start = (size - side) / 2 + fn.stack(top, left) * side / 256
+    images = fn.decoders.image(stored)
+    return fn.resize(images, roi_start=start, roi_end=start + side * 224 / 256, size=[224, 224])
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"progressive": True}, {"subsampling": "4:4:4"}, {"subsampling": "4:2:2"}], ids=str
+)
+def test_what_is_decoded_of_an_original_is_all_that_its_crop_reads(options: dict[str, object]) -> None:
+    sizes = [(1500, 2000), (2017, 1511), (60, 800), (375, 500), (257, 300), (640, 640)]
+    jpegs = []
+    for label, size in enumerate(sizes):
+        image = Image.fromarray(draw(label, np.random.default_rng(label))).resize(size[::-1])
+        file = io.BytesIO()
+        image.convert("L" if label == 3 else "RGB").save(file, "JPEG", quality=90, **options)
+        jpegs.append(np.frombuffer(file.getvalue(), np.uint8))
+    images, _ = train(jpegs, "original")
+    (whole,) = resized_whole(jpegs, **EXECUTOR).run()
+    views = [crop[:, ::-1] if mirror else crop
+             for crop, mirror in zip(np.array(whole.as_tensor()), DRAWS["mirror"], strict=True)]  # fmt: skip
+    assert np.array_equal(images, views + DRAWS["shift"][:, None, None])
 
 
 def test_train_graph_resizes_originals_as_pillow_does() -> None:
