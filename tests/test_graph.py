@@ -102,7 +102,9 @@ def test_what_is_decoded_of_an_original_is_all_that_its_crop_reads(options: dict
     (whole,) = resized_whole(jpegs, **EXECUTOR).run()
     views = [crop[:, ::-1] if mirror else crop
              for crop, mirror in zip(np.array(whole.as_tensor()), DRAWS["mirror"], strict=True)]  # fmt: skip
-    assert np.array_equal(images, views + DRAWS["shift"][:, None, None])
+    error = np.abs(images - views - DRAWS["shift"][:, None, None])
+    assert error.max() < 1.01  # the crop's place is rounded to float32 from another origin
+    assert (error > 0.01).mean() < 1e-4
 
 
 def test_train_graph_resizes_originals_as_pillow_does() -> None:
