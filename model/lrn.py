@@ -100,7 +100,7 @@ class _Normalise(torch.autograd.Function):
         return result, None, None, None
 
 
-class Windows:
+class _Windows:
     """Sums over centred windows of odd `size` along each of `dims`, clipped at the borders.
 
     Of what is written to `inside`, a tensor of x's shape. Behind each line lie as many zeros as a window
@@ -137,7 +137,7 @@ def _slide(line: Tensor, count: int, stride: int) -> Tensor:
     return total.add_(line[-length:]) if count % 2 else total
 
 
-def _blocks(x: Tensor, size: int, dims: tuple[int, ...]) -> Iterator[tuple[slice, Tensor, Windows]]:
+def _blocks(x: Tensor, size: int, dims: tuple[int, ...]) -> Iterator[tuple[slice, Tensor, _Windows]]:
     """Rows, what is there, room for their windows. A GPU takes all rows at once; a CPU as few as stay in its
     cache through the two dozen steps above.
     """
@@ -147,13 +147,13 @@ def _blocks(x: Tensor, size: int, dims: tuple[int, ...]) -> Iterator[tuple[slice
         rows = slice(start, start + count)
         part = x[rows].to(torch.promote_types(x.dtype, torch.float32))
         if windows is None or part.shape != windows.given:
-            windows = Windows(part, size, dims)
+            windows = _Windows(part, size, dims)
         yield rows, part, windows
 
 
 def window_sum(x: Tensor, size: int, dims: tuple[int, ...]) -> Tensor:
     """Sums over centred windows of odd `size` along each of `dims`, clipped at the borders; shaped as x."""
-    windows = Windows(x, size, dims)
+    windows = _Windows(x, size, dims)
     windows.inside.copy_(x)
     return windows.cut(windows.sums())
 
@@ -164,7 +164,7 @@ def _off_mean(x: Tensor, size: int, dims: tuple[int, ...]) -> Tensor:
     return x - window_sum(x, size, dims) / count
 
 
-def _denominator(x: Tensor, windows: Windows, norm: ResponseNorm) -> Tensor:
+def _denominator(x: Tensor, windows: _Windows, norm: ResponseNorm) -> Tensor:
     """s, as a line of `windows`."""
     torch.mul(x, x, out=windows.inside)
     sums, k = windows.sums(), x.new_full((), norm.k)  # filled there: a CUDA graph cannot record a copy

@@ -39,11 +39,8 @@ def train_graph(source: Source, crop: int, kind: str, gpu: bool) -> tuple[DataNo
             output_layout="HWC",
         )
         return images, labels
-    if kind == "original":  # only the region that is kept: the same pixels as resizing all and cropping
-        start, side = _square(stored)
-        start += fn.stack(top, left) * side / STORED
-        images, start = _decode_around(stored, start, side, crop / STORED, gpu)
-        images = fn.resize(images, roi_start=start, roi_end=start + side * crop / STORED, size=[crop, crop])
+    if kind == "original":
+        images = _resized(stored, fn.stack(top, left), crop, gpu)
     elif kind == "raw":  # cropped before they cross the bus
         images = fn.crop(fn.reshape(stored, layout="HWC"), **_window(crop, top, left)).gpu()
     elif gpu:  # whole, as nvImageCodec 0.9 fails on parts of images: its issue 55
@@ -64,9 +61,7 @@ def evaluation_graph(
     """
     stored, labels = fn.external_source(source, num_outputs=2, batch=True, no_copy=True)
     if kind == "original":
-        start, side = _square(stored)
-        images, start = _decode_around(stored, start, side, 1, gpu)
-        images = fn.resize(images, roi_start=start, roi_end=start + side, size=[STORED, STORED])
+        images = _resized(stored, 0, STORED, gpu)
     else:
         images = _there(fn.reshape(stored, layout="HWC"), gpu) if kind == "raw" else _decode(stored, gpu)
     crops = [fn.crop(images, **_window(crop, top, left)) for top, left, _ in views]
@@ -98,29 +93,25 @@ def _decode(
     return decoder(jpegs, device=device, output_type=types.RGB, adjust_orientation=False, **where)
 
 
-def _decode_around(
-    jpegs: DataNode, start: DataNode, side: DataNode, share: float, gpu: bool
-) -> tuple[DataNode, DataNode]:
-    """Images, as far as resizing the square of `share` sides at `start` reads them; where it starts there."""
-    if gpu:
-        return _decode(jpegs, gpu), start
-    reach = side / STORED + 1  # of the resize's filter beyond the square
-    first = math.max(math.floor(start - reach), 0)
-    end = math.min(math.ceil(start + side * share + reach), _size(jpegs))
-    where = {"start": fn.cast(first, dtype=types.INT32), "end": fn.cast(end, dtype=types.INT32)}
-    return _decode(jpegs, gpu, fn.decoders.image_slice, axis_names="HW", **where), start - first
+def _resized(jpegs: DataNode, corner: DataNode | int, crop: int, gpu: bool) -> DataNode:
+    """The (crop, crop) at `corner` (y, x) of the centre square, resized to STORED: paper section 2.
 
-
-def _size(jpegs: DataNode) -> DataNode:
-    """(height, width) as float32."""
-    return fn.cast(fn.peek_image_shape(jpegs, adjust_orientation=False)[:2], dtype=types.FLOAT)
-
-
-def _square(jpegs: DataNode) -> tuple[DataNode, DataNode]:
-    """Start (y, x) and side of the centre square, in source pixels: paper section 2."""
-    shape = _size(jpegs)
-    side = fn.reductions.min(shape, keep_dims=True)
-    return (shape - side) / 2, side
+    Only the region that is kept: the same pixels as resizing all and cropping.
+    """
+    size = fn.cast(fn.peek_image_shape(jpegs, adjust_orientation=False)[:2], dtype=types.FLOAT)
+    side = fn.reductions.min(size, keep_dims=True)
+    scale = side / STORED  # source pixels in a resized one
+    start = (size - side) / 2 + corner * scale
+    end = start + crop * scale
+    if gpu:  # whole, as in train_graph
+        images = _decode(jpegs, gpu)
+    else:
+        reach = scale + 1  # of the resize's filter beyond what is kept
+        first, last = math.max(math.floor(start - reach), 0), math.min(math.ceil(end + reach), size)
+        where = {"start": fn.cast(first, dtype=types.INT32), "end": fn.cast(last, dtype=types.INT32)}
+        images = _decode(jpegs, gpu, fn.decoders.image_slice, axis_names="HW", **where)
+        start, end = start - first, end - first
+    return fn.resize(images, roi_start=start, roi_end=end, size=[crop, crop])
 
 
 def _there(x: DataNode, gpu: bool) -> DataNode:

@@ -21,7 +21,6 @@ from model.schedule import rates
 from pipeline.batches import Samples
 from pipeline.dataset import Dataset
 
-CPU = {"gpus": None, "device": "cpu", "precision": None, "workers": 1, "cuda_graph": None}
 SETTINGS = {"gpus": None, "device": "cpu", "precision": None, "workers": 1, "cuda_graph": None}
 
 
