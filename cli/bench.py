@@ -151,4 +151,4 @@ def show(result: dict[str, Any]) -> None:
     hours = IMAGENET / result["parts"]["train"]["img_s"] / 3600
     memory = ", ".join(f"{name} {size / 1e9:.1f} GB" for name, size in result["memory"].items())
     console.print(f"At this rate an epoch of ImageNet takes {hours:,.2f} hours, 90 take {90 * hours:,.1f}.")
-    console.print(f"At most {memory} of memory.")
+    console.print(f"At most {memory} of memory, which all these parts have at once.")

@@ -19,7 +19,7 @@ from pipeline.dataset import Dataset
 from pipeline.graph import STORED
 from pipeline.statistics import Statistics
 
-MEMORY = re.compile("out of memory|can't allocate memory|bad_alloc")
+MEMORY = re.compile("out of memory|can't allocate|allocation failed|bad_alloc", re.IGNORECASE)
 NETWORK = re.compile("gloo|nccl|TCPStore|Connection", re.IGNORECASE)
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 

@@ -11,6 +11,7 @@ from contextlib import redirect_stderr
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -100,6 +101,16 @@ def finish(pixels: np.ndarray, shift: np.ndarray) -> np.ndarray:
     return image
 
 
+def shifted(images: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+    """(rows, crop, crop, 3) float32 in place, (rows, 3, crop, crop) in return, each image by its (3,) shift.
+
+    A line of pixels at a time: three times as quick as (rows, 3, 1, 1).
+    """
+    rows, lines = images.shape[:2]
+    images.view(rows, lines, -1).add_(shift.repeat(1, lines)[:, None])
+    return images.permute(0, 3, 1, 2)
+
+
 def place(size: tuple[int, ...], top: float, left: float, crop: int) -> tuple[float, float, float]:
     """Start (y, x) and side, in pixels of an image of (height, width), of a crop of its STORED square."""
     scale = min(size) / STORED
@@ -168,8 +179,7 @@ def loader(job: Job, crop: Callable[..., np.ndarray], floats: bool, left: bool =
     ):
         images = images.to(job.device, non_blocking=True)
         if shift and not left:
-            images = images.permute(0, 3, 1, 2).float()
-            images += shift[0].to(job.device)[:, :, None, None]
+            images = shifted(images.float(), shift[0].to(job.device))
         yield images, labels.to(job.device, non_blocking=True)
 
 
@@ -209,14 +219,14 @@ def webdataset(job: Job) -> Iterator[Batch]:
         yield images.to(job.device, non_blocking=True), labels.to(job.device, non_blocking=True)
 
 
-def ffcv(job: Job) -> Iterator[Batch]:
-    """FFCV's own operators, which have no colour noise: that much less than the others do."""
+def ffcv(job: Job, noise: bool) -> Iterator[Batch]:
+    """FFCV's own operators, which have no colour noise: it is added by torch, or left out."""
     from ffcv.fields.basics import IntDecoder
     from ffcv.fields.rgb_image import RandomResizedCropRGBImageDecoder
     from ffcv.loader import Loader, OrderOption
     from ffcv.transforms import NormalizeImage, RandomHorizontalFlip, Squeeze, ToTensor, ToTorchImage
 
-    path, crop = job.folder / "images.beton", job.recipe.crop
+    path, crop = Path(mkdtemp(dir=job.folder), "images.beton"), job.recipe.crop
     count = write_beton(job, path)
     batches = Loader(
         str(path),
@@ -236,13 +246,19 @@ def ffcv(job: Job) -> Iterator[Batch]:
             "label": [IntDecoder(), ToTensor(), Squeeze()],
         },
     )
+    random = torch.Generator().manual_seed(job.seed)
+    matrix = torch.from_numpy(job.matrix).float()
     while True:
         for images, labels in batches:
-            yield images.to(job.device, non_blocking=True), labels.to(job.device, non_blocking=True)
+            images = images.to(job.device, non_blocking=True)
+            if noise:
+                shift = torch.randn(len(images), 3, generator=random) @ matrix.T
+                images = shifted(images.permute(0, 2, 3, 1), shift.to(job.device))
+            yield images, labels.to(job.device, non_blocking=True)
 
 
 def write_beton(job: Job, path: Path) -> int:
-    """The first images as FFCV keeps them, the same bytes, if they are not there yet; how many."""
+    """The first images as FFCV keeps them, the same bytes; how many."""
     from ffcv.fields import IntField, RGBImageField
     from ffcv.fields.rgb_image import IMAGE_MODES
     from ffcv.writer import DatasetWriter
@@ -255,12 +271,11 @@ def write_beton(job: Job, path: Path) -> int:
 
     samples = Samples(job.dataset, "train")
     count = min(COPIED, len(samples))
-    if not path.exists():
-        multiprocessing.set_start_method("fork", force=True)  # of its writer
-        field = RGBImageField()
-        field.encode = encode
-        rows = list(zip(*samples.read(np.arange(count)), strict=True))
-        writer = DatasetWriter(str(path), {"image": field, "label": IntField()}, num_workers=job.cores)
-        with redirect_stderr(io.StringIO()):  # a progress bar
-            writer.from_indexed_dataset(rows)
+    multiprocessing.set_start_method("fork", force=True)  # of its writer
+    field = RGBImageField()
+    field.encode = encode
+    rows = list(zip(*samples.read(np.arange(count)), strict=True))
+    writer = DatasetWriter(str(path), {"image": field, "label": IntField()}, num_workers=job.cores)
+    with redirect_stderr(io.StringIO()):  # a progress bar
+        writer.from_indexed_dataset(rows)
     return count

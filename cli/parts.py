@@ -22,12 +22,20 @@ from model.recipe import Recipe
 from model.schedule import divisor, rates
 from model.train import update
 from pipeline import graph
-from pipeline.batches import EvaluationBatches, Samples, TrainBatches, executor
+from pipeline.batches import EvaluationBatches, Feed, Samples, TrainBatches, executor
 from pipeline.dataset import Dataset
 from pipeline.image import encode
 from pipeline.shard import prepare_image
 
 Work = Iterator[int]
+
+
+class AgainAndAgain(EvaluationBatches):
+    """A split without an end."""
+
+    def _feed(self) -> Feed:
+        while True:
+            yield from super()._feed()
 
 
 class Parts:
@@ -168,11 +176,10 @@ class Parts:
     def evaluation(self, views: tuple[tuple[int, int, int], ...]) -> Work:
         """Validation images, again and again."""
         size = max(1, self.recipe.batch_size // len(views))
-        while True:
-            for batch in EvaluationBatches(self.dataset, "val", views=views, batch_size=size, **self.images):
-                evaluate(self.network, [batch], precision=self.precision)
-                self.wait()
-                yield len(batch[1])
+        for batch in AgainAndAgain(self.dataset, "val", views=views, batch_size=size, **self.images):
+            evaluate(self.network, [batch], precision=self.precision)
+            self.wait()
+            yield len(batch[1])
 
     def prep(self) -> Work:
         """What prep does to an image, in one process; the images are the dataset's own."""

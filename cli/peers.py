@@ -39,10 +39,14 @@ PEERS = {
     "DataLoader, simplejpeg": Peer(partial(loader, crop=loaders.crop_simplejpeg, floats=True)),
     "DataLoader, by uint8": Peer(partial(loader, crop=loaders.crop_simplejpeg, floats=False), kinds=ANY),
     "DataLoader, uint8 alone": Peer(
-        partial(loader, crop=loaders.crop_quickly, floats=False, left=True), kinds=ANY
+        partial(loader, crop=loaders.crop_simplejpeg, floats=False, left=True), kinds=ANY
+    ),
+    "the same, no filter": Peer(
+        partial(loader, crop=loaders.crop_quickly, floats=False, left=True), kinds=("original",)
     ),
     "webdataset": Peer(loaders.webdataset, "webdataset"),
-    "FFCV": Peer(loaders.ffcv, "ffcv", kinds=("256", "raw")),
+    "FFCV": Peer(partial(loaders.ffcv, noise=True), "ffcv", kinds=("256", "raw")),
+    "FFCV, no noise": Peer(partial(loaders.ffcv, noise=False), "ffcv", kinds=("256", "raw")),
     "plain step": Peer(plain.steps, resizer="torch", kinds=ANY),
 }
 PACKAGES = {"cv2": "opencv-python-headless"}  # where a module is not named as its package

@@ -1,7 +1,8 @@
 """Fifth stop: dataset and DALI graph become torch batches on the training device; they go to model/train.py.
 
-Batches leave DALI without a copy. A training stream starts at any step and never ends; an evaluation stream
-gives every image of its split exactly once.
+On a CPU batches leave DALI without a copy. On a GPU they are copied: DALI waits for the whole device before
+it takes back memory that it lent, which ends the recording of a CUDA graph and lets batches pile up.
+A training stream starts at any step and never ends; an evaluation stream gives every image of its split once.
 """
 
 import mmap
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.dlpack import from_dlpack
+from nvidia.dali.plugin.pytorch.torch_utils import to_torch_tensor
 
 from pipeline import graph, image
 from pipeline.dataset import PIXELS, DataError, Dataset, read_index, read_names
@@ -219,8 +220,10 @@ class Stream:
                     raise DataError(damage) from None
             raise
         rows = len(self.running.popleft())
-        pixels = from_dlpack(images.as_tensor())[:rows]
-        return pixels.movedim(-1, -3), from_dlpack(labels.as_tensor())[:rows]
+        pixels, numbers = (
+            to_torch_tensor(found.as_tensor(), copy=stream is not None)[:rows] for found in (images, labels)
+        )
+        return pixels.movedim(-1, -3), numbers
 
     def _source(self) -> tuple[Any, ...]:
         chosen, inputs = next(self.feed)

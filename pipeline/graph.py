@@ -103,8 +103,8 @@ def _resized(jpegs: DataNode, corner: DataNode | int, crop: int, gpu: bool) -> D
     scale = side / STORED  # source pixels in a resized one
     start = (size - side) / 2 + corner * scale
     end = start + crop * scale
-    if gpu:  # whole, as in train_graph
-        images = _decode(jpegs, gpu)
+    if gpu:  # whole, as in train_graph; colours between their samples as the CPU's decoder makes them
+        images = _decode(jpegs, gpu, jpeg_fancy_upsampling=True)
     else:
         reach = scale + 1  # of the resize's filter beyond what is kept
         first, last = math.max(math.floor(start - reach), 0), math.min(math.ceil(end + reach), size)

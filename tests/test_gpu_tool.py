@@ -7,8 +7,8 @@ def test_the_table_has_a_column_a_setting_and_a_row_a_part() -> None:
     first = {"parts": {"loader": {"img_s": 40000.4}, "step": {"img_s": 9.6}}, "waiting": 0.014}
     second = {"parts": {"step": {"img_s": 12}}, "waiting": 0}
     found = {
-        "jpeg --gpus 0": first | {"memory": {"cuda:0": 3_210_000_000, "host": 9e9}},
-        "raw --gpus 0,1": second | {"memory": {"cuda:0": 1e9, "cuda:1": 2e9, "host": 9e9}},
+        "jpeg --gpus 0": first | {"taken": 3_210_000_000},
+        "raw --gpus 0,1": second | {"taken": 2e9},
     }
     assert table(found).splitlines() == [
         "|  | `jpeg --gpus 0` | `raw --gpus 0,1` |",
@@ -16,5 +16,5 @@ def test_the_table_has_a_column_a_setting_and_a_row_a_part() -> None:
         "| loader | 40,000 |  |",
         "| step | 10 | 12 |",
         "| waiting for data | 1% | 0% |",
-        "| GPU memory, GB | 3.2 | 2.0 |",
+        "| memory of a training, GB | 3.2 | 2.0 |",
     ]

@@ -71,6 +71,17 @@ def test_views_are_slices(raw: Dataset) -> None:
             assert np.array_equal(images[row, view + 5], part[:, :, ::-1])
 
 
+@pytest.mark.gpu
+def test_gpu_batches_are_the_same_and_stay_so(raw: Dataset) -> None:
+    """All of twelve are kept, where DALI's own memory would be those of a few."""
+    settings = {"batch_size": 8, "offsets": 33, "colour": lambda epoch: np.eye(3), "seed": 7, "start": 0}
+    gpu = {**CPU, "device": torch.device("cuda:0")}
+    ours, theirs = (list(itertools.islice(TrainBatches(raw, **settings, **at), 12)) for at in (gpu, CPU))
+    for (a, labels), (b, others) in zip(ours, theirs, strict=True):
+        assert torch.equal(a.cpu(), b)
+        assert torch.equal(labels.cpu(), others)
+
+
 def resident(samples: Samples, number: int) -> float:
     """The part of a sample's pages that is in memory, as mincore(2) has it."""
     ((shard, first, size),) = samples._places(np.array([number]))

@@ -2,7 +2,8 @@
 
 First the tests that need a card; then `alexnet-dali bench` on drawn images as JPEG and as raw shards, with
 and without --cuda-graph, in every precision, with the towers apart on one card and, where there are two, on
-two. Prints a table last; its status is 1 where a test or a measurement failed.
+two; and the memory that an epoch of training takes. Prints a table last; its status is 1 where a test or a
+measurement failed.
 """
 
 import argparse
@@ -10,6 +11,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,10 +46,13 @@ def main() -> int:
             data = ["--imagenet-root", source, "--out", Path(folder, store), "--max-rejected", "0.5"]
             run("-m", "cli", "prep", *data, "--store", store)
             for words in settings:
-                path, size = Path(folder, "bench.json"), ["--batch-size", given.batch_size]
-                data = ["--data", Path(folder, store), "--json", path, "--seconds", given.seconds]
-                if run("-m", "cli", "bench", *data, *size, *words.split()):
-                    found[f"{store} {words}"] = json.loads(path.read_text())
+                path, name = Path(folder, "bench.json"), f"{store} {words}"
+                same = ["--data", Path(folder, store), "--batch-size", given.batch_size, *words.split()]
+                trained, took = memory_of(
+                    "-m", "cli", "train", *same, "--epochs", 1, "--run", Path(folder, name)
+                )
+                if trained and run("-m", "cli", "bench", *same, "--json", path, "--seconds", given.seconds):
+                    found[name] = json.loads(path.read_text()) | {"taken": took}
                 else:
                     failed = True
     print(table(found))
@@ -56,25 +61,35 @@ def main() -> int:
 
 def run(*words: object) -> bool:
     """Whether a Python command did its work; it prints what it has to say."""
+    return start(*words).wait() == 0
+
+
+def memory_of(*words: object) -> tuple[bool, int]:
+    """The same, and the most bytes that it took of the first card."""
+    before = least = torch.cuda.mem_get_info(0)[0]
+    process = start(*words)
+    while process.poll() is None:
+        least = min(least, torch.cuda.mem_get_info(0)[0])
+        time.sleep(0.05)
+    return process.returncode == 0, before - least
+
+
+def start(*words: object) -> "subprocess.Popen[bytes]":
     texts = [str(word) for word in words]
     print("$ python", *texts, flush=True)
-    return subprocess.run([sys.executable, *texts], cwd=Path(__file__).parent.parent).returncode == 0
+    return subprocess.Popen([sys.executable, *texts], cwd=Path(__file__).parent.parent)
 
 
 def table(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """Images/s of each part under each setting, in GitHub's notation, and the memory in use on a card."""
+    """Images/s of each part under each setting, in GitHub's notation, and what a training takes of a card."""
     parts = dict.fromkeys(part for result in found.values() for part in result["parts"])
     rows: list[Sequence[str]] = [["", *(f"`{name}`" for name in found)], ["---"] * (1 + len(found))]
     for part in parts:
         rates = [result["parts"].get(part, {}).get("img_s") for result in found.values()]
         rows.append([part, *("" if rate is None else f"{rate:,.0f}" for rate in rates)])
     rows.append(["waiting for data", *(f"{result['waiting']:.0%}" for result in found.values())])
-    rows.append(["GPU memory, GB", *(f"{memory(result):.1f}" for result in found.values())])
+    rows.append(["memory of a training, GB", *(f"{result['taken'] / 1e9:.1f}" for result in found.values())])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
-def memory(result: Mapping[str, Any]) -> float:
-    return max((size for name, size in result["memory"].items() if name != "host"), default=0) / 1e9
 
 
 if __name__ == "__main__":
