@@ -1,7 +1,6 @@
 """alexnet-dali baseline: the systems that the paper's tables compare the network with."""
 
 import json
-import os
 import platform
 import shlex
 import shutil
@@ -110,10 +109,11 @@ def run_baseline(
     from model.run import RunDirectory
     from model.sift import Grid
     from pipeline.dataset import has_labels, open_dataset
+    from pipeline.workers import count_cores
 
     dataset, split = open_dataset(settings["data"]), settings["split"]
     folder = settings["out"] or options.RUNS / f"baseline-{name}"
-    workers = settings["workers"] or len(os.sched_getaffinity(0))
+    workers = settings["workers"] or count_cores()
     plan = stages.Plan(
         name, Grid(*grid), levels, sizes, settings["sample"], settings["seed"], dataset.root, folder
     )

@@ -18,6 +18,7 @@ from pipeline.batches import TrainBatches
 from pipeline.dataset import Dataset
 from pipeline.graph import STORED
 from pipeline.statistics import Statistics
+from pipeline.workers import count_cores
 
 MEMORY = re.compile("out of memory|can't allocate|allocation failed|bad_alloc", re.IGNORECASE)
 NETWORK = re.compile("gloo|nccl|TCPStore|Connection", re.IGNORECASE)
@@ -60,7 +61,7 @@ def recorder(wanted: bool, devices: list[torch.device]) -> Record | None:
 
 def cores(workers: int | None) -> int:
     """How many cores this process may take for its images: --workers, or its share of them all."""
-    return workers or max(1, len(os.sched_getaffinity(0)) // local_world())
+    return workers or max(1, count_cores() // local_world())
 
 
 def local_world() -> int:
@@ -95,6 +96,7 @@ def use_device(device: torch.device, precision: str | None) -> str:
     pages for all of a step's were a quarter of its time.
     """
     if device.type == "cpu":
+        torch.set_num_threads(min(torch.get_num_threads(), count_cores()))  # of a container, that is
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_MAX, 0)
         libc.mallopt(M_TRIM_THRESHOLD, -1)

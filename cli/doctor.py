@@ -18,6 +18,7 @@ from rich.text import Text
 
 from cli import options
 from pipeline.dataset import DataError, open_dataset
+from pipeline.workers import count_cores
 
 Row = tuple[str, str]
 
@@ -70,6 +71,8 @@ def examine(data: Path) -> Machine:
     torch = imported("torch", "pip install torch", faults)
     dali = imported("nvidia.dali", "pip install nvidia-dali-cuda120", faults)
     gpus = find_gpus(torch, faults) if torch else []
+    if gpus and not any(map(shutil.which, (os.environ.get("CC", "gcc"), "clang"))):
+        faults.append("no C compiler, which Triton wants for the GPU's kernels: install gcc and python3-dev")
     names = {wheel.metadata["Name"]: wheel.version for wheel in distributions()}
     return Machine(
         python=platform.python_version(),
@@ -132,16 +135,6 @@ def find_driver() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return answer.stdout.partition("\n")[0].strip() or None
-
-
-def count_cores(limits: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """The cores this process may use, and no more than its container's share of the machine."""
-    cores = len(os.sched_getaffinity(0))
-    try:
-        quota, period = limits.read_text().split()
-    except (OSError, ValueError):
-        return cores
-    return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
 
 
 def free_bytes(folder: Path) -> int:

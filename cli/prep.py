@@ -79,10 +79,11 @@ def command(
     from pipeline.prep import prepare
     from pipeline.repair import find_finished, repair
     from pipeline.source import find_source
+    from pipeline.workers import count_cores
 
     if (size, store) == ("original", "raw"):
         raise click.UsageError("--store raw holds 256x256 pixels: leave out --size original")
-    workers = workers or len(os.sched_getaffinity(0))
+    workers = workers or count_cores()
     with _stopped_by_signals():
         finished = find_finished(out, size, store, seed)
         faults = find_faults(finished, verify, workers) if finished else {}

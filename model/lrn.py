@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from model.recipe import ResponseNorm
+from model.recipe import ResponseNorm, RunError
 
 
 def across_maps(x: Tensor, norm: ResponseNorm, groups: int = 1, rectified: bool = False) -> Tensor:
@@ -37,11 +37,19 @@ def across_maps(x: Tensor, norm: ResponseNorm, groups: int = 1, rectified: bool 
 
 @cache
 def _kernels() -> ModuleType | None:
-    """Where there is Triton, which comes with torch's CUDA builds."""
+    """Where there is Triton, which comes with torch's CUDA builds and compiles what launches its kernels."""
     try:
+        import triton
+
         from model import kernels
     except ImportError:
         return None
+    try:
+        triton.runtime.driver.active.utils  # noqa: B018
+    except Exception as error:
+        raise RunError(
+            f"Triton cannot compile ({error}): it wants gcc and Python's headers (Debian: gcc, python3-dev)"
+        ) from None
     return kernels
 
 

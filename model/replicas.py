@@ -48,6 +48,7 @@ class Replicas:
         if self.world == 1:
             return network
         model = DistributedDataParallel(network, bucket_cap_mb=ONE_BYTE)
+        model.broadcast_buffers = False  # the mean image never changes
         model(images).sum().backward()
         network.zero_grad()
         return model

@@ -1,6 +1,5 @@
 """A finished dataset: is it whole, and what was damaged since made again."""
 
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from pipeline.plan import describe, plan, refuse_other
 from pipeline.shard import Record, commit, make_shard
 from pipeline.source import Source
 from pipeline.work import remove, work_folder
-from pipeline.workers import run_tasks
+from pipeline.workers import count_cores, run_tasks
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ def repair(
 
 
 def count_workers(workers: int | None, tasks: int) -> int:
-    return min(workers or len(os.sched_getaffinity(0)), tasks)
+    return min(workers or count_cores(), tasks)
 
 
 def _beside(split: str) -> list[str]:

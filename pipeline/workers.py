@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import wait
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from pipeline.dataset import DataError
@@ -16,6 +17,16 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 PR_SET_PDEATHSIG = 1
 AHEAD = 2  # tasks a worker holds, so that it need not wait while the parent is busy
+
+
+def count_cores(limits: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """The cores this process may use, and no more than its container's share of the machine."""
+    cores = len(os.sched_getaffinity(0))
+    try:
+        quota, period = limits.read_text().split()
+    except (OSError, ValueError):
+        return cores
+    return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
 
 
 def run_tasks(

@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 from rich.console import Console
 
 from cli import doctor
+from pipeline.workers import count_cores
 
 H100 = doctor.Gpu("NVIDIA H100", 80 * 2**30, "9.0", True, [1], None)
 MACHINE = doctor.Machine(
@@ -110,8 +111,8 @@ def test_a_gpu_in_words() -> None:
 @pytest.mark.parametrize(("text", "cores"), [("100000 100000", 1), ("50000 100000", 1), ("max 100000", None)])
 def test_a_containers_share_of_the_cores(text: str, cores: int | None, tmp_path: Path) -> None:
     (tmp_path / "cpu.max").write_text(text + "\n")
-    assert doctor.count_cores(tmp_path / "cpu.max") == (cores or len(os.sched_getaffinity(0)))
-    assert doctor.count_cores(tmp_path / "none") == len(os.sched_getaffinity(0))
+    assert count_cores(tmp_path / "cpu.max") == (cores or len(os.sched_getaffinity(0)))
+    assert count_cores(tmp_path / "none") == len(os.sched_getaffinity(0))
 
 
 def test_a_broken_dataset_is_one_line(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from reference import Node
 from model import lrn
 from model.network import AlexNet
 from model.optim import Momentum
-from model.recipe import ResponseNorm, get_recipe
+from model.recipe import ResponseNorm, RunError, get_recipe
 from model.schedule import rates
 
 pytest.importorskip("triton", reason="pip install triton")
@@ -148,6 +148,12 @@ def test_the_compiler_takes_the_kernels(name, order, dtype, monkeypatch, tmp_pat
     assert compiled.asm["cubin"]
     # 5 values of x and the one in the middle; the gradient reads 9, and 5 slopes, and the middle of both
     assert compiled.asm["ttir"].count("tt.load") == {"_forward": 6, "_backward": 16}[name]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="here it can")
+def test_a_triton_that_cannot_work_is_one_line():
+    with pytest.raises(RunError, match=r"Triton cannot compile .*: it wants gcc"):
+        lrn._kernels.__wrapped__()
 
 
 @pytest.mark.gpu

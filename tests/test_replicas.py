@@ -195,7 +195,7 @@ FAKES = {
     "alexnet-dali": """echo "$RANK/$WORLD_SIZE $LOCAL_RANK/$LOCAL_WORLD_SIZE $MASTER_ADDR $*" > said.$RANK
 [ $RANK = 0 ] || exit 1
 exit $STATUS""",
-    "srun": """shift
+    "srun": """while [[ $1 == --* ]]; do echo "$1" >> bound; shift; done
 highest=0
 for ((SLURM_PROCID = 0; SLURM_PROCID < SLURM_NTASKS; SLURM_PROCID++)); do
     export SLURM_PROCID SLURM_LOCALID=$((SLURM_PROCID % 2))
@@ -212,9 +212,17 @@ def test_the_sbatch_script(tmp_path: Path, status: int, ends: int, queued: bool)
     for name, body in FAKES.items():
         (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
         (tmp_path / name).chmod(0o755)
-    slurm = {"SLURM_NTASKS": "4", "SLURM_NNODES": "2", "SLURM_JOB_ID": "42", "SLURM_JOB_NODELIST": "x"}
+    slurm = {
+        "SLURM_NTASKS": "4",
+        "SLURM_NNODES": "2",
+        "SLURM_JOB_ID": "42",
+        "SLURM_JOB_NODELIST": "x",
+        "SLURM_CPUS_PER_TASK": "8",
+    }
     environment = {**os.environ, **slurm, "PATH": f"{tmp_path}:{os.environ['PATH']}", "STATUS": str(status)}
     script = [ROOT / "tools" / "train.sbatch", "--data", "a folder"]
     assert subprocess.run(script, cwd=tmp_path, env=environment).returncode == ends
     assert (tmp_path / "said.2").read_text() == "2/4 0/2 one train --data a folder\n"
+    bound = (tmp_path / "bound").read_text().split()
+    assert bound == ["--cpus-per-task=8", "--cpu-bind=none", "--gpu-bind=none"]
     assert (tmp_path / "requeued").exists() == queued

@@ -28,6 +28,7 @@ from pipeline.plan import plan
 from pipeline.prep import prepare
 from pipeline.shard import make_shard
 from pipeline.source import find_source
+from pipeline.workers import count_cores
 
 IMAGENET, CORES = 1_281_167, 16
 
@@ -51,7 +52,7 @@ def main() -> None:
     )
     parser.add_argument("--images", type=int, default=4096)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--workers", type=int, default=count_cores())
     parser.add_argument("--size", choices=["256", "original"], default="256")
     parser.add_argument("--folder", help="a disk to try instead of the default for temporary files")
     options = parser.parse_args()
