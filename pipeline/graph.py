@@ -14,6 +14,13 @@ from nvidia.dali.data_node import DataNode
 STORED = 256  # side of the stored or resized square
 TEN_VIEWS = tuple((y, x, m) for m in (0, 1) for y, x in ((0, 0), (0, 32), (16, 16), (32, 0), (32, 32)))
 CENTRE_VIEW = ((16, 16, 0),)
+# What nvJPEG sets aside, for each thread and for the hardware decoder: by default 32 MB and nothing
+SQUARES: dict[str, Any] = {
+    "device_memory_padding": 2**20,
+    "host_memory_padding": 2**20,
+    "preallocate_width_hint": STORED,
+    "preallocate_height_hint": STORED,
+}
 
 Source = Callable[[], tuple[Any, ...]]
 
@@ -44,7 +51,7 @@ def train_graph(source: Source, crop: int, kind: str, gpu: bool) -> tuple[DataNo
     elif kind == "raw":  # cropped before they cross the bus
         images = fn.crop(fn.reshape(stored, layout="HWC"), **_window(crop, top, left)).gpu()
     elif gpu:  # whole, as nvImageCodec 0.9 fails on parts of images: its issue 55
-        images = fn.crop(_decode(stored, gpu), **_window(crop, top, left))
+        images = fn.crop(_decode(stored, gpu, **SQUARES), **_window(crop, top, left))
     else:
         images = _decode(stored, gpu, fn.decoders.image_crop, **_window(crop, top, left))
     images = fn.flip(images, horizontal=mirror)
@@ -62,8 +69,10 @@ def evaluation_graph(
     stored, labels = fn.external_source(source, num_outputs=2, batch=True, no_copy=True)
     if kind == "original":
         images = _resized(stored, 0, STORED, gpu)
+    elif kind == "raw":
+        images = _there(fn.reshape(stored, layout="HWC"), gpu)
     else:
-        images = _there(fn.reshape(stored, layout="HWC"), gpu) if kind == "raw" else _decode(stored, gpu)
+        images = _decode(stored, gpu, **SQUARES)
     crops = [fn.crop(images, **_window(crop, top, left)) for top, left, _ in views]
     crops = [fn.flip(x) if mirror else x for x, (*_, mirror) in zip(crops, views, strict=True)]
     return fn.stack(*crops), _there(labels, gpu)
