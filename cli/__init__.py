@@ -14,6 +14,7 @@ from cli import (
     ensemble,
     evaluate,
     export,
+    failures,
     features,
     look,
     predict,
@@ -47,6 +48,10 @@ class Boundary(click.Group):
                 raise
             where = f"{error.filename}: " if error.filename else ""
             raise click.ClickException(f"{where}{error.strerror}") from None
+        except (RuntimeError, MemoryError) as error:
+            if line := failures.explain(error):
+                raise click.ClickException(line) from None
+            raise
 
 
 @click.group(cls=Boundary, context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from cli.failures import out_of_memory
 from model import schedule
 from model.captured import Record, cuda_graph
 from model.recipe import Recipe, RunError
@@ -20,7 +21,6 @@ from pipeline.graph import STORED
 from pipeline.statistics import Statistics
 from pipeline.workers import count_cores
 
-MEMORY = re.compile("out of memory|can't allocate|allocation failed|bad_alloc", re.IGNORECASE)
 NETWORK = re.compile("gloo|nccl|TCPStore|Connection", re.IGNORECASE)
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 
@@ -29,15 +29,17 @@ def choose_devices(gpus: str | None, device: str | None) -> list[torch.device]:
     """The devices of this process's replica; several processes on a machine share out --gpus."""
     if gpus and device:
         raise RunError("--gpus and --device say the same thing in two ways; give one of them")
+    names = (device or "cuda").split(",")
+    if set(names) == {"cpu"}:
+        return [torch.device(name) for name in names]
+    if not all(re.fullmatch(r"cuda(:\d+)?", name) for name in names):
+        raise RunError(f"--device {device}: no such device; it is cpu, or cuda:0 and so on")
     if device:
-        try:
-            return [torch.device(name) for name in device.split(",")]
-        except RuntimeError:
-            raise RunError(f"--device {device}: no such device; it is cpu, or cuda:0 and so on") from None
+        gpus = ",".join(name[5:] or "0" for name in names)
     local, count = int(os.environ.get("LOCAL_RANK", 0)), local_world()
     there = torch.cuda.device_count()
-    if gpus is None and there == 0:
-        raise RunError("no GPU was found; train on the CPU with --device cpu (alexnet-dali doctor says more)")
+    if there == 0:
+        raise RunError("no GPU was found; --device cpu does without (alexnet-dali doctor says more)")
     try:
         numbers = [int(number) for number in (gpus or ",".join(map(str, range(count)))).split(",")]
     except ValueError:
@@ -75,7 +77,7 @@ def told_plainly(batch_size: int, devices: list[torch.device]) -> Iterator[None]
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if isinstance(error, MemoryError) or MEMORY.search(str(error)):
+        if out_of_memory(error):
             places = ",".join(map(str, devices))
             raise RunError(
                 f"out of memory with batches of {batch_size} on {places}: try a smaller --batch-size, "
@@ -100,7 +102,8 @@ def use_device(device: torch.device, precision: str | None) -> str:
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_MAX, 0)
         libc.mallopt(M_TRIM_THRESHOLD, -1)
-    precision = precision or ("bfloat16" if device.type == "cuda" else "float32")
+    half = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+    precision = precision or ("bfloat16" if half else "float32")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision != "float32"
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without, cuBLAS may differ between runs
     torch.set_deterministic_debug_mode("warn")  # use_deterministic_algorithms imports a compiler first: 2 s

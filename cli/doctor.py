@@ -179,9 +179,7 @@ def advise(machine: Machine) -> list[str]:
                 f"GPUs {one} and {two} have no peer access: what the towers exchange goes through the host"
             )
     if good and not all(machine.gpus[number].bfloat16 for number in good[:2]):
-        advice.append(
-            "add --precision float32: there is no bfloat16 arithmetic before compute capability 8.0"
-        )
+        advice.append("in float32: there is no bfloat16 arithmetic before compute capability 8.0")
     return advice + advise_wheels(machine)
 
 

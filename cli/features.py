@@ -62,6 +62,7 @@ def command(run_name: str | None, checkpoint: str, out: Path | None, **settings:
         "data": str(dataset.root.resolve()),
         "fingerprint": dataset.fingerprint,
         "split": split,
+        "precision": run.precision,
     }
     out.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n")
     rate = shape[0] / (time.monotonic() - started)

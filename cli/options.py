@@ -22,7 +22,7 @@ device = click.option(
 precision = click.option(
     "--precision",
     type=click.Choice(["bfloat16", "tf32", "float32"]),
-    help="Of convolutions and matrix products.  [default: bfloat16 on GPUs, float32 on a CPU]",
+    help="Of convolutions and matrix products.  [default: bfloat16 on GPUs since Ampere, else float32]",
 )
 cuda_graph = click.option(
     "--cuda-graph",
@@ -48,4 +48,7 @@ def run_path(name: str) -> Path:
 def make_ready(output: Path) -> None:
     """Fail now, and not after the work, where a file cannot be written."""
     output.parent.mkdir(parents=True, exist_ok=True)
+    there = output.exists()
     output.touch()
+    if not there:
+        output.unlink()

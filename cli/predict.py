@@ -76,7 +76,9 @@ def from_files(run: "Trained", arguments: Sequence[str], settings: dict[str, Any
     paths = find_images(arguments)
     views = choose_views(settings)
     known = {category.wnid: category.index for category in run.facts.classes}
-    batches = FileBatches(paths, views=views, batch_size=run.batch_size(len(views)), **run.image_options())
+    batches = FileBatches(
+        paths, views=views, batch_size=run.batch_size(len(views), files=True), **run.image_options()
+    )
 
     def truth(path: Path) -> int | None:
         return known.get(path.absolute().parent.name, known.get(path.name.partition("_")[0]))

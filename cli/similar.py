@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from cli.trained import Trained
 
-FACTS = ("run", "checkpoint", "step", "layer", "data", "fingerprint", "split")
+FACTS = ("run", "checkpoint", "step", "layer", "data", "fingerprint", "split", "precision")
 BLOCK = 64 << 20  # bytes of features in memory at a time, as float32
 
 
@@ -57,6 +57,7 @@ def command(
     names, split = read_names(dataset, facts["split"]), facts["split"]
     if dataset.fingerprint != facts["fingerprint"] or len(names) != len(table):
         raise RunError(f"{dataset.root} is no longer the dataset that {features} was made of; make it again")
+    settings["precision"] = settings["precision"] or facts["precision"]
     run = trained.open_run(facts["run"], facts["checkpoint"], settings)
     if run.step != facts["step"]:
         steps = f"{run.path} is at step {run.step:,}, not {facts['step']:,}"
@@ -111,7 +112,9 @@ def describe(run: "Trained", arguments: Sequence[str], layer: str) -> "tuple[lis
     from pipeline.graph import CENTRE_VIEW
 
     paths = find_images(arguments)
-    batches = FileBatches(paths, views=CENTRE_VIEW, batch_size=run.batch_size(1), **run.image_options())
+    batches = FileBatches(
+        paths, views=CENTRE_VIEW, batch_size=run.batch_size(1, files=True), **run.image_options()
+    )
     good, found = [], []
     for images, numbers in batches:
         good += [paths[number] for number in numbers.tolist()]

@@ -116,6 +116,8 @@ def test_the_last_validation_of_training_says_the_same(
         (["--run", "RUN", "--gpus", "0", "--device", "cpu"], 1, "--gpus and --device"),
         (["--run", "RUN", "--gpus", "99"], 1, "--device cpu"),
         (["--run", "RUN", "--device", "tpu9"], 1, "no such device"),
+        (["--run", "RUN", "--device", "cuda,cpu"], 1, "no such device"),
+        (["--run", "RUN", "--device", "cuda:99"], 1, "--device cpu"),
         (["--run", "RUN", "--device", "cpu", "--json", "/proc/no.json"], 1, "/proc/no.json"),
     ],
 )
@@ -129,6 +131,37 @@ def test_mistakes(
     assert result.exit_code == status, result.output
     assert words in result.output
     assert len(result.output.strip().splitlines()) == (1 if status == 1 else 4)
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", "out of memory (CUDA"),
+        ("Critical error in pipeline:\nCan't allocate 77070336 bytes on device 0.", "take another GPU"),
+        ("CUDA error: CUDA-capable device(s) is/are busy or unavailable\nMore.", "alexnet-dali doctor says"),
+        ("The NVIDIA driver on your system is too old (found version 11040).", "the GPU cannot be used"),
+    ],
+)
+def test_what_a_gpu_may_say(
+    dataset: Dataset, trained: Path, monkeypatch: pytest.MonkeyPatch, said: str, words: str
+) -> None:
+    def fail(batches: object) -> None:
+        raise RuntimeError(said)
+
+    monkeypatch.setattr("pipeline.batches.Stream.__next__", fail)
+    result = evaluate(dataset, trained)
+    assert result.exit_code == 1
+    assert words in result.output and len(result.output.strip().splitlines()) == 1
+
+
+def test_too_little_memory_and_a_bug(
+    dataset: Dataset, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.batches.Stream.__next__", lambda batches: torch.empty(2**50))
+    assert "out of memory" in evaluate(dataset, trained).output
+    monkeypatch.setattr("pipeline.batches.Stream.__next__", lambda batches: torch.empty(2) @ torch.empty(3))
+    bug = evaluate(dataset, trained).exception
+    assert isinstance(bug, RuntimeError) and "inconsistent tensor size" in str(bug)
 
 
 def test_a_dataset_of_more_classes(trained: Path, dataset: Dataset, tmp_path: Path) -> None:

@@ -205,6 +205,18 @@ def test_similar_finds_each_image_itself_and_the_others_in_order(
         assert near[0]["name"] == Path(row["image"]).name and near[0]["distance"] < 1e-5
 
 
+def test_similar_computes_as_precisely_as_the_features_were(
+    photos: Path, originals: Dataset, trained: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "half.npy"
+    given = ("--data", originals.root, "--run", trained, "--device", "cpu", "--precision", "bfloat16")
+    fine("features", *given, "--out", path)
+    for words, same in ((), True), (("--precision", "float32"), False):
+        fine("similar", photos, "--features", path, "--json", tmp_path / "s.json", *words)
+        nearest = [row["neighbours"][0]["distance"] for row in json.loads((tmp_path / "s.json").read_text())]
+        assert (max(nearest) < 1e-5) == same
+
+
 def test_similar_tells_and_draws(photos: Path, features: Path, tmp_path: Path) -> None:
     image = next(photos.glob("*/ILSVRC*.JPEG"))
     assert len(fine("similar", image, "--features", features).stdout.splitlines()) == 7

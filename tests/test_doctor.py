@@ -84,7 +84,7 @@ def test_what_cannot_be_imported(module: str, remedy: str, monkeypatch: pytest.M
             "alexnet-dali train --gpus 1: both towers",
         ),
         ({"gpus": [replace(H100, fault="out of memory")]}, "--device cpu"),
-        ({"gpus": [replace(H100, capability="7.5", bfloat16=False)]}, "add --precision float32"),
+        ({"gpus": [replace(H100, capability="7.5", bfloat16=False)]}, "in float32: there is no bfloat16"),
         ({"torch_cuda": "13.0"}, "nvidia-dali-cuda130 is the wheel to match"),
         ({"dali_wheels": dict.fromkeys(["a", "b"], "2")}, "a and b overwrite each other"),
         ({"dali": None}, "not possible"),

@@ -36,6 +36,8 @@ def main() -> int:
     parser.add_argument("--seconds", default="5", help="for a part in a round (default: 5)")
     parser.add_argument("--batch-size", default="128", help="images a step (default: 128)")
     given = parser.parse_args()
+    if not torch.cuda.is_available():
+        parser.error("no GPU was found")
     settings = [words for words in SETTINGS if torch.cuda.device_count() > 1 or words != "--gpus 0,1"]
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
