@@ -211,10 +211,12 @@ def test_similar_computes_as_precisely_as_the_features_were(
     path = tmp_path / "half.npy"
     given = ("--data", originals.root, "--run", trained, "--device", "cpu", "--precision", "bfloat16")
     fine("features", *given, "--out", path)
-    for words, same in ((), True), (("--precision", "float32"), False):
+    worst = []
+    for words in (), ("--precision", "float32"):
         fine("similar", photos, "--features", path, "--json", tmp_path / "s.json", *words)
-        nearest = [row["neighbours"][0]["distance"] for row in json.loads((tmp_path / "s.json").read_text())]
-        assert (max(nearest) < 1e-5) == same
+        rows = json.loads((tmp_path / "s.json").read_text())
+        worst.append(max(row["neighbours"][0]["distance"] for row in rows))
+    assert worst[0] < worst[1] / 10
 
 
 def test_similar_tells_and_draws(photos: Path, features: Path, tmp_path: Path) -> None:
