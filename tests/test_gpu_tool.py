@@ -1,6 +1,8 @@
-"""The table of tools/gpu.py, of results as bench writes them."""
+"""The tables of tools/gpu.py: of results as bench writes them, and of a decoder that is not there."""
 
-from tools.gpu import table
+from pipeline import graph
+from pipeline.dataset import Dataset
+from tools.gpu import SHARES, shares, table
 
 
 def test_the_table_has_a_column_a_setting_and_a_row_a_part() -> None:
@@ -18,3 +20,10 @@ def test_the_table_has_a_column_a_setting_and_a_row_a_part() -> None:
         "| waiting for data | 1% | 0% |",
         "| memory of a training, GB | 3.2 | 2.0 |",
     ]
+
+
+def test_the_loader_by_share(dataset: Dataset) -> None:
+    """A CPU takes the share and has no use for it."""
+    found = shares(dataset, "cpu", batch_size=8, seconds=0.01)
+    assert list(found) == list(SHARES) and min(found.values()) > 0
+    assert "hw_decoder_load" not in graph.SQUARES

@@ -2,8 +2,8 @@
 
 First the tests that need a card; then `alexnet-dali bench` on drawn images as JPEG and as raw shards, with
 and without --cuda-graph, in every precision, with the towers apart on one card and, where there are two, on
-two; and the memory that an epoch of training takes. Prints a table last; its status is 1 where a test or a
-measurement failed.
+two; and the memory that an epoch of training takes; and the loader by the share of JPEGs that the card's own
+decoder gets. Prints the tables last; its status is 1 where a test or a measurement failed.
 """
 
 import argparse
@@ -18,7 +18,11 @@ from typing import Any
 
 import torch
 
-from pipeline import drawn
+from cli.bench import rate
+from cli.parts import Parts
+from model.recipe import get_recipe
+from pipeline import drawn, graph
+from pipeline.dataset import Dataset, open_dataset
 
 STORES = ("jpeg", "raw")
 SETTINGS = (
@@ -29,12 +33,13 @@ SETTINGS = (
     "--gpus 0,0",
     "--gpus 0,1",
 )
+SHARES = (0.0, 0.25, 0.5, 0.65, 0.8, 1.0)  # DALI's default is 0.65
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", default="5", help="for a part in a round (default: 5)")
-    parser.add_argument("--batch-size", default="128", help="images a step (default: 128)")
+    parser.add_argument("--seconds", type=float, default=2, help="for a part in a round (default: 2)")
+    parser.add_argument("--batch-size", type=int, default=128, help="images a step (default: 128)")
     given = parser.parse_args()
     if not torch.cuda.is_available():
         parser.error("no GPU was found")
@@ -57,8 +62,22 @@ def main() -> int:
                     found[name] = json.loads(path.read_text()) | {"taken": took}
                 else:
                     failed = True
-    print(table(found))
+        print(table(found), flush=True)
+        by_share = shares(open_dataset(Path(folder, "jpeg")), "cuda:0", given.batch_size, given.seconds)
+        print("loader, images/s by hw_decoder_load:", by_share)
     return int(failed)
+
+
+def shares(dataset: Dataset, device: str, batch_size: int, seconds: float) -> dict[float, int]:
+    """The loader's images/s where the card's JPEG decoder gets that share of them."""
+    recipe = get_recipe(classes=len(dataset.classes), batch_size=batch_size)
+    settings = {"gpus": None, "device": device, "precision": None, "workers": None, "cuda_graph": False}
+    found = {}
+    for share in SHARES:
+        graph.SQUARES["hw_decoder_load"] = share
+        found[share] = round(rate(Parts(dataset, recipe, settings).works["loader"], seconds))
+    del graph.SQUARES["hw_decoder_load"]
+    return found
 
 
 def run(*words: object) -> bool:
