@@ -18,6 +18,7 @@ from model.captured import Captured
 from model.evaluate import autocast, evaluate
 from model.network import AlexNet, Keys
 from model.optim import Momentum
+from model.placement import Images, aside
 from model.recipe import Recipe
 from model.schedule import divisor, rates
 from model.train import update
@@ -126,6 +127,10 @@ class Parts:
     def batches(self) -> TrainBatches:
         return compose.train_batches(self.dataset, self.recipe, seed=0, start=0, images=self.images)
 
+    def on_each(self) -> Iterator[tuple[Images, torch.Tensor]]:
+        """The same as the steps of training get them."""
+        return aside(iter(self.batches()), self.devices)
+
     def loader(self) -> Work:
         """All that happens to an image before the network."""
         for images, _ in self.batches():
@@ -134,15 +139,15 @@ class Parts:
 
     def step(self) -> Work:
         """Forward, backward and update on one batch that is there already."""
-        images, labels = next(iter(self.batches()))
+        images, labels = next(self.on_each())
         for number in itertools.count():
             self.update(number, images, labels)
             self.wait()
-            yield len(images)
+            yield len(labels)
 
     def train(self) -> Work:
         """Loader and step together, as training runs them."""
-        batches = iter(self.batches())
+        batches = self.on_each()
         for number in itertools.count():
             asked = time.perf_counter()
             images, labels = next(batches)
@@ -151,17 +156,18 @@ class Parts:
             if number % 50 == 49:  # where training looks at the loss
                 self.wait()
             self.trained += time.perf_counter() - asked
-            yield len(images)
+            yield len(labels)
 
-    def update(self, step: int, images: torch.Tensor, labels: torch.Tensor) -> None:
+    def update(self, step: int, images: Images, labels: torch.Tensor) -> None:
         keys = self.network.keys(step)
-        if self.captured and len(images) == self.recipe.batch_size:
+        if self.captured and len(labels) == self.recipe.batch_size:
+            assert isinstance(images, torch.Tensor)  # on one device
             self.captured(images, labels, keys, constants=self.divisor)
         else:
             self.work(images, labels, keys)
 
-    def work(self, images: torch.Tensor, labels: torch.Tensor, keys: Keys) -> None:
-        masks = self.network.masks_of(keys, 0, len(images))
+    def work(self, images: Images, labels: torch.Tensor, keys: Keys) -> None:
+        masks = self.network.masks_of(keys, 0, len(labels))
         update(
             self.network,
             self.optimiser,
@@ -169,7 +175,7 @@ class Parts:
             labels,
             masks,
             self.divisor,
-            1 / len(images),
+            1 / len(labels),
             self.precision,
         )
 

@@ -143,6 +143,7 @@ def make_trainer(
     from cli import compose
     from model.network import AlexNet
     from model.optim import Momentum
+    from model.placement import aside
     from model.train import Trainer, take_up
 
     seed = settings["seed"]
@@ -165,7 +166,7 @@ def make_trainer(
         network=network,
         optimiser=optimiser,
         recipe=recipe,
-        batches=iter(compose.train_batches(dataset, recipe, seed, state.step, images)),
+        batches=aside(iter(compose.train_batches(dataset, recipe, seed, state.step, images)), devices),
         images=dataset.samples("train"),
         validate=make_validation(network, dataset, recipe, precision, images),
         run=run,

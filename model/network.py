@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from model.colour import coarse
 from model.lrn import across_maps, across_places, contrast
-from model.placement import Pieces, bordered, exchange, placed
+from model.placement import Images, Pieces, bordered, exchange, placed, spread
 from model.recipe import Full, Recipe, RunError, Shape
 
 State = dict[str, Tensor]
@@ -135,15 +135,17 @@ class AlexNet(nn.Module):
             state[f"{name}.bias"] = torch.full(sizes["bias"], float(layer.bias))
         return state
 
-    def forward(self, images: Tensor, masks: Masks | None = None, divisor: float = 1.0) -> Tensor:
-        """(N, 3, crop, crop), as `take` wants them -> (N, classes), on the first device.
+    def forward(self, images: Images, masks: Masks | None = None, divisor: float = 1.0) -> Tensor:
+        """(N, 3, crop, crop), as `take` wants them, or a copy on each device -> (N, classes), on the first.
 
         Trains with masks, evaluates without. Dropout multiplies by the mask in training and by `keep` in
         evaluation, as 2012 did: rescaling by 1 / keep in training would double what fc7 and fc8 read.
         """
-        return self.logits(self.take(images, divisor), masks)
+        if isinstance(images, Tensor):
+            return self.logits(self.take(images, divisor), masks)
+        return self.logits([self.take(copy, divisor) for copy in images], masks)
 
-    def logits(self, taken: Tensor, masks: Masks | None = None) -> Tensor:
+    def logits(self, taken: Images, masks: Masks | None = None) -> Tensor:
         """The same of what `take` made."""
         for _, pieces in self.walk(taken, masks):  # noqa: B007
             pass
@@ -163,13 +165,13 @@ class AlexNet(nn.Module):
         taken[:, :, crop:].zero_()
         taken[:, :, :, crop:].zero_()
         scale = torch.full((), 1 / divisor, dtype=weights, device=images.device)
-        torch.addcmul(self.mean / -divisor, images, scale, out=taken[:, :, :crop, :crop])
+        torch.addcmul(self.mean.to(images.device) / -divisor, images, scale, out=taken[:, :, :crop, :crop])
         return taken
 
-    def walk(self, taken: Tensor, masks: Masks | None = None) -> Iterator[tuple[Shape, Pieces]]:
+    def walk(self, taken: Images, masks: Masks | None = None) -> Iterator[tuple[Shape, Pieces]]:
         """Each layer's linear output, a piece a device, as it is computed; the next step overwrites it."""
-        images, drops = self.reduced(taken), iter(masks) if masks else None
-        pieces = [images]
+        images, drops = [self.reduced(x) for x in spread(taken, self.devices)], iter(masks) if masks else None
+        pieces = images
         for shape in self.shapes:
             pieces = self.linear(shape, pieces, images)
             yield shape, pieces
@@ -181,15 +183,15 @@ class AlexNet(nn.Module):
             return taken
         return _hung_over(F.avg_pool2d(taken, self.recipe.reduce), self.shapes[0].overhang)
 
-    def linear(self, shape: Shape, pieces: Pieces, images: Tensor) -> Pieces:
+    def linear(self, shape: Shape, pieces: Pieces, images: list[Tensor]) -> Pieces:
         """A layer's linear output, from what the one before it handed on and the images with their border."""
         holders, layer = self._holders(shape), shape.layer
-        if layer.crossing:
+        if layer.crossing and pieces is not images:
             pieces = exchange(pieces, self.devices[: len(holders)])
         pieces = [tower.linear(shape, x) for tower, x in zip(holders, pieces, strict=True)]
         if layer.colour:
             side = self.recipe.side
-            colours = exchange([coarse(images[:, :, :side, :side], layer.colour)], self.devices)
+            colours = [coarse(x[:, :, :side, :side], layer.colour) for x in images]
             pieces = [
                 tower.add_colours(shape, *x) for tower, *x in zip(holders, pieces, colours, strict=True)
             ]

@@ -1,6 +1,7 @@
-"""Which device holds which tower, and the copies between them: the only `.to()` of the network."""
+"""Which device holds which tower, and the copies between them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor
@@ -8,6 +9,36 @@ from torch import Tensor
 from model.recipe import Recipe, RunError
 
 Pieces = list[Tensor]  # of one tensor (N, maps, ...), split by maps: a piece a device, in the towers' order
+Images = Tensor | list[Tensor]  # (N, 3, side, side) on the first device, or the same on each
+
+
+def aside(
+    batches: Iterator[tuple[Tensor, Tensor]], devices: Sequence[torch.device]
+) -> Iterator[tuple[Images, Tensor]]:
+    """The batches; for two GPUs with their images on each, copied while the step before is still at work.
+
+    The copies are on streams of their own, for which the streams of the steps wait.
+    """
+    if len(devices) == 1 or devices[0].type != "cuda":
+        yield from batches
+        return
+    beside = [torch.cuda.Stream(device) for device in devices]  # type: ignore[no-untyped-call]
+    while True:
+        with ExitStack() as stack:
+            for stream in reversed(beside):  # the last makes the first device the current one
+                stack.enter_context(torch.cuda.stream(stream))
+            images, labels = next(batches)
+            copies = [images.to(device, non_blocking=True) for device in devices]
+        for stream, device in zip(beside, devices, strict=True):
+            torch.cuda.current_stream(device).wait_stream(stream)
+        for x in (*copies, labels):  # nobody may have their memory before the step is through with it
+            x.record_stream(torch.cuda.current_stream(x.device))
+        yield copies, labels
+
+
+def spread(images: Images, devices: Sequence[torch.device]) -> list[Tensor]:
+    """The same images on each of the devices."""
+    return [images.to(device) for device in devices] if isinstance(images, Tensor) else images
 
 
 def placed(recipe: Recipe, devices: Sequence[torch.device | str]) -> list[torch.device]:

@@ -13,9 +13,10 @@ from torch.nn import functional as F
 
 from model import checkpoint, schedule
 from model.captured import Captured, Record
-from model.evaluate import Batch, Evaluation, autocast, rates, tally
+from model.evaluate import Evaluation, autocast, rates, tally
 from model.network import AlexNet, Keys, Masks
 from model.optim import Momentum
+from model.placement import Images
 from model.recipe import Recipe, RunError
 from model.replicas import Replicas
 from model.run import Row, RunDirectory
@@ -80,7 +81,7 @@ class Watch:
 def update(
     model: nn.Module,
     optimiser: Momentum,
-    images: torch.Tensor,
+    images: Images,
     labels: torch.Tensor,
     masks: Masks,
     divisor: float,
@@ -88,7 +89,7 @@ def update(
     precision: str,
 ) -> torch.Tensor:
     """Forward, backward and one step by the gradient of `weight` times the summed loss. The logits."""
-    with autocast(images.device, precision):
+    with autocast(labels.device, precision):
         logits: torch.Tensor = model(images, masks, divisor).float()
     loss = F.cross_entropy(logits, labels, reduction="sum") * weight
     loss.backward()  # type: ignore[no-untyped-call]
@@ -110,7 +111,7 @@ class Trainer:
     network: AlexNet
     optimiser: Momentum
     recipe: Recipe
-    batches: Iterator[Batch]
+    batches: Iterator[tuple[Images, torch.Tensor]]
     images: int
     validate: Callable[[Callable[[int], None]], Evaluation]
     run: RunDirectory
@@ -165,10 +166,11 @@ class Trainer:
             if stop:
                 raise Stopped(stop)
 
-    def _step(self, images: torch.Tensor, labels: torch.Tensor, total: int) -> None:
+    def _step(self, images: Images, labels: torch.Tensor, total: int) -> None:
         """One update by the gradient averaged over the global batch of `total` images; waits for nothing."""
         keys, rows = self.network.keys(self.state.step), self.replicas.rows(total)
         if self.captured and total == self.recipe.batch_size:
+            assert isinstance(images, torch.Tensor)  # on one device
             self.captured(images, labels, keys, constants=(self.rates, self.divisor))
         else:
             # the wrapped network averages over processes, whose shares may differ: each weighs its size
@@ -178,14 +180,14 @@ class Trainer:
 
     def _work(
         self,
-        images: torch.Tensor,
+        images: Images,
         labels: torch.Tensor,
         keys: Keys,
         start: int = 0,
         weight: float | None = None,
     ) -> None:
         """What a step does on the devices. start, weight: of these rows, where they are not all of it."""
-        masks, weight = self.network.masks_of(keys, start, len(images)), weight or 1 / len(images)
+        masks, weight = self.network.masks_of(keys, start, len(labels)), weight or 1 / len(labels)
         logits = update(
             self.model, self.optimiser, images, labels, masks, self.divisor, weight, self.precision
         )

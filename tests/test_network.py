@@ -113,6 +113,25 @@ def test_placements_agree(name):
     assert max(distance(ours[key], theirs[key]) for key in ours) < 1e-12
 
 
+@pytest.mark.parametrize("name", ["original", "net131"])
+def test_images_may_lie_on_each_device(name):
+    """A copy that is another image shows that each tower reads its own."""
+    network = AlexNet(get_recipe(name, **NARROW), TWO, seed=3)
+    images, labels = sample(network.recipe)
+    network.zero_grad()
+    logits, expected = gradients(network, images, labels)
+    network.zero_grad()
+    again = network([images, images.clone()], network.masks(0, 0, len(images)))
+    F.cross_entropy(again, labels).backward()
+    assert torch.equal(again, logits)
+    for layer, kind, pieces in network.pieces():
+        assert torch.equal(torch.cat([piece.grad for piece in pieces]), expected[f"{layer}.{kind}"])
+    shape = network.shapes[0]
+    first, second = (next(network.walk([images, other]))[1] for other in (images, -images))
+    assert shape.layer.name == "conv1" and torch.equal(first[0], second[0])
+    assert not torch.equal(first[1], second[1])
+
+
 def steps(network, count, first=0, optimiser=None):
     """`count` updates on batches of 3 that depend on the step only."""
     optimiser = optimiser or Momentum(network, network.recipe)

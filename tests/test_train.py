@@ -13,6 +13,7 @@ from model import checkpoint, schedule
 from model.evaluate import Evaluation, evaluate
 from model.network import AlexNet
 from model.optim import Momentum
+from model.placement import aside
 from model.recipe import Recipe, RunError, get_recipe
 from model.run import Row, RunDirectory, read_metrics
 from model.train import State, Stopped, Trainer, Watch
@@ -39,11 +40,12 @@ def batches(start: int = 0) -> Iterator[Batch]:
 def trainer(
     recipe: Recipe, run: RunDirectory, given: Iterator[Batch], device: str = "cpu", **more: object
 ) -> Trainer:
-    network = AlexNet(recipe, [device], seed=0)
+    network = AlexNet(recipe, device.split(","), seed=0)
+    home = network.devices[0]
 
     def validate(each: Callable[[int], None]) -> Evaluation:
         some = [next(batches(100)), next(batches(101))]
-        views = ((images[:, None].to(device), labels.to(device)) for images, labels in some)
+        views = ((images[:, None].to(home), labels.to(home)) for images, labels in some)
         return evaluate(network, views, precision="float32", each=each)
 
     run.open(0, 0, {"starts": {}})
@@ -133,3 +135,40 @@ def test_a_stop_is_granted_between_steps_and_batches(recipe: Recipe, tmp_path: P
     assert stopped.value.status == 9
     saved = checkpoint.read(tmp_path / "last.pt")
     assert saved["step"] == 3 and saved["history"] == []
+
+
+def test_batches_for_a_cpu_are_left_alone() -> None:
+    given = [(torch.zeros(1), torch.zeros(1)), (torch.ones(1), torch.ones(1))]
+    for devices in ["cpu"], ["cpu", "cpu"]:
+        assert list(aside(iter(given), [torch.device(device) for device in devices])) == given
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "second",
+    [
+        "cuda:0",
+        pytest.param("cuda:1", marks=pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU")),
+    ],
+)
+def test_gpu_copies_beside_the_step_change_nothing(recipe: Recipe, tmp_path: Path, second: str) -> None:
+    """Images that come from much work on the stream of the copies, and are gone as soon as they may be."""
+    torch.backends.cudnn.deterministic = True
+    recipe, devices = replace(recipe, width=1 / 4, epochs=20), f"cuda:0,{second}"
+
+    def made() -> Iterator[Batch]:
+        for images, labels in batches():
+            there = images.to("cuda:0")
+            for _ in range(50):
+                there = there.flip(3)
+            yield there, labels.to("cuda:0")
+
+    losses = []
+    for name, given in (
+        ("plain", made()),
+        ("beside", aside(made(), list(map(torch.device, devices.split(","))))),
+    ):
+        with RunDirectory(tmp_path / name) as run:
+            trainer(recipe, run, given, devices, log_steps=1).train()
+        losses.append(torch.tensor([row["loss"] for row in read_metrics(tmp_path / name / "metrics.jsonl")]))
+    torch.testing.assert_close(*losses, rtol=1e-3, atol=0)
