@@ -102,6 +102,8 @@ def use_device(device: torch.device, precision: str | None) -> str:
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_MAX, 0)
         libc.mallopt(M_TRIM_THRESHOLD, -1)
+    else:
+        torch.cuda.set_device(device)  # or DALI would open the first one, too
     half = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
     precision = precision or ("bfloat16" if half else "float32")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision != "float32"

@@ -2,9 +2,10 @@
 
 import re
 
-MEMORY = re.compile(r"out of memory|can't allocate|alloc\w*.?fail|bad_alloc", re.IGNORECASE)
+MEMORY = re.compile(r".*(out of memory|can't allocate|alloc\w*.?fail|bad_alloc).*", re.IGNORECASE)
 CARD = re.compile(
-    r"busy or unavailable|invalid device ordinal|driver|no kernel image|no CUDA-capable|uncorrectable",
+    r".*(busy or unavailable|invalid device ordinal|driver version|driver on your system|no kernel image"
+    r"|no CUDA-capable|uncorrectable).*",
     re.IGNORECASE,
 )
 
@@ -15,9 +16,10 @@ def out_of_memory(error: Exception) -> bool:
 
 def explain(error: Exception) -> str | None:
     """One line of what its user can do, or None: then it is a bug."""
-    said = str(error).strip().partition("\n")[0]
     if out_of_memory(error):
-        return f"out of memory ({said}): free some, take another GPU (--gpus 1) or the CPU (--device cpu)"
-    if CARD.search(said):
-        return f"the GPU cannot be used ({said}): alexnet-dali doctor says more; --device cpu does without"
+        said = MEMORY.search(str(error))
+        quoted = f" ({said[0].strip()})" if said else ""
+        return f"out of memory{quoted}: free some, or choose other devices where there is --gpus or --device"
+    if said := CARD.search(str(error)):
+        return f"the GPU cannot be used ({said[0].strip()}): see alexnet-dali doctor, or use --device cpu"
     return None

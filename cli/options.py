@@ -49,6 +49,7 @@ def make_ready(output: Path) -> None:
     """Fail now, and not after the work, where a file cannot be written."""
     output.parent.mkdir(parents=True, exist_ok=True)
     there = output.exists()
-    output.touch()
+    with open(output, "ab"):
+        pass
     if not there:
-        output.unlink()
+        output.resolve().unlink()

@@ -27,7 +27,10 @@ def aside(
         with ExitStack() as stack:
             for stream in reversed(beside):  # the last makes the first device the current one
                 stack.enter_context(torch.cuda.stream(stream))
-            images, labels = next(batches)
+            batch = next(batches, None)
+            if batch is None:
+                return
+            images, labels = batch
             copies = [images.to(device, non_blocking=True) for device in devices]
         for stream, device in zip(beside, devices, strict=True):
             torch.cuda.current_stream(device).wait_stream(stream)

@@ -90,8 +90,6 @@ def joined(device: torch.device) -> Iterator[Replicas]:
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield Replicas()
         return
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
     store, rank, world = next(rendezvous("env://", timeout=PATIENCE))
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",

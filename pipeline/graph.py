@@ -53,7 +53,7 @@ def train_graph(source: Source, crop: int, kind: str, gpu: bool) -> tuple[DataNo
     elif gpu:  # whole, as nvImageCodec 0.9 fails on parts of images: its issue 55
         images = fn.crop(_decode(stored, gpu, **SQUARES), **_window(crop, top, left))
     else:
-        images = _decode(stored, gpu, fn.decoders.image_crop, **_window(crop, top, left))
+        images = _decode(stored, gpu, fn.decoders.image_crop, **SQUARES, **_window(crop, top, left))
     images = fn.flip(images, horizontal=mirror)
     return images + _there(shift, gpu), _there(labels, gpu)
 

@@ -10,7 +10,8 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from cli import main
+from cli import main, options
+from cli.failures import explain
 from model import checkpoint
 from model.network import AlexNet
 from model.recipe import Recipe
@@ -137,8 +138,11 @@ def test_mistakes(
     ("said", "words"),
     [
         ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", "out of memory (CUDA"),
-        ("Critical error in pipeline:\nCan't allocate 77070336 bytes on device 0.", "take another GPU"),
-        ("CUDA error: CUDA-capable device(s) is/are busy or unavailable\nMore.", "alexnet-dali doctor says"),
+        (
+            "Critical error in pipeline:\nCan't allocate 9 bytes on device 0.\nMore.",
+            "y (Can't allocate 9 bytes on device 0.): free",
+        ),
+        ("CUDA error: CUDA-capable device(s) is/are busy or unavailable\nMore.", "see alexnet-dali doctor"),
         ("The NVIDIA driver on your system is too old (found version 11040).", "the GPU cannot be used"),
     ],
 )
@@ -162,6 +166,19 @@ def test_too_little_memory_and_a_bug(
     monkeypatch.setattr("pipeline.batches.Stream.__next__", lambda batches: torch.empty(2) @ torch.empty(3))
     bug = evaluate(dataset, trained).exception
     assert isinstance(bug, RuntimeError) and "inconsistent tensor size" in str(bug)
+    assert explain(MemoryError()) == explain(MemoryError("")) != explain(bug) is None
+    assert explain(RuntimeError("CUDA driver error: invalid argument")) is None
+
+
+def test_an_output_is_tried_and_left_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "old").write_text("old")
+    (tmp_path / "link").symlink_to("new")
+    for name in ("old", "link", "folder/new"):
+        options.make_ready(tmp_path / name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "link", "old"]
+    assert (tmp_path / "old").read_text() == "old" and not list((tmp_path / "folder").iterdir())
+    with pytest.raises(IsADirectoryError):
+        options.make_ready(tmp_path / "folder")
 
 
 def test_a_dataset_of_more_classes(trained: Path, dataset: Dataset, tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def start(
 
 def measure(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """By variant, what `start` found on the dataset's training images."""
-    dataset, device = open_dataset(options.data), torch.device(options.device)
+    dataset, (device,) = open_dataset(options.data), compose.choose_devices(None, options.device)
     precision, found = compose.use_device(device, None), {}
     for name, (recipe_name, divisor) in VARIANTS.items():
         recipe = get_recipe(
