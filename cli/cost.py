@@ -1,6 +1,5 @@
 """What `reproduce` would run, and how long that takes at the speed of this machine."""
 
-import gc
 import json
 import shlex
 from collections.abc import Sequence
@@ -68,13 +67,9 @@ def read_rates(path: Path, recipe: Recipe) -> dict[str, float]:
 
 def measure_rates(name: str, shelf: "Shelf") -> dict[str, float]:
     """The same of a run's net, measured now on its own images."""
-    import torch
-
     from cli.bench import rate
     from cli.parts import Parts
 
-    gc.collect()  # the last net and its pipelines hold each other
-    torch.cuda.empty_cache()
     machine = shelf.machine(name) | {"cuda_graph": False}
     works = Parts(shelf.images(name), shelf.recipe(name), machine).works
     return {part: rate(works[part], SECONDS) for part in ("train", "eval, centre", "eval, ten views")}

@@ -18,7 +18,6 @@ from rich.text import Text
 
 from cli import options
 from pipeline.dataset import DataError, open_dataset
-from pipeline.workers import count_cores
 
 Row = tuple[str, str]
 
@@ -67,6 +66,8 @@ def command(data: Path, as_json: bool) -> None:
 
 
 def examine(data: Path) -> Machine:
+    from pipeline.workers import count_cores
+
     faults: list[str] = []
     torch = imported("torch", "pip install torch", faults)
     dali = imported("nvidia.dali", "pip install nvidia-dali-cuda120", faults)

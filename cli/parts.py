@@ -1,5 +1,6 @@
 """The parts of training and evaluation that bench takes the time of, endless generators of image counts."""
 
+import gc
 import itertools
 import os
 import time
@@ -43,6 +44,8 @@ class Parts:
     """All that a training of `recipe` on `dataset` uses, part by part; settings: the command line's."""
 
     def __init__(self, dataset: Dataset, recipe: Recipe, settings: dict[str, Any]) -> None:
+        gc.collect()  # earlier parts that nobody uses: they and their works hold each other
+        torch.cuda.empty_cache()
         self.dataset, self.recipe = dataset, recipe
         self.devices = compose.choose_devices(settings["gpus"], settings["device"])
         self.device = self.devices[0]

@@ -186,7 +186,7 @@ class AlexNet(nn.Module):
     def linear(self, shape: Shape, pieces: Pieces, images: list[Tensor]) -> Pieces:
         """A layer's linear output, from what the one before it handed on and the images with their border."""
         holders, layer = self._holders(shape), shape.layer
-        if layer.crossing and pieces is not images:
+        if layer.crossing and shape is not self.shapes[0]:  # which reads images, whole on each device
             pieces = exchange(pieces, self.devices[: len(holders)])
         pieces = [tower.linear(shape, x) for tower, x in zip(holders, pieces, strict=True)]
         if layer.colour:

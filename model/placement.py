@@ -57,8 +57,9 @@ def placed(recipe: Recipe, devices: Sequence[torch.device | str]) -> list[torch.
 
 def exchange(pieces: Pieces, devices: Sequence[torch.device]) -> Pieces:
     """All of every piece on each of the devices: what a layer reads that crosses the towers."""
-    return [torch.cat([piece.to(device) for piece in pieces], 1) if len(pieces) > 1 else pieces[0].to(device)
-            for device in devices]  # fmt: skip
+    if len(pieces) == 1:
+        return pieces
+    return [torch.cat([piece.to(device) for piece in pieces], 1) for device in devices]
 
 
 def bordered(pieces: Pieces, reach: int) -> list[tuple[Tensor, int]]:

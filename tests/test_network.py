@@ -118,7 +118,6 @@ def test_images_may_lie_on_each_device(name):
     """A copy that is another image shows that each tower reads its own."""
     network = AlexNet(get_recipe(name, **NARROW), TWO, seed=3)
     images, labels = sample(network.recipe)
-    network.zero_grad()
     logits, expected = gradients(network, images, labels)
     network.zero_grad()
     again = network([images, images.clone()], network.masks(0, 0, len(images)))

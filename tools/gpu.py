@@ -7,7 +7,6 @@ decoder gets. Prints the tables last; its status is 1 where a test or a measurem
 """
 
 import argparse
-import gc
 import json
 import subprocess
 import sys
@@ -75,8 +74,6 @@ def shares(dataset: Dataset, device: str, batch_size: int, seconds: float) -> di
     settings = {"gpus": None, "device": device, "precision": None, "workers": None, "cuda_graph": False}
     found = {}
     for share in SHARES:
-        gc.collect()  # the last one's network and pipelines hold each other
-        torch.cuda.empty_cache()
         graph.SQUARES["hw_decoder_load"] = share
         found[share] = round(rate(Parts(dataset, recipe, settings).works["loader"], seconds))
     del graph.SQUARES["hw_decoder_load"]
