@@ -223,7 +223,8 @@ def write_result(plan: "Plan", dataset: "Dataset", split: str, found: "Evaluatio
     from cli import predictions
     from cli.stages import open_samples
     from model.evaluate import rates
-    from pipeline.dataset import read_names, replacing
+    from pipeline.atomic import replacing
+    from pipeline.dataset import read_names
 
     labels, names = open_samples(dataset.root, split).index["label"], read_names(dataset, split)
     wnids = [category.wnid for category in dataset.classes]

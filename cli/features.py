@@ -35,7 +35,8 @@ def command(run_name: str | None, checkpoint: str, out: Path | None, **settings:
     """
     import numpy as np
 
-    from pipeline.dataset import read_names, replacing
+    from pipeline.atomic import replacing
+    from pipeline.dataset import read_names
 
     split, layer = settings["split"], settings["layer"]
     out = out or Path(f"{split}-{layer}.npy")

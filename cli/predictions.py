@@ -34,7 +34,7 @@ def read(path: Path) -> Predictions:
 
 
 def write(path: Path, content: Predictions) -> None:
-    from pipeline.dataset import replacing
+    from pipeline.atomic import replacing
 
     with replacing(path) as file:
         arrays: dict[str, Any] = vars(content)

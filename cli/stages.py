@@ -25,8 +25,9 @@ from model.run import RunDirectory
 from model.sift import Grid, describe, regions
 from model.sparse import SparseCodes
 from pipeline import image
+from pipeline.atomic import replacing
 from pipeline.batches import Samples
-from pipeline.dataset import DataError, Dataset, open_dataset, replacing
+from pipeline.dataset import DataError, Dataset, open_dataset
 from pipeline.workers import run_tasks
 
 Codebook = FisherVectors | SparseCodes

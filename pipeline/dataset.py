@@ -10,17 +10,16 @@ SPLIT/names.txt       each sample's file name in the source, a line each, in the
 
 import hashlib
 import json
-import os
 import re
 import shlex
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
+
+from pipeline.atomic import replacing
 
 FORMAT = 2
 SIZES = ("256", "original")
@@ -194,21 +193,6 @@ def read_names(dataset: Dataset, split: str) -> list[str]:
     if len(names) != dataset.samples(split):
         raise DataError(f"{path} does not fit dataset.json: {_repair(dataset)}")
     return names
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Write a file under a temporary name; it takes its own name once its bytes are on the disk."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _prep(root: Path) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.dataset import Shard, replacing
+from pipeline.atomic import replacing
+from pipeline.dataset import Shard
 from pipeline.shard import Record, Task
 from pipeline.statistics import Statistics, Sums
 

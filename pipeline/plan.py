@@ -9,7 +9,8 @@ import numpy as np
 import PIL
 import simplejpeg
 
-from pipeline.dataset import DataError, replacing
+from pipeline.atomic import replacing
+from pipeline.dataset import DataError
 from pipeline.shard import Task
 from pipeline.source import Source
 

@@ -14,7 +14,8 @@ from typing import IO, Any, Self
 
 import numpy as np
 
-from pipeline.dataset import INDEX, replacing
+from pipeline.atomic import replacing
+from pipeline.dataset import INDEX
 from pipeline.image import MAX_BYTES, BadImage, dali_reads, decode, encode, square
 from pipeline.source import Sample
 from pipeline.statistics import Sums

@@ -9,7 +9,8 @@ from typing import Self
 
 import numpy as np
 
-from pipeline.dataset import DataError, replacing
+from pipeline.atomic import replacing
+from pipeline.dataset import DataError
 
 SIDE = 256
 # The colour products of 4 neighbouring pixels are one 12x12 Gram matrix: BLAS is slow at 3 columns.
