@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli import options
+from cli.text import console, say
 from model.recipe import RunError
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def run_baseline(
         tell_reductions(sizes, codebook.sizes)
         size = plan.regions * codebook.length
         gigabytes = 2e-9 * size * sum(counts.values())
-        click.echo(f"features   {size:,} numbers an image, {gigabytes:,.2f} GB in {folder}")
+        say(f"features   {size:,} numbers an image, {gigabytes:,.2f} GB in {folder}")
         left = stages.missing(plan, dataset, counts)
         images = sum(dataset.splits[each][number].samples for each, number in left)
         check_room(folder, 2 * size * images)
@@ -182,7 +183,7 @@ def tell_reductions(asked: dict[str, int], got: dict[str, int]) -> None:
     for name in asked:
         if got[name] < asked[name]:
             text = f"there are few descriptors: {name} {got[name]}, not {asked[name]}"
-            click.echo(f"warning: {text}", err=True)
+            say(f"warning: {text}", err=True)
 
 
 def check_room(folder: Path, needed: int) -> None:
@@ -197,25 +198,24 @@ def check_room(folder: Path, needed: int) -> None:
 @contextmanager
 def progress(what: str, images: int) -> "Iterator[Each]":
     """A live line on a terminal, elsewhere one a tenth; and at the end one of what it took."""
-    from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress
 
-    console, started, done = Console(stderr=True), time.monotonic(), 0
+    screen, started, done = console(stderr=True), time.monotonic(), 0
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
 
     def each(more: int) -> None:
         nonlocal done
         done += more
         bar.advance(task, more)
-        if not console.is_terminal and 10 * done // images > 10 * (done - more) // images:
-            click.echo(f"{what:<10} {done:,} of {images:,} images", err=True)
+        if not screen.is_terminal and 10 * done // images > 10 * (done - more) // images:
+            say(f"{what:<10} {done:,} of {images:,} images", err=True)
 
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
         task = bar.add_task(what, total=images)
         yield each
     seconds = time.monotonic() - started
     if done:
-        click.echo(f"{what:<10} {done:,} images in {seconds:,.0f} s, {done / seconds:,.0f} a second")
+        say(f"{what:<10} {done:,} images in {seconds:,.0f} s, {done / seconds:,.0f} a second")
 
 
 def write_result(plan: "Plan", dataset: "Dataset", split: str, found: "Evaluation") -> None:
@@ -240,4 +240,4 @@ def write_result(plan: "Plan", dataset: "Dataset", split: str, found: "Evaluatio
         (f"{result['images']:,} {split} images", (errors["top1_err"], errors["top5_err"])),
         ("the paper's, of ILSVRC-2010 test", PAPER[plan.baseline]),
     ):
-        click.echo(f"{plan.baseline}: top-1 error {top1:.2f} %, top-5 error {top5:.2f} %  ({images})")
+        say(f"{plan.baseline}: top-1 error {top1:.2f} %, top-5 error {top5:.2f} %  ({images})")

@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from cli import options
+from cli.text import console
 from model.recipe import RECIPES, get_recipe
 
 IMAGENET = 1_281_167  # training images of ILSVRC-2012
@@ -128,10 +129,9 @@ def limit(result: dict[str, Any]) -> str:
 def show(result: dict[str, Any]) -> None:
     """A table, and what it says."""
     from rich.box import SIMPLE
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, soft_wrap=True)
+    screen = console(soft_wrap=True)
     table = Table(box=SIMPLE)
     table.add_column("part", no_wrap=True)
     ours = result.get("ours", {})
@@ -142,13 +142,13 @@ def show(result: dict[str, Any]) -> None:
         rounds, share = f"{part['least']:,.0f} - {part['most']:,.0f}", f"{part['img_s'] / floor:.0%}"
         ratio = [f"{ours[name]:.2f} x"] if name in ours else []
         table.add_row(name, f"{part['img_s']:,.0f}", rounds, share, *ratio)
-    console.print(table)
+    screen.print(table)
     for name, reason in result.get("missing", {}).items():
-        console.print(f"not measured: {name}: {reason}")
+        screen.print(f"not measured: {name}: {reason}")
     if "normalisations" in result:
-        console.print(f"The normalisations take {result['normalisations']:.0%} of the step.")
-    console.print(limit(result))
+        screen.print(f"The normalisations take {result['normalisations']:.0%} of the step.")
+    screen.print(limit(result))
     hours = IMAGENET / result["parts"]["train"]["img_s"] / 3600
     memory = ", ".join(f"{name} {size / 1e9:.1f} GB" for name, size in result["memory"].items())
-    console.print(f"At this rate an epoch of ImageNet takes {hours:,.2f} hours, 90 take {90 * hours:,.1f}.")
-    console.print(f"At most {memory} of memory, which all these parts have at once.")
+    screen.print(f"At this rate an epoch of ImageNet takes {hours:,.2f} hours, 90 take {90 * hours:,.1f}.")
+    screen.print(f"At most {memory} of memory, which all these parts have at once.")

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
 from cli.tables import BASELINES
+from cli.text import say
 from model.recipe import Recipe, RunError
 
 if TYPE_CHECKING:
@@ -22,9 +21,9 @@ def tell_cost(steps: "Sequence[Step]", shelf: "Shelf", bench_path: Path | None) 
     rates: dict[str, dict[str, float]] = {}  # by recipe
     total, unknown = 0.0, 0
     for step in steps:
-        click.echo(f"alexnet-dali {shlex.join(step.words)}")
+        say(f"alexnet-dali {shlex.join(step.words)}")
         if step.run in BASELINES:
-            click.echo("    not estimated: its first lines say how far it is")
+            say("    not estimated: its first lines say how far it is")
             unknown += 1
             continue
         recipe = shelf.recipe(step.run)
@@ -34,11 +33,11 @@ def tell_cost(steps: "Sequence[Step]", shelf: "Shelf", bench_path: Path | None) 
         rate = rates[recipe.name]
         seconds = sum(images / rate[part] for part, images in step.images.items())
         sum_of = " + ".join(f"{images:,} / {rate[part]:,.3g}" for part, images in step.images.items())
-        click.echo(f"    {sum_of} images/s = {spell(seconds)}")
+        say(f"    {sum_of} images/s = {spell(seconds)}")
         total += seconds
     source = f"by {bench_path}, for every net" if bench_path else "by each net's own speed just now"
     left_out = f" and {unknown} baselines" if unknown else ""
-    click.echo(f"{len(steps)} commands, about {spell(total)} {source}; not counted: starts{left_out}")
+    say(f"{len(steps)} commands, about {spell(total)} {source}; not counted: starts{left_out}")
 
 
 def spell(seconds: float) -> str:

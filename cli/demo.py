@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from cli.text import say
+
 CLASSES, TRAIN, VAL = 10, 100, 30  # images of each class
 PREPARING = ["--max-rejected", "0.01"]  # three are broken on purpose
 # A quarter of the width, batches of 32: enough to see it learn in two minutes on two cores.
@@ -24,7 +26,7 @@ def command(out: Path, device: str) -> None:
 
     root, data, run = out / "archives", out / "imagenet", out / "runs" / "demo"
     if not root.exists():
-        click.echo(f"drawing {CLASSES} classes as the official archives in {root}")
+        say(f"drawing {CLASSES} classes as the official archives in {root}")
         shutil.rmtree(half := out / "archives.tmp", ignore_errors=True)
         drawn.write_archives(half, classes=CLASSES, train=TRAIN, val=VAL)
         half.rename(root)
@@ -34,8 +36,8 @@ def command(out: Path, device: str) -> None:
     weights = checkpoint.read(run / "last.pt")["weights"]
     pictures.filters(weights["conv1.weight"].numpy(), out / "filters.png", "What the first layer learned")
     pictures.curves(read_metrics(run / "metrics.jsonl"), out / "curves.png", "The demo's training")
-    click.echo(f"guessing: top-1 error {100 - 100 / CLASSES:.0f} %, top-5 error {100 - 500 / CLASSES:.0f} %")
-    click.echo(f"pictures: {out / 'filters.png'}, {out / 'curves.png'}")
+    say(f"guessing: top-1 error {100 - 100 / CLASSES:.0f} %, top-5 error {100 - 500 / CLASSES:.0f} %")
+    say(f"pictures: {out / 'filters.png'}, {out / 'curves.png'}")
 
 
 def call(*arguments: object) -> None:
@@ -43,5 +45,5 @@ def call(*arguments: object) -> None:
     from cli import main
 
     words = [str(argument) for argument in arguments]
-    click.echo(f"\n$ alexnet-dali {shlex.join(words)}")
+    say(f"\n$ alexnet-dali {shlex.join(words)}")
     main(words, standalone_mode=False)

@@ -4,10 +4,10 @@ from types import TracebackType
 from typing import Any
 
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from cli.text import console
 from model import schedule
 from model.recipe import Recipe, Shape
 
@@ -18,7 +18,7 @@ class Display:
     """A context manager; `step` and `row` are told what happens. Quiet in all processes but the first."""
 
     def __init__(self, epochs: int, steps_per_epoch: int, step: int, quiet: bool) -> None:
-        self.console = Console(quiet=quiet, highlight=False, soft_wrap=True)
+        self.console = console(quiet=quiet, soft_wrap=True)
         self.epochs, self.per_epoch = epochs, steps_per_epoch
         self.live = self.console.is_terminal and not quiet
         self.progress = Progress(
@@ -61,8 +61,8 @@ class Display:
 
 def print_recipe(recipe: Recipe) -> None:
     """The recipe and its whole schedule."""
-    console = Console(highlight=False)
-    console.print(f"recipe {recipe.name}")
+    screen = console()
+    screen.print(f"recipe {recipe.name}")
     layers = Table("layer", "out", "weights", "parameters", "std", "bias", "then", box=SIMPLE)
     for shape in recipe.shapes():
         layer, size = shape.layer, written(shape)
@@ -71,17 +71,17 @@ def print_recipe(recipe: Recipe) -> None:
         layers.add_row(layer.name, out, size, count, f"{shape.std:.3g}", f"{layer.bias:g}", then)
     layers.add_section()
     layers.add_row("all", "", "", f"{sum(shape.parameters for shape in recipe.shapes()):,}")
-    console.print(layers)
+    screen.print(layers)
     numbers = Table("setting", "value", box=SIMPLE)
     for name, value in recipe.to_dict().items():
         if name not in ("name", "layers"):
             numbers.add_row(name, str(value))
-    console.print(numbers)
+    screen.print(numbers)
     heads, *rows = schedule.table(recipe)
     stages = Table(*heads, title="rates of weights/biases", box=SIMPLE)
     for row in rows:
         stages.add_row(*row)
-    console.print(stages)
+    screen.print(stages)
 
 
 def written(shape: Shape) -> str:

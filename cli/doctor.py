@@ -9,15 +9,18 @@ import warnings
 from dataclasses import asdict, dataclass
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from cli import options
+from cli.text import console, say
 from pipeline.dataset import DataError, open_dataset
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 Row = tuple[str, str]
 
@@ -57,11 +60,9 @@ def command(data: Path, as_json: bool) -> None:
     """
     machine = examine(data)
     if as_json:
-        click.echo(
-            json.dumps({**asdict(machine), "ready": ready(machine), "advice": advise(machine)}, indent=1)
-        )
+        say(json.dumps({**asdict(machine), "ready": ready(machine), "advice": advise(machine)}, indent=1))
     else:
-        show(rows(machine), Console(highlight=False))
+        show(rows(machine), console())
     click.get_current_context().exit(0 if ready(machine) else 1)
 
 
@@ -225,14 +226,14 @@ def describe_gpu(gpu: Gpu) -> str:
     return text + (f"; out of use: {gpu.fault}" if gpu.fault else "")
 
 
-def show(table: list[Row], console: Console) -> None:
-    if console.is_terminal:
+def show(table: list[Row], screen: "Console") -> None:
+    if screen.is_terminal:
         grid = Table.grid(padding=(0, 2))
         grid.add_column(style="cyan")
         grid.add_column(overflow="fold")
         for label, text in table:
             grid.add_row(label, Text(text))
-        console.print(grid)
+        screen.print(grid)
     else:
         for label, text in table:
-            click.echo(f"{label:<9}{text}")
+            say(f"{label:<9}{text}")

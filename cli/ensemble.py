@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from cli import options
+from cli.text import console, say
 from model.recipe import RunError
 
 
@@ -89,13 +90,12 @@ def look_for_weights(parts: Any, labels: Any) -> list[float]:
 
     def tell(number: int, weights: list[float], errors: float) -> None:
         text = ",".join(f"{weight:g}" for weight in weights)
-        click.echo(f"pass {number}: --weights {text}  top-5 error {100 * errors / len(labels):.2f} %")
+        say(f"pass {number}: --weights {text}  top-5 error {100 * errors / len(labels):.2f} %")
 
     return search(parts, labels, tell)
 
 
 def print_errors(images: int, rows: dict[str, dict[str, float]], weights: Sequence[float]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title=f"{images:,} images", title_justify="left")
@@ -107,7 +107,7 @@ def print_errors(images: int, rows: dict[str, dict[str, float]], weights: Sequen
         table.add_row(name, weight, f"{row['loss']:.4f}", *errors)
         if number == len(weights) - 1:
             table.add_section()
-    Console().print(table)
+    console().print(table)
 
 
 def write_submission(path: Path, result: Any, data: Path) -> None:
@@ -121,4 +121,4 @@ def write_submission(path: Path, result: Any, data: Path) -> None:
     options.make_ready(path)
     path.write_text(text, "ascii")
     predictions.check_submission(path, len(result.names), len(dataset.classes))
-    click.echo(f"{path}: {len(result.names):,} lines of five ids, checked")
+    say(f"{path}: {len(result.names):,} lines of five ids, checked")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli import options, trained
+from cli.text import console
 from model.recipe import Recipe, RunError
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def evaluate_run(
         batch_size=max(1, recipe.batch_size // len(views)),  # so many crops at a time as in training
         **compose.stream_options(recipe, devices[0], settings["workers"]),
     )
-    with Progress(transient=True) as progress:
+    with Progress(console=console(stderr=True), transient=True) as progress:
         task = progress.add_task(f"{split}, {len(views)} views", total=dataset.samples(split))
         found = evaluate(
             network,
@@ -114,7 +115,6 @@ def evaluate_run(
 
 def print_errors(result: dict[str, Any]) -> None:
     """Ours above the paper's."""
-    from rich.console import Console
     from rich.table import Table
 
     views = "ten views" if result["views"] > 1 else "centre crop"
@@ -128,4 +128,4 @@ def print_errors(result: dict[str, Any]) -> None:
     paper, images = (PAPER_2010, "2010 test") if result["split"] == "test" else (PAPER, "2012 val")
     for name, (top1, top5) in paper.items():
         table.add_row(f"{name} (ILSVRC-{images}, ten views)", f"{top1} %", f"{top5} %")
-    Console().print(table)
+    console().print(table)

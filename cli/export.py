@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli import trained
+from cli.text import say
 from model.recipe import RunError
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def command(run_name: str | None, checkpoint: str, kind: str, out: Path | None, 
 
         content = weights.Weights(run.recipe, run.network.state(), torch.from_numpy(run.facts.mean), about)
         weights.save(out, content, kind)
-        click.echo(f"{out}: {out.stat().st_size / 1e6:,.1f} MB")
+        say(f"{out}: {out.stat().st_size / 1e6:,.1f} MB")
 
 
 def write_onnx(run: "Trained", out: Path, about: dict[str, Any], data: Path | None) -> None:
@@ -85,7 +86,7 @@ def write_onnx(run: "Trained", out: Path, about: dict[str, Any], data: Path | No
     finally:
         new.unlink(missing_ok=True)
     size = out.stat().st_size / 1e6
-    click.echo(f"{out}: {size:,.1f} MB; on {len(images)} images its probabilities differ by {difference:.1g}")
+    say(f"{out}: {size:,.1f} MB; on {len(images)} images its probabilities differ by {difference:.1g}")
 
 
 def read_images(run: "Trained", data: Path | None) -> "torch.Tensor":

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli import trained
+from cli.text import console, say
 from model.recipe import RunError
 
 if TYPE_CHECKING:
@@ -67,12 +68,11 @@ def command(run_name: str | None, checkpoint: str, out: Path | None, **settings:
     }
     out.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n")
     rate = shape[0] / (time.monotonic() - started)
-    click.echo(f"{out}: {shape[0]:,} x {shape[1]:,} {settings['dtype']}, {rate:,.0f} images/s")
+    say(f"{out}: {shape[0]:,} x {shape[1]:,} {settings['dtype']}, {rate:,.0f} images/s")
 
 
 def compute(run: "Trained", dataset: Any, split: str, layer: str) -> "Iterator[np.ndarray]":
     """Batch by batch (rows, n) float32."""
-    from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress
 
     from model.study import outputs
@@ -83,7 +83,7 @@ def compute(run: "Trained", dataset: Any, split: str, layer: str) -> "Iterator[n
         dataset, split, views=CENTRE_VIEW, batch_size=run.batch_size(1), **run.image_options()
     )
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with Progress(*columns, console=console(stderr=True), transient=True) as progress:
         task = progress.add_task(f"{layer} of {split}", total=len(batches.samples))
         for images, labels in batches:
             found = outputs(run.network, images[:, 0], [layer], run.precision)[layer]

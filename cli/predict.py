@@ -12,6 +12,7 @@ import click
 
 from cli import options, trained
 from cli.rows import GUESSES, Row, Source, open_sinks
+from cli.text import console, say
 
 if TYPE_CHECKING:
     from cli.trained import Trained
@@ -37,7 +38,6 @@ def command(images: Sequence[str], run_name: str | None, checkpoint: str, **sett
     folder is called as the class is (n01440764), or its name begins so. An image that cannot be decoded is
     a row that says why.
     """
-    from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress
 
     if bool(images) == bool(settings["split"]):
@@ -54,7 +54,7 @@ def command(images: Sequence[str], run_name: str | None, checkpoint: str, **sett
             Progress(
                 *Progress.get_default_columns(),
                 MofNCompleteColumn(),
-                console=Console(stderr=not terminal),
+                console=console(stderr=not terminal),
                 transient=True,
                 redirect_stdout=terminal,
             )
@@ -151,4 +151,4 @@ class Totals:
         if self.known:
             text += f"; of {self.known:,} whose class is known, {100 * self.top1 / self.known:.2f} % wrong"
             text += f", {100 * self.top5 / self.known:.2f} % not among five guesses"
-        click.echo(text, err=True)
+        say(text, err=True)

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli.text import console, say
+
 if TYPE_CHECKING:
     from pipeline.dataset import Dataset
     from pipeline.repair import Progress
@@ -88,18 +90,18 @@ def command(
         finished = find_finished(out, size, store, seed)
         faults = find_faults(finished, verify, workers) if finished else {}
         if finished and not faults:
-            click.echo(f"{out} is prepared, every shard {'has its checksum' if verify else 'is there'}.")
+            say(f"{out} is prepared, every shard {'has its checksum' if verify else 'is there'}.")
             _show(finished, None)
             return
         for name, fault in faults.items():
-            click.echo(f"{out / name} {fault}")
+            say(f"{out / name} {fault}")
         if imagenet_root is None:
             if faults:
                 raise DataError(f"{len(faults)} damaged: give --imagenet-root DIR to make them again")
             raise click.UsageError(f"{out} is not prepared yet: give --imagenet-root DIR")
-        click.echo(f"Looking at {imagenet_root} ...")
+        say(f"Looking at {imagenet_root} ...")
         source = find_source(imagenet_root, val_fraction, seed)
-        click.echo(f"Found {source.kind}")
+        say(f"Found {source.kind}")
         with _Display() as display:
             if finished:
                 dataset = repair(finished, faults, source, workers=workers, report=display)
@@ -135,25 +137,24 @@ def _show(dataset: "Dataset", rate: float | None) -> None:
     data = "" if known else f" --data {shlex.quote(str(dataset.root))}"
     rows["next"] = f"alexnet-dali train{data}"
     for name, value in rows.items():
-        click.echo(f"  {name:<10}{value}")
+        say(f"  {name:<10}{value}")
 
 
 class _Display:
     """Told of progress: a live bar on a terminal, a plain line every few seconds elsewhere."""
 
     def __init__(self) -> None:
-        from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-        console = Console(highlight=False)
-        self.live = console.is_terminal
+        screen = console()
+        self.live = screen.is_terminal
         columns = "{task.completed:,.0f} of {task.total:,.0f}  {task.fields[rate]:,.0f} images/s"
         self.bar = Progress(
             BarColumn(bar_width=24),
             TextColumn(columns + "  {task.fields[rejected]} rejected"),
             TimeRemainingColumn(),
             TextColumn("left"),
-            console=console,
+            console=screen,
             disable=not self.live,
         )
         self.task: Any = None
@@ -180,12 +181,12 @@ class _Display:
             self.first = self.done
             self.task = self.bar.add_task("", total=progress.total, rate=0.0, **fields)
             if self.first and not self.live:
-                click.echo(f"{self.first:,} images are done already")
+                say(f"{self.first:,} images are done already")
         self.bar.update(self.task, rate=self.rate, **fields)
         if not self.live and time.monotonic() - self.printed > EVERY:
             self.printed = time.monotonic()
             left = (progress.total - self.done) / max(self.rate, 1e-9)
-            click.echo(
+            say(
                 f"{self.done:,} of {progress.total:,} images  {self.rate:,.0f} images/s  "
                 f"{progress.rejected:,} rejected  {left / 60:,.0f} min left"
             )
@@ -198,9 +199,7 @@ def _stopped_by_signals() -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         for each in before:
             signal.signal(each, signal.SIG_DFL)
-        click.echo(
-            f"\nstopped by {signal.Signals(number).name}; the same command goes on from here", err=True
-        )
+        say(f"\nstopped by {signal.Signals(number).name}; the same command goes on from here", err=True)
         raise SystemExit(128 + number)
 
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}

@@ -13,6 +13,7 @@ import numpy as np
 
 from cli import options, trained
 from cli.evaluate import PAPER
+from cli.text import console, say
 from model.recipe import RunError
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def command(run_name: str | None, checkpoint: str, ten_crop: bool, out: Path | N
         f"{time.strftime('%Y-%m-%d %H:%M')}"
     )
     out.write_text(page.page(folder.name, subtitle, sections), "utf-8")
-    click.echo(f"{out}: {out.stat().st_size / 1e6:.1f} MB, open it in any browser")
+    say(f"{out}: {out.stat().st_size / 1e6:.1f} MB, open it in any browser")
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,6 @@ class Seen:
 
 def look(run: "Trained", dataset: "Dataset") -> Seen:
     """One pass over the validation images, centre crops."""
-    from rich.console import Console
     from rich.progress import Progress
 
     from model.study import layer_names, outputs
@@ -100,7 +100,7 @@ def look(run: "Trained", dataset: "Dataset") -> Seen:
         dataset, "val", views=CENTRE_VIEW, batch_size=run.batch_size(1), **run.image_options()
     )
     parts = []
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    with Progress(console=console(stderr=True), transient=True) as progress:
         task = progress.add_task("val", total=len(batches.samples))
         for images, labels in batches:
             found = outputs(run.network, images[:, 0], [hidden, last], run.precision)

@@ -19,6 +19,7 @@ from cli import options
 from cli.shelf import Shelf, Step, chain, predictions
 from cli.signals import OUT_OF_TIME, SIGNALS
 from cli.tables import DATA, TABLES, Errors, Row, Speed, Table
+from cli.text import console, say
 
 if TYPE_CHECKING:
     from pipeline.dataset import Dataset
@@ -83,7 +84,7 @@ def command(
         tell_cost(steps, shelf, bench_path)
         for row in (row for one in tables.values() for row in one.rows):
             if lack := find_lack(row, shelf):
-                click.echo(f"{row.name}: needs {lack}")
+                say(f"{row.name}: needs {lack}")
         return
     if json_path:
         options.make_ready(json_path)
@@ -117,7 +118,7 @@ def work_off(steps: Sequence[Step]) -> set[str]:
                 continue
             status = commands.run(step.words)
             if commands.stopped or status in STOPPED:
-                click.echo("stopped; the same command goes on from there", err=True)
+                say("stopped; the same command goes on from there", err=True)
                 sys.exit(commands.stopped or status)
             if status:
                 failed.add(step.run)
@@ -147,7 +148,7 @@ class Commands:
 
     def run(self, words: Sequence[str]) -> int:
         """A command as if typed, and shown so; its status. If this process is killed, it saves and stops."""
-        click.echo(f"\n$ alexnet-dali {shlex.join(words)}")
+        say(f"\n$ alexnet-dali {shlex.join(words)}")
         libc, home = ctypes.CDLL(None), str(Path(__file__).parent.parent)
         paths = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
         self.child = subprocess.Popen(
@@ -219,10 +220,9 @@ def measure_speed(row: Speed, shelf: Shelf) -> dict[str, Any]:
 def show(table: Table, found: Sequence[dict[str, Any]]) -> None:
     """The paper's table with our column, and what its dashes need."""
     from rich.box import SIMPLE
-    from rich.console import Console
     from rich.table import Table as Drawn
 
-    console = Console(highlight=False, soft_wrap=True, width=120)
+    screen = console(soft_wrap=True, width=120)
     drawn = Drawn(title=f"{table.title}, top-1 / top-5 error in percent", title_justify="left", box=SIMPLE)
     drawn.add_column("", no_wrap=True)
     submitted = any(isinstance(row, Row) and row.submitted for row in table.rows)
@@ -233,10 +233,10 @@ def show(table: Table, found: Sequence[dict[str, Any]]) -> None:
         paper, *rest = speed_cells(row, said) if isinstance(row, Speed) else error_cells(row, said)
         test = [written((None, said["submitted"]))] if submitted else []
         drawn.add_row(row.name, paper, *test, *rest)
-    console.print(drawn)
+    screen.print(drawn)
     for said in found:
         if said["ours"] is None:
-            console.print(f"{said['name']}: {said['why']}")
+            screen.print(f"{said['name']}: {said['why']}")
 
 
 def error_cells(row: Row, said: dict[str, Any]) -> tuple[str, ...]:

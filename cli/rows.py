@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli import trained
+from cli.text import say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,7 +58,7 @@ def open_sinks(run: "Trained", source: Source, settings: dict[str, Any], stack: 
     if settings["picture"]:
         yield stack.enter_context(drawing(run, source, settings))
     if not any(settings[name] for name in ("json_path", "csv_path", "picture")):
-        click.echo(f"{'image':<40} {'probability':>11}  class")
+        say(f"{'image':<40} {'probability':>11}  class")
         yield lambda number, row: print_row(run, row)
 
 
@@ -65,10 +66,10 @@ def print_row(run: "Trained", row: Row) -> None:
     """Five lines of the table; an image's own class is marked."""
     name = row.name if len(row.name) <= 40 else "…" + row.name[-39:]
     if row.fault:
-        click.echo(f"{name:<40} {row.fault}")
+        say(f"{name:<40} {row.fault}")
     for place, (output, p) in enumerate(zip(row.classes, row.probabilities, strict=True)):
         mark = "  <- its class" if output == row.truth else ""
-        click.echo(f"{'' if place else name:<40} {p:>11.2%}  {run.name(output)}{mark}")
+        say(f"{'' if place else name:<40} {p:>11.2%}  {run.name(output)}{mark}")
 
 
 @contextmanager
@@ -143,7 +144,7 @@ def drawing(run: "Trained", source: Source, settings: dict[str, Any]) -> Iterato
     title = "Images that were mistaken" if settings["only_errors"] else "Images and their likeliest classes"
     if drawn:
         panels.guesses(drawn, settings["picture"], title)
-        click.echo(f"drawn: {settings['picture']}", err=True)
+        say(f"drawn: {settings['picture']}", err=True)
     else:
         settings["picture"].unlink()
-        click.echo("no image to draw", err=True)
+        say("no image to draw", err=True)

@@ -10,6 +10,7 @@ import click
 import numpy as np
 
 from cli import options, trained
+from cli.text import say
 from model.recipe import RunError
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def confusion(
     names, counts = count_file(predictions) if predictions else count_run(settings)
     found = confused(names, counts)
     for pair in found[:pairs]:
-        click.echo(f"{pair.images:>7,} of {pair.of:<7,}  {pair.true}  ->  {pair.taken}")
+        say(f"{pair.images:>7,} of {pair.of:<7,}  {pair.true}  ->  {pair.taken}")
     if json_path:
         options.make_ready(json_path)
         content = {"classes": names, "counts": counts.tolist(), "pairs": [vars(pair) for pair in found]}
@@ -160,4 +161,4 @@ def draw(path: Path, picture: Any, *content: Any, title: str, **more: Any) -> No
     """Draw and say so."""
     options.make_ready(path)
     picture(*content, path=path, title=title, **more)
-    click.echo(f"drawn: {path}")
+    say(f"drawn: {path}")

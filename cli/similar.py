@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli import options, trained
+from cli.text import say
 from model.recipe import RunError
 
 if TYPE_CHECKING:
@@ -84,11 +85,11 @@ def command(
         draw(run, dataset, split, result[:rows], picture)
     if not json_path and not picture:
         for each in result:
-            click.echo(each["image"])
+            say(each["image"])
             for near in each["neighbours"]:
-                click.echo(f"  {near['distance']:>10.3f}  {near['name']:<32} {near['class']}")
+                say(f"  {near['distance']:>10.3f}  {near['name']:<32} {near['class']}")
     rate = f"{len(paths) * len(table) / seconds:,.0f} a second, {table.nbytes / seconds / 1e9:.2f} GB/s"
-    click.echo(f"{len(paths):,} x {len(table):,} distances in {seconds:.2f} s: {rate}", err=True)
+    say(f"{len(paths):,} x {len(table):,} distances in {seconds:.2f} s: {rate}", err=True)
 
 
 def read_facts(features: Path) -> dict[str, Any]:
@@ -122,7 +123,7 @@ def describe(run: "Trained", arguments: Sequence[str], layer: str) -> "tuple[lis
             outputs(run.network, images[:, 0], [layer], run.precision)[layer].flatten(1).cpu().numpy()
         )
     for number, fault in sorted(batches.faults.items()):
-        click.echo(f"warning: {paths[number]} {fault}", err=True)
+        say(f"warning: {paths[number]} {fault}", err=True)
     if not good:
         raise RunError("none of the images can be decoded")
     return good, np.concatenate(found)

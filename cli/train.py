@@ -14,6 +14,7 @@ import click
 
 from cli import options
 from cli.signals import StopWish
+from cli.text import say
 from model import schedule
 from model.recipe import RECIPES, Recipe, RunError, get_recipe
 from model.schedule import SCHEDULES
@@ -123,10 +124,10 @@ def train(recipe: Recipe, dataset: "Dataset", path: Path, settings: dict[str, An
             except Stopped as stopped:
                 if replicas.first:
                     step = trainer.state.step
-                    click.echo(f"stopped at step {step:,}; the same command goes on from there", err=True)
+                    say(f"stopped at step {step:,}; the same command goes on from there", err=True)
                 return stopped.status
         if replicas.first:
-            click.echo(f"{path} is trained; now: alexnet-dali eval --ten-crop")
+            say(f"{path} is trained; now: alexnet-dali eval --ten-crop")
     return 0
 
 
@@ -197,7 +198,7 @@ def begin(network: "AlexNet", source: str, replicas: "Replicas") -> None:
     except RunError as error:
         raise RunError(f"--init-from {source}: {error}") from None
     if replicas.first:
-        click.echo(f"begins with {path}" + (f"; as drawn: {', '.join(drawn)}" if drawn else ""))
+        say(f"begins with {path}" + (f"; as drawn: {', '.join(drawn)}" if drawn else ""))
 
 
 def make_validation(
@@ -217,7 +218,7 @@ def make_validation(
 
 def warn(text: str) -> None:
     """One line on stderr."""
-    click.echo(f"warning: {text}", err=True)
+    say(f"warning: {text}", err=True)
 
 
 def identify(
