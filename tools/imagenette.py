@@ -1,0 +1,187 @@
+"""Train our recipes and torchvision's AlexNet on the same photographs: python -m tools.imagenette DIR
+
+DIR holds train/ and val/ with a folder for each class, as Imagenette does. Ours runs as a user would run
+it: prep, train, eval. torchvision's AlexNet runs by the recipe of torchvision's own references, with
+DataLoader, on the same images, batches and epochs (`pip install '.[compare]'` brings it). Each training
+writes OUT/NAME-SEED.json when it has finished; the same command goes on with those that have not. A table
+comes last.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+ROOT = Path(__file__).parent.parent
+OURS = ("original", "paper")
+THEIRS = "torchvision"
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of torchvision's references
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("root", type=Path, metavar="DIR", help="folder with train/ and val/ class folders")
+    parser.add_argument("--out", type=Path, default=Path("runs/imagenette"), help="folder for all results")
+    parser.add_argument("--nets", nargs="+", default=[*OURS, THEIRS], help="our recipes, and torchvision")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="random seeds (default: 0)")
+    parser.add_argument("--epochs", type=int, default=30, help="epochs of every training (default: 30)")
+    parser.add_argument("--batch-size", type=int, default=128, help="images a step (default: 128)")
+    parser.add_argument("--device", default="cpu", help="torch device (default: cpu)")
+    parser.add_argument("--width", type=float, default=1, help="width of our nets (default: 1)")
+    given = parser.parse_args()
+    data = given.out / "data"
+    given.out.mkdir(parents=True, exist_ok=True)
+    if not run("prep", "--imagenet-root", given.root, "--out", data):
+        return 1
+    for seed in given.seeds:
+        for net in given.nets:
+            result = given.out / f"{net}-{seed}.json"
+            if not result.exists():
+                train = train_theirs if net == THEIRS else train_ours
+                found = train(net, seed, data, given)
+                result.write_text(json.dumps(found, indent=1) + "\n")
+    print(table(given.out, given.nets, given.seeds))
+    return 0
+
+
+def train_ours(recipe: str, seed: int, data: Path, given: argparse.Namespace) -> dict[str, Any]:
+    """Train one of our recipes, and evaluate its last state by the centre crop and by ten views."""
+    folder = given.out / f"{recipe}-{seed}"
+    options = ["--recipe", recipe, "--seed", seed, "--epochs", given.epochs, "--batch-size", given.batch_size]
+    same = ["--data", data, "--run", folder, "--device", given.device]
+    errors = {}
+    if not run("train", *same, *options, "--width", given.width):
+        raise SystemExit(f"{folder}: the training failed; the same command goes on with it")
+    for views, more in (("centre", []), ("ten", ["--ten-crop"])):
+        path = given.out / "eval.json"
+        if not run("eval", *same, *more, "--json", path):
+            raise SystemExit(f"{folder}: the evaluation failed")
+        result = json.loads(path.read_text())
+        errors[views] = [result["top1_err"], result["top5_err"]]
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    speeds = [row["img_s"] for row in rows if row["kind"] == "train"]
+    return {"errors": errors, "img_s": sorted(speeds)[len(speeds) // 2]}
+
+
+def train_theirs(net: str, seed: int, data: Path, given: argparse.Namespace) -> dict[str, Any]:
+    """Train torchvision.models.alexnet by its references' recipe: a third of the epochs at each rate."""
+    from torchvision import datasets, models, transforms
+
+    torch.manual_seed(seed)
+    device = torch.device(given.device)
+    normal = [transforms.ToTensor(), transforms.Normalize(MEAN, DEVIATION)]
+    varied = [transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip(), *normal]
+    images = datasets.ImageFolder(given.root / "train", transforms.Compose(varied))
+    loader = DataLoader(images, given.batch_size, shuffle=True, drop_last=False, num_workers=2)
+    model = models.alexnet(num_classes=len(images.classes)).to(device)
+    rule = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
+    steps = torch.optim.lr_scheduler.StepLR(rule, max(1, given.epochs // 3), gamma=0.1)
+    state = given.out / f"{net}-{seed}.pt"
+    begun, speeds = take_up(state, model, rule, steps)
+    for epoch in range(begun, given.epochs):
+        started = time.perf_counter()
+        loss = train_epoch(model, rule, loader, device)
+        speeds.append(len(images) / (time.perf_counter() - started))
+        steps.step()
+        print(f"{net} seed {seed}, epoch {epoch + 1}/{given.epochs}: loss {loss:.4f}", flush=True)
+        parts = [model.state_dict(), rule.state_dict(), steps.state_dict()]
+        torch.save({"epoch": epoch + 1, "parts": parts, "speeds": speeds}, state)
+    resized = transforms.Compose([transforms.Resize(256), transforms.TenCrop(224), views_to_tensors])
+    held = datasets.ImageFolder(given.root / "val", resized)
+    return {
+        "errors": count_errors(model, DataLoader(held, 16, num_workers=2), device),
+        "img_s": sorted(speeds)[len(speeds) // 2],
+    }
+
+
+def take_up(state: Path, *parts: Any) -> tuple[int, list[float]]:
+    """Bring network, update rule and schedule to where they were saved; how many epochs are done."""
+    if not state.exists():
+        return 0, []
+    saved = torch.load(state, weights_only=True)
+    for part, values in zip(parts, saved["parts"], strict=True):
+        part.load_state_dict(values)
+    return saved["epoch"], saved["speeds"]
+
+
+def train_epoch(
+    model: nn.Module, rule: torch.optim.SGD, loader: "DataLoader[Any]", device: torch.device
+) -> float:
+    """Train on every image once; the mean loss."""
+    model.train()
+    total = images = 0.0
+    for pixels, labels in loader:
+        rule.zero_grad()
+        loss = F.cross_entropy(model(pixels.to(device)), labels.to(device))
+        loss.backward()  # type: ignore[no-untyped-call]
+        rule.step()
+        total, images = total + loss.item() * len(labels), images + len(labels)
+    return total / images
+
+
+def views_to_tensors(views: Sequence[Any]) -> Tensor:
+    """Ten PIL images -> (10, 3, 224, 224), normalised as torchvision's references do."""
+    from torchvision.transforms.functional import normalize, to_tensor
+
+    return torch.stack([normalize(to_tensor(view), list(MEAN), list(DEVIATION)) for view in views])
+
+
+@torch.no_grad()
+def count_errors(model: nn.Module, loader: "DataLoader[Any]", device: torch.device) -> dict[str, list[float]]:
+    """Top-1 and top-5 errors in percent: of the centre crop, and of the mean probability of ten views."""
+    model.eval()
+    right = torch.zeros(2, 2)  # by views, and by top-1 and top-5
+    images = 0
+    for views, labels in loader:
+        rows = len(views)
+        found = model(views.flatten(0, 1).to(device)).softmax(1).view(rows, 10, -1).cpu()
+        for number, probabilities in enumerate((found[:, 4], found.mean(1))):  # the fifth is the centre
+            hits = probabilities.topk(min(5, probabilities.shape[1])).indices == labels[:, None]
+            right[number] += torch.stack([hits[:, 0].sum(), hits.sum()])
+        images += rows
+    errors = (100 * (1 - right / images)).tolist()
+    return {"centre": errors[0], "ten": errors[1]}
+
+
+def table(out: Path, nets: Sequence[str], seeds: Sequence[int]) -> str:
+    """The results that are there, in GitHub's notation: the mean over seeds."""
+    rows = [
+        "| net | seeds | centre crop, top-1 / top-5 | ten views, top-1 / top-5 | images/s |",
+        "|---|---|---|---|---|",
+    ]
+    for net in nets:
+        paths = [path for seed in seeds if (path := out / f"{net}-{seed}.json").exists()]
+        found = [json.loads(path.read_text()) for path in paths]
+        if found:
+            errors = [" / ".join(means(found, views)) for views in ("centre", "ten")]
+            speed = sum(result["img_s"] for result in found) / len(found)
+            rows.append(f"| {net} | {len(found)} | {errors[0]} | {errors[1]} | {speed:,.0f} |")
+    return "\n".join(rows)
+
+
+def means(found: Sequence[dict[str, Any]], views: str) -> Iterator[str]:
+    """Top-1 and top-5 error, each the mean over seeds and the range."""
+    for place in (0, 1):
+        values = [result["errors"][views][place] for result in found]
+        spread = f" ({min(values):.2f} to {max(values):.2f})" if len(values) > 1 else ""
+        yield f"{sum(values) / len(values):.2f} %{spread}"
+
+
+def run(*words: object) -> bool:
+    """Run a command of alexnet-dali; whether it did its work."""
+    texts = [str(word) for word in words]
+    print("$ alexnet-dali", *texts, flush=True)
+    return subprocess.run([sys.executable, "-m", "cli", *texts], cwd=ROOT).returncode == 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
