@@ -38,7 +38,7 @@ def command(
 
     from cli import predictions
     from model.ensemble import average
-    from model.evaluate import rates, tally
+    from model.evaluate import sound_rates, tally
 
     found = [predictions.read(path) for path in files]
     for path, each in zip(files[1:], found[1:], strict=True):
@@ -53,8 +53,10 @@ def command(
         factors = look_for_weights(parts, labels)
     mean = average(parts, factors)
     if labelled:
-        rows = {str(path): rates(tally(part, labels)) for path, part in zip(files, parts, strict=True)}
-        print_errors(len(labels), rows | {"together": rates(tally(mean, labels))}, factors)
+        rows = {str(path): sound_rates(tally(part, labels), path)
+                for path, part in zip(files, parts, strict=True)}  # fmt: skip
+        rows["together"] = sound_rates(tally(mean, labels), "the average")
+        print_errors(len(labels), rows, factors)
     result = predictions.Predictions(mean.numpy(), first.labels, first.names, first.wnids)
     if out:
         options.make_ready(out)

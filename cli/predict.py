@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli import options, trained
-from cli.rows import GUESSES, Row, Source, open_sinks
+from cli.rows import GUESSES, LOST, Row, Source, open_sinks
 from cli.text import console, say
 
 if TYPE_CHECKING:
@@ -88,7 +88,9 @@ def from_files(run: "Trained", arguments: Sequence[str], settings: dict[str, Any
         following = 0
         for number, classes, probabilities in guess(run, batches):
             yield from map(broken, range(following, number))
-            yield Row(str(paths[number]), truth(paths[number]), None, classes, probabilities)
+            yield Row(
+                str(paths[number]), truth(paths[number]), None if classes else LOST, classes, probabilities
+            )
             following = number + 1
         yield from map(broken, range(following, len(paths)))
 
@@ -110,7 +112,8 @@ def from_split(run: "Trained", settings: dict[str, Any]) -> Source:
 
     def rows() -> Iterator[Row]:
         for name, (label, classes, probabilities) in zip(names, guess(run, batches), strict=True):
-            yield Row(name, label if label >= 0 else None, None, classes, probabilities)
+            known = label if label >= 0 else None
+            yield Row(name, known, None if classes else LOST, classes, probabilities)
 
     return Source(names, rows, batches.samples.square)
 
@@ -122,12 +125,14 @@ def choose_views(settings: dict[str, Any]) -> tuple[tuple[int, int, int], ...]:
 
 
 def guess(run: "Trained", batches: Any) -> Iterator[tuple[int, list[int], list[float]]]:
-    """Image by image its label, its likeliest classes and their probabilities."""
+    """Image by image its label, its likeliest classes and their probabilities, or none that is not finite."""
     from model.study import predict
 
     for labels, probabilities in predict(run.network, batches, run.precision):
         best, classes = probabilities.topk(min(GUESSES, probabilities.shape[1]))
-        yield from zip(labels.tolist(), classes.tolist(), best.tolist(), strict=True)
+        sound = probabilities.isfinite().all(1)
+        for row in zip(labels.tolist(), classes.tolist(), best.tolist(), sound.tolist(), strict=True):
+            yield row[:3] if row[3] else (row[0], [], [])
 
 
 @dataclass
@@ -140,8 +145,8 @@ class Totals:
 
     def add(self, row: Row) -> None:
         self.images += 1
-        self.broken += row.fault is not None
-        if row.truth is not None and not row.fault:
+        self.broken += row.fault not in (None, LOST)
+        if row.truth is not None and row.fault in (None, LOST):
             self.known += 1
             self.top1 += row.wrong
             self.top5 += row.truth not in row.classes

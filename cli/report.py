@@ -48,7 +48,7 @@ def command(run_name: str | None, checkpoint: str, ten_crop: bool, out: Path | N
     out = out or folder / "report.html"
     options.make_ready(out)
     seen = look(run, dataset)
-    errors = {"this run, centre crop": seen.errors()}
+    errors = {"this run, centre crop": seen.errors(run.path)}
     if ten_crop:
         errors["this run, ten views"] = ten_views(run, dataset)
     with TemporaryDirectory() as scratch:
@@ -79,12 +79,12 @@ class Seen:
     features: np.ndarray  # (images, n) float16, of the last layer but one
     labels: np.ndarray  # (images,)
 
-    def errors(self) -> dict[str, float]:
+    def errors(self, source: Path) -> dict[str, float]:
         import torch
 
-        from model.evaluate import rates, tally
+        from model.evaluate import sound_rates, tally
 
-        return rates(tally(torch.from_numpy(self.probabilities), torch.from_numpy(self.labels)))
+        return sound_rates(tally(torch.from_numpy(self.probabilities), torch.from_numpy(self.labels)), source)
 
 
 def look(run: "Trained", dataset: "Dataset") -> Seen:
@@ -111,14 +111,14 @@ def look(run: "Trained", dataset: "Dataset") -> Seen:
 
 
 def ten_views(run: "Trained", dataset: "Dataset") -> dict[str, float]:
-    from model.evaluate import evaluate, rates
+    from model.evaluate import evaluate, sound_rates
     from pipeline.batches import EvaluationBatches
     from pipeline.graph import TEN_VIEWS
 
     batches = EvaluationBatches(
         dataset, "val", views=TEN_VIEWS, batch_size=run.batch_size(10), **run.image_options()
     )
-    return rates(evaluate(run.network, batches, precision=run.precision).sums)
+    return sound_rates(evaluate(run.network, batches, precision=run.precision).sums, run.path)
 
 
 def error_table(errors: dict[str, dict[str, float]], seen: Seen) -> str:

@@ -192,14 +192,14 @@ def mean_errors(shelf: Shelf, names: Sequence[str], views: str) -> list[float]:
     from cli.ensemble import check_alike
     from cli.predictions import read
     from model.ensemble import average
-    from model.evaluate import rates, tally
+    from model.evaluate import sound_rates, tally
 
     paths = [shelf.predictions(name, views) for name in names]
     found = [read(path) for path in paths]
     for path, each in zip(paths, found, strict=True):
         check_alike(paths[0], found[0], path, each)
     mean = average([torch.from_numpy(each.probabilities) for each in found], [1.0] * len(found))
-    errors = rates(tally(mean, torch.from_numpy(found[0].labels).long()))
+    errors = sound_rates(tally(mean, torch.from_numpy(found[0].labels).long()), ", ".join(map(str, paths)))
     return [errors["top1_err"], errors["top5_err"]]
 
 

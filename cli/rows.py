@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pipeline.dataset import Category
 
 GUESSES = 5
+LOST = "the network's outputs for it are not finite"  # a fault that is not the image's
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Row:
 
     @property
     def wrong(self) -> bool:
-        return self.truth is not None and bool(self.classes) and self.classes[0] != self.truth
+        return self.truth is not None and self.classes[:1] != [self.truth]
 
 
 Sink = Callable[[int, Row], None]  # is told of each row, with the number of its image

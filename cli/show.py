@@ -111,6 +111,7 @@ def confusion(
 
 def count_run(settings: dict[str, Any]) -> "tuple[list[str], np.ndarray]":
     """Names of the classes, and by true class (row) and first guess the images of a split."""
+    from model.evaluate import LOST
     from model.study import predict
     from pipeline.batches import EvaluationBatches
     from pipeline.graph import CENTRE_VIEW
@@ -126,6 +127,8 @@ def count_run(settings: dict[str, Any]) -> "tuple[list[str], np.ndarray]":
     counts = np.zeros((run.recipe.classes,) * 2, np.int64)
     with click.progressbar(length=len(batches.samples), label=settings["split"], file=sys.stderr) as bar:
         for labels, probabilities in predict(run.network, batches, run.precision):
+            if not probabilities.isfinite().all():
+                raise RunError(f"{run.path}: {LOST}")
             np.add.at(counts, (labels.numpy(), probabilities.argmax(1).numpy()), 1)
             bar.update(len(labels))
     return [run.name(output) for output in range(run.recipe.classes)], counts

@@ -35,8 +35,13 @@ def save_last(folder: Path, content: dict[str, Any]) -> None:
 def save(path: Path, content: dict[str, Any]) -> None:
     """Replace a file in one piece. content: tensors, numbers, strings, lists and dicts of them.
 
-    RunError when the disk is full or refuses; the file that was there stays.
+    RunError when a number is not finite, or the disk is full or refuses; the file that was there stays.
     """
+    if broken := next(not_finite(content), None):
+        raise RunError(
+            f"{broken} is no longer finite: the training diverged; {path.parent} keeps the state saved "
+            "before. Try --precision float32 under another --run"
+        )
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **content}, buffer)
     temporary = path.with_name(path.name + ".tmp")
@@ -53,6 +58,15 @@ def save(path: Path, content: dict[str, Any]) -> None:
             f"cannot write {path} ({buffer.tell() / 1e6:.1f} MB): {error.strerror}; "
             "the state saved before it is kept. Make room and run the same command again"
         ) from None
+
+
+def not_finite(content: Any, name: str = "") -> Iterator[str]:
+    """The names of the tensors of a checkpoint that hold a number which is not finite."""
+    if isinstance(content, torch.Tensor) and not content.isfinite().all():
+        yield name
+    if isinstance(content, dict):
+        for key, value in content.items():
+            yield from not_finite(value, f"{name} {key}".strip())
 
 
 def sync(folder: Path) -> None:

@@ -1,24 +1,33 @@
 """Errors as the paper counts them: top-1 and top-5, of one view or averaged over ten (paper section 4.1)."""
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
+from model.recipe import RunError
+
 Batch = tuple[torch.Tensor, torch.Tensor]
+LOST = (
+    "the network's outputs are not finite: its training diverged, or its weights were damaged; "
+    "take another state (--checkpoint best) or another run"
+)
 
 
 def tally(probabilities: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """(4,) float64 sums over a batch: images, -log p(label), top-1 errors, top-5 errors.
 
     probabilities: (rows, classes); labels: (rows,) int64. Classes that tie with the label share the places
-    left, as in the 2012 code (src/layer_kernels.cu), so that a constant output scores as chance.
+    left, as in the 2012 code (src/layer_kernels.cu), so that a constant output scores as chance. An image
+    whose p(label) is not finite is wrong, and the loss is not finite then.
     """
     of_label = probabilities.gather(1, labels[:, None])
     above = (probabilities > of_label).sum(1)
-    ties = (probabilities == of_label).sum(1)
-    wrong = [(1 - ((top - above) / ties).clamp(0, 1)).double().sum() for top in (1, 5)]
+    ties = (probabilities == of_label).sum(1).clamp_min(1)  # NaN is not even equal to itself
+    sound = of_label[:, 0].isfinite()
+    wrong = [(1 - ((top - above) / ties).clamp(0, 1) * sound).double().sum() for top in (1, 5)]
     loss = -of_label.double().clamp_min(torch.finfo(torch.float32).tiny).log().sum()
     return torch.stack([torch.full_like(loss, len(labels)), loss, *wrong])
 
@@ -27,6 +36,14 @@ def rates(sums: torch.Tensor) -> dict[str, float]:
     """A tally as loss (nats an image) and errors (percent). Waits for the device."""
     images, loss, top1, top5 = sums.tolist()
     return {"loss": loss / images, "top1_err": 100 * top1 / images, "top5_err": 100 * top5 / images}
+
+
+def sound_rates(sums: torch.Tensor, source: object) -> dict[str, float]:
+    """`rates`; RunError that names their source where the loss is not finite: then errors mean nothing."""
+    found = rates(sums)
+    if not math.isfinite(found["loss"]):
+        raise RunError(f"{source}: the loss is {found['loss']}, for {LOST}")
+    return found
 
 
 @dataclass(frozen=True)

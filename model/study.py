@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from model.evaluate import Batch, autocast, over_views
+from model.evaluate import LOST, Batch, autocast, over_views
 from model.network import AlexNet
 from model.recipe import RunError
 
@@ -30,6 +30,7 @@ def outputs(network: AlexNet, images: Tensor, wanted: list[str], precision: str)
 
     images: (N, 3, crop, crop). Values are float32, (N, maps, height, width) or (N, units), of all towers, on
     the first device. The last layer's are the logits. Nothing is computed behind the last layer wanted.
+    RunError where one is not finite.
     """
     names = layer_names(network)
     if unknown := [name for name in wanted if name not in names]:
@@ -43,6 +44,8 @@ def outputs(network: AlexNet, images: Tensor, wanted: list[str], precision: str)
                 found[name] = torch.cat([piece.float().to(images.device) for piece in handed], 1)
             if len(found) == len(set(wanted)):
                 break
+    if broken := [name for name, values in found.items() if not values.isfinite().all()]:
+        raise RunError(f"{broken[0]}: {LOST}")
     return found
 
 

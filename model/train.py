@@ -207,11 +207,7 @@ class Trainer:
             "img_s": self.seen / seconds,
             "data_time": self.waited / seconds,
         }
-        if not math.isfinite(found["loss"]):
-            raise RunError(
-                f"the loss became {found['loss']} before step {step}; {self.run.path} keeps the state saved "
-                "before. Look at metrics.jsonl there, and try --precision float32 under another --run"
-            )
+        self._refuse(found["loss"])
         guessing = math.log(self.recipe.classes)
         if step - self.log_steps < self.dead_start <= step and found["loss"] > 0.998 * guessing:
             raise RunError(
@@ -255,14 +251,21 @@ class Trainer:
         self.watch.row(row)
 
     def _save(self) -> None:
-        """The state, after the metrics that led to it."""
+        """The state, after the metrics that led to it. Of one that is not finite the last good one stays."""
         sums = self.replicas.gather(self.state.sums)
-        if not sums.isfinite().all():  # the next row says so; do not replace the last good state
-            return
+        self._refuse(sums.sum().item())
         if self.replicas.first:
             self.run.sync()
             checkpoint.save_last(self.run.path, self._content(sums))
         self.saved = time.monotonic()
+
+    def _refuse(self, loss: float) -> None:
+        """RunError where a loss is not finite."""
+        if not math.isfinite(loss):
+            raise RunError(
+                f"the loss became {loss} before step {self.state.step}; {self.run.path} keeps the state "
+                "saved before. Look at metrics.jsonl there, and try --precision float32 under another --run"
+            )
 
     def _content(self, sums: torch.Tensor) -> dict[str, Any]:
         return {

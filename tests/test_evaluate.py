@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from model.evaluate import evaluate, rates, tally
+from model.evaluate import evaluate, rates, sound_rates, tally
+from model.recipe import RunError
 
 
 def test_errors_by_sorting() -> None:
@@ -36,6 +37,20 @@ def test_ties_share_the_places_that_are_left() -> None:
 
 def test_an_impossible_label_costs_a_finite_loss() -> None:
     assert math.isfinite(rates(tally(torch.tensor([[0.0, 1.0]]), torch.tensor([0])))["loss"])
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("classes", [3, 20])
+def test_an_image_without_a_finite_probability_is_wrong(bad: float, classes: int) -> None:
+    probabilities = torch.full((4, classes), 1 / classes)
+    probabilities[0] = bad  # all of them, as softmax does
+    probabilities[1, 1] = bad  # that of its class
+    probabilities[2] = torch.eye(classes)[2]
+    found = tally(probabilities, torch.arange(4) % classes)
+    assert found[2:].tolist() == pytest.approx([2 + (1 - 1 / classes), 2 + max(0, 1 - 5 / classes)])
+    assert not math.isfinite(found[1])
+    with pytest.raises(RunError, match=r"runs/a/last.pt: the loss is (nan|-?inf), for the network's outputs"):
+        sound_rates(found, "runs/a/last.pt")
 
 
 def test_empty_batches_count_nothing() -> None:

@@ -112,10 +112,29 @@ def test_a_lost_loss_keeps_the_state_before(recipe: Recipe, tmp_path: Path) -> N
 
     with RunDirectory(tmp_path) as run:
         trained = trainer(recipe, run, spoilt(), save_seconds=0)
-        with pytest.raises(RunError, match=r"the loss became nan before step 6; .*--precision float32"):
+        with pytest.raises(RunError, match=r"the loss became nan before step 5; .*--precision float32"):
             trained.train()
     saved = checkpoint.read(tmp_path / "last.pt")
     assert saved["step"] == 4 and all(tensor.isfinite().all() for tensor in saved["weights"].values())
+
+
+@pytest.mark.parametrize("what", ["weights", "velocities"])
+def test_a_state_that_is_not_finite_is_not_saved(recipe: Recipe, tmp_path: Path, what: str) -> None:
+    """The last update of an epoch spoils a number of which its own loss cannot tell yet."""
+    with RunDirectory(tmp_path) as run:
+        trained = trainer(recipe, run, batches())
+
+        def spoil(step: int) -> None:
+            if step == 6:
+                bias = list(trained.network.pieces())[-1][2][0]
+                (bias.data if what == "weights" else trained.optimiser.opposite[bias])[0] = math.inf
+
+        trained.watch = Watch(step=spoil)
+        with pytest.raises(RunError, match=rf"{what} fc8.bias is no longer finite: .*keeps the state"):
+            trained.train()
+    assert {path.name: checkpoint.read(path)["step"] for path in tmp_path.glob("*.pt")} == {
+        "last.pt": 3, "best.pt": 3,
+    }  # fmt: skip
 
 
 def test_a_dead_start_is_called_one(recipe: Recipe, tmp_path: Path) -> None:
