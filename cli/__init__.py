@@ -1,7 +1,7 @@
 """The command line: alexnet-dali. Commands compose pipeline and model; user errors become one line here."""
 
-import errno
 import os
+import sys
 from typing import Any
 
 import click
@@ -23,12 +23,11 @@ from cli import (
     reproduce,
     show,
     similar,
+    text,
     train,
 )
 from model.recipe import RunError
 from pipeline.dataset import DataError
-
-FULL = (errno.ENOSPC, errno.EDQUOT)  # may come from a file whose name is not told
 
 # Before torch is imported: its threads wait for one another by spinning, which on a machine with other work
 # takes the core from the very thread that is waited for.
@@ -38,16 +37,23 @@ os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 class Boundary(click.Group):
     """Turns what a user can mend into one line and exit status 1; a bug keeps its traceback."""
 
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        text.open_streams()
+        try:
+            return super().main(*arguments, **options)
+        except OSError as error:  # but for a broken pipe, at which click ends without a word
+            if error.errno is None:  # not the machine's refusal
+                raise
+            text.hush()
+            where = f"{error.filename}: " if error.filename else ""
+            click.ClickException(f"{where}{error.strerror}").show()
+            sys.exit(1)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except (DataError, RunError) as error:
             raise click.ClickException(str(error)) from None
-        except OSError as error:
-            if error.filename is None and error.errno not in FULL:
-                raise
-            where = f"{error.filename}: " if error.filename else ""
-            raise click.ClickException(f"{where}{error.strerror}") from None
         except (RuntimeError, MemoryError) as error:
             if line := failures.explain(error):
                 raise click.ClickException(line) from None

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli import options
+from cli.signals import ended_in_order
 from cli.text import console, say
 from model.recipe import RunError
 
@@ -54,7 +55,7 @@ def command() -> None:
     """What the paper's tables compare the network with: SIFT + FVs, sparse coding.
 
     Each leaves its features, classifiers, metrics.jsonl, result.json and predictions.npz in its run's folder;
-    killed at any time, the same command goes on and ends with the same. Evaluation is that of the network.
+    stopped at any time, the same command goes on and ends with the same. Evaluation is that of the network.
     Of a finished run another --split takes only its own features; only ILSVRC-2010's test images have labels.
     """
 
@@ -121,7 +122,7 @@ def run_baseline(
     counts = {each: len(stages.open_samples(dataset.root, each)) for each in ("train", "val", split)}
     if not has_labels(dataset, split):
         raise RunError(f"{split} images of {dataset.root} have no labels to count errors by; use --split val")
-    with RunDirectory(folder) as run:
+    with ended_in_order(), RunDirectory(folder) as run:
         refuse_changes(plan, dataset)
         state, epochs = stages.read_state(folder, settings["epochs"]), settings["epochs"]
         run.open(state["step"], state["epoch"], describe(plan, dataset))

@@ -2,16 +2,14 @@
 
 import os
 import shlex
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli.signals import ended_in_order
 from cli.text import console, say
 
 if TYPE_CHECKING:
@@ -86,7 +84,7 @@ def command(
     if (size, store) == ("original", "raw"):
         raise click.UsageError("--store raw holds 256x256 pixels: leave out --size original")
     workers = workers or count_cores()
-    with _stopped_by_signals():
+    with ended_in_order():
         finished = find_finished(out, size, store, seed)
         faults = find_faults(finished, verify, workers) if finished else {}
         if finished and not faults:
@@ -190,23 +188,3 @@ class _Display:
                 f"{self.done:,} of {progress.total:,} images  {self.rate:,.0f} images/s  "
                 f"{progress.rejected:,} rejected  {left / 60:,.0f} min left"
             )
-
-
-@contextmanager
-def _stopped_by_signals() -> Iterator[None]:
-    """SIGTERM and SIGINT end prep at once but in order; a second one does not even wait for that."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        for each in before:
-            signal.signal(each, signal.SIG_DFL)
-        say(f"\nstopped by {signal.Signals(number).name}; the same command goes on from here", err=True)
-        raise SystemExit(128 + number)
-
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    for number in before:
-        signal.signal(number, stop)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

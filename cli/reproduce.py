@@ -17,7 +17,7 @@ import click
 
 from cli import options
 from cli.shelf import Shelf, Step, chain, predictions
-from cli.signals import OUT_OF_TIME, SIGNALS
+from cli.signals import OUT_OF_TIME, SIGNALS, StopWish, handled
 from cli.tables import DATA, TABLES, Errors, Row, Speed, Table
 from cli.text import console, say
 
@@ -112,14 +112,15 @@ def open_datasets(settings: dict[str, Any]) -> "dict[str, Dataset]":
 def work_off(steps: Sequence[Step]) -> set[str]:
     """Run all steps; the runs of which one failed. Steps that need such a run are left out."""
     failed: set[str] = set()
-    with Commands() as commands:
+    commands = Commands()
+    with handled(commands.receive):
         for step in steps:
             if failed.intersection(step.needs):
                 continue
             status = commands.run(step.words)
-            if commands.stopped or status in STOPPED:
+            if commands.stop() or status in STOPPED:
                 say("stopped; the same command goes on from there", err=True)
-                sys.exit(commands.stopped or status)
+                sys.exit(commands.stop() or status)
             if status:
                 failed.add(step.run)
     return failed
@@ -127,24 +128,16 @@ def work_off(steps: Sequence[Step]) -> set[str]:
 
 @dataclass
 class Commands:
-    """Processes of alexnet-dali, one at a time. Signals are passed on, and noted as an exit status."""
+    """Processes of alexnet-dali, one at a time. Signals are passed on, and noted."""
 
-    stopped: int = 0
+    stop: StopWish = field(default_factory=lambda: StopWish(None))
     child: "subprocess.Popen[bytes] | None" = None
-    before: list[Any] = field(default_factory=list)
 
-    def __enter__(self) -> "Commands":
-        self.before = [signal.signal(number, self._receive) for number in SIGNALS]
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in zip(SIGNALS, self.before, strict=True):
-            signal.signal(number, handler)
-
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        self.stopped = 128 + number
+    def receive(self, number: int, frame: FrameType | None) -> None:
+        """A handler of signals."""
         if self.child:
             self.child.send_signal(number)
+        self.stop.receive(number)
 
     def run(self, words: Sequence[str]) -> int:
         """A command as if typed, and shown so; its status. If this process is killed, it saves and stops."""
@@ -156,7 +149,7 @@ class Commands:
             env={**os.environ, "PYTHONPATH": paths},  # this cli, wherever we are
             preexec_fn=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM),
         )
-        if self.stopped:  # by a signal that found no child
+        if self.stop():  # by a signal that found no child
             self.child.terminate()
         return self.child.wait()
 

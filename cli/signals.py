@@ -1,53 +1,96 @@
-"""SIGTERM and SIGINT ask to stop: the work in hand is finished and saved. A second one ends at once.
+"""SIGTERM, SIGINT and SIGHUP (a lost connection) ask to stop, and what is done is kept. The next ends it.
 
 Exit statuses of a training: 0 it is finished, 1 it failed, 128 + the signal that stopped it (SIGTERM: 143,
-Ctrl-C: 130), 75 stopped by --stop-after. The last three go on with the same command.
+Ctrl-C: 130, SIGHUP: 129), 75 stopped by --stop-after. The last four go on with the same command.
 """
 
+import errno
 import math
 import os
 import signal
 import time
-from types import FrameType, TracebackType
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+from cli import text
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 OUT_OF_TIME = os.EX_TEMPFAIL  # 75: "try again later"
 ONE = 1.0  # seconds in which a signal that comes twice is one: a batch system sends it, and so does torchrun
 
+Handler = Callable[[int, FrameType | None], Any] | signal.Handlers
+
+
+@contextmanager
+def handled(handler: Handler) -> Iterator[Callable[[Handler], None]]:
+    """Give the signals a handler in the block, which may change it by calling what it is given.
+
+    SIGHUP stays ignored where it was, as nohup has it.
+    """
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    if before[signal.SIGHUP] == signal.SIG_IGN:
+        del before[signal.SIGHUP]
+
+    def change(handler: Handler) -> None:
+        for number in before:
+            signal.signal(number, handler)
+
+    change(handler)
+    try:
+        yield change
+    finally:
+        for number, former in before.items():
+            signal.signal(number, former)
+
+
+@contextmanager
+def ended_in_order() -> Iterator[None]:
+    """End the block at a signal, with a line; for work that is kept piece by piece as it is done."""
+    stop = StopWish(None)
+
+    def end(number: int, frame: FrameType | None) -> None:
+        again = stop()
+        stop.receive(number, frame)
+        if not again:
+            name = signal.Signals(number).name
+            text.say(f"\nstopped by {name}; the same command goes on from here", err=True)
+            raise SystemExit(stop())
+
+    with handled(end):
+        yield
+
 
 class StopWish:
-    """Call it for the exit status with which to stop, or 0 to go on. A context manager.
-
-    Signals end the process at once until it listens: there is nothing to save yet, and it may be waiting for
-    processes that never come.
-    """
+    """Call it for the exit status with which to stop, or 0 to go on."""
 
     def __init__(self, minutes: float | None) -> None:
         self.deadline = time.monotonic() + 60 * (math.inf if minutes is None else minutes)
         self.number, self.received = 0, 0.0
-
-    def __enter__(self) -> "StopWish":
-        self.before = [signal.signal(number, signal.SIG_DFL) for number in SIGNALS]
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for number, handler in zip(SIGNALS, self.before, strict=True):
-            signal.signal(number, handler)
-
-    def listen(self) -> None:
-        """From now on a signal is a wish, and a second one an order."""
-        for number in SIGNALS:
-            signal.signal(number, self._receive)
 
     def __call__(self) -> int:
         if self.number:
             return 128 + self.number
         return OUT_OF_TIME if time.monotonic() > self.deadline else 0
 
-    def _receive(self, number: int, frame: FrameType | None) -> None:
+    def receive(self, number: int, frame: FrameType | None = None) -> None:
+        """Note a signal. The first one is a wish, and a second one an order."""
         if self.number and time.monotonic() - self.received > ONE:
             os._exit(128 + number)
         if not self.number:
             self.number, self.received = number, time.monotonic()
+            text.hush()
+
+    def unbroken(self, tell: Callable[[Any], None]) -> Callable[[Any], None]:
+        """`tell`, though nothing can be printed any more; but a pipe that has lost its reader is a wish."""
+
+        def told(value: Any) -> None:
+            try:
+                tell(value)
+            except OSError as error:
+                text.hush(every=True)
+                if error.errno == errno.EPIPE:
+                    self.receive(signal.SIGPIPE)
+
+        return told

@@ -1,6 +1,9 @@
 """Print text: what comes from the user's files is shown as it is, never obeyed as markup or as a command."""
 
+import os
 import re
+import select
+import sys
 from typing import Any
 
 import click
@@ -22,7 +25,34 @@ def say(text: object, err: bool = False) -> None:
 
 def console(**options: Any) -> Console:
     """A rich console that takes no markup, emoji codes or highlighting from the text that it is given."""
-    return Console(markup=False, emoji=False, highlight=False, **options)
+    return _Console(markup=False, emoji=False, highlight=False, **options)
+
+
+def open_streams() -> None:
+    """Let standard streams that are closed lead nowhere, before a file takes their numbers."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free
+    sys.stdout = sys.stdout or open(1, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w")  # noqa: SIM115
+
+
+def hush(every: bool = False) -> None:
+    """Let outputs that hung up or have no reader any more, or both of them, lead nowhere."""
+    with open(os.devnull, "wb") as null:
+        for number in (1, 2):
+            output = select.poll()
+            output.register(number, 0)
+            if every or output.poll(0):
+                os.dup2(null.fileno(), number)
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave it to the caller: rich would end the program."""
+        raise
 
 
 def _escape(character: str) -> str:

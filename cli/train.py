@@ -3,6 +3,7 @@
 import os
 import platform
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli import options
-from cli.signals import StopWish
+from cli.signals import StopWish, handled
 from cli.text import say
 from model import schedule
 from model.recipe import RECIPES, Recipe, RunError, get_recipe
@@ -71,10 +72,11 @@ if TYPE_CHECKING:
 def command(recipe_name: str, show_recipe: bool, data: Path, **settings: Any) -> None:
     """Train, or go on with a run that was stopped.
 
-    The run's folder holds run.json, metrics.jsonl, TensorBoard events, last.pt and best.pt. SIGTERM and
-    Ctrl-C save and stop; the same command goes on, to the same bits as if nothing had happened.
+    The run's folder holds run.json, metrics.jsonl, TensorBoard events, last.pt and best.pt. SIGTERM,
+    SIGHUP and Ctrl-C save and stop; the same command goes on, to the same bits as if nothing had happened.
 
-    Exit status: 0 trained, 75 stopped by --stop-after, 143 by SIGTERM, 130 by Ctrl-C, 1 failed.
+    Exit status: 0 trained, 75 stopped by --stop-after, 143 by SIGTERM, 129 by SIGHUP, 130 by Ctrl-C, 141 by
+    the end of a pipe that is printed to, 1 failed.
     """
     names = ("epochs", "batch_size", "schedule", "width", "classes")
     changes = {name: settings[name] for name in names if settings[name] is not None}
@@ -106,8 +108,9 @@ def train(recipe: Recipe, dataset: "Dataset", path: Path, settings: dict[str, An
     devices = compose.choose_devices(settings["gpus"], settings["device"])
     precision = compose.use_device(devices[0], settings["precision"])
     record = compose.recorder(settings["cuda_graph"], devices)
+    stop = StopWish(settings["stop_after"])
     with (
-        StopWish(settings["stop_after"]) as stop,
+        handled(signal.SIG_DFL) as change,  # there is nothing to save yet, and others may never come
         compose.told_plainly(recipe.batch_size, devices),
         joined(devices[0]) as replicas,
         RunDirectory(path, replicas.first) as run,
@@ -117,8 +120,8 @@ def train(recipe: Recipe, dataset: "Dataset", path: Path, settings: dict[str, An
         per_epoch = -(-trainer.images // recipe.batch_size)
         quiet = not replicas.first
         with Display(schedule.epochs(recipe), per_epoch, trainer.state.step, quiet) as display:
-            trainer.watch = Watch(stop, display.step, display.row)
-            stop.listen()
+            trainer.watch = Watch(stop, display.step, stop.unbroken(display.row))
+            change(stop.receive)
             try:
                 trainer.train()
             except Stopped as stopped:

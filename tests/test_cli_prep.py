@@ -101,7 +101,7 @@ def test_killed(bigger: Path, calm: Path, tmp_path: Path) -> None:
     assert files(out) == files(calm)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_stopped(number: signal.Signals, bigger: Path, calm: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     process = start("--imagenet-root", bigger, "--out", out, "--workers", 2)

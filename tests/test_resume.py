@@ -2,12 +2,25 @@
 
 import json
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from runs import assert_same, flip, rows, train
-from traps import DieRenaming, DieWriting, Trap, die, insist, interrupt, terminate
+from traps import (
+    DieRenaming,
+    DieWriting,
+    Trap,
+    break_pipe,
+    die,
+    fill_log,
+    hang_up,
+    insist,
+    interrupt,
+    nohup,
+    terminate,
+)
 
 from model import checkpoint
 from pipeline.dataset import Dataset
@@ -72,8 +85,9 @@ def test_stopped_in_training_and_validation(dataset: Dataset, calm: Path, tmp_pa
     stops: list[tuple[int, int, Callable[[], object] | None, tuple[object, ...]]] = [
         (143, 3, Trap(STEP, 3, terminate), ()),  # SIGTERM: the step is finished and saved
         (130, 5, Trap(STEP, 2, interrupt), ()),  # Ctrl-C
-        (75, 6, None, ("--stop-after", 0)),
-        (143, 6, Trap(STEP, 3, insist), ()),  # a second signal: at once, nothing is saved
+        (129, 6, Trap(STEP, 1, hang_up), ()),
+        (75, 7, None, ("--stop-after", 0)),
+        (143, 7, Trap(STEP, 3, insist), ()),  # a second signal: at once, nothing is saved
         (143, 10, Trap(CONFER, 2, terminate), ()),  # in validation, which is done again
         (0, 20, None, ()),
     ]
@@ -87,6 +101,23 @@ def test_stopped_in_training_and_validation(dataset: Dataset, calm: Path, tmp_pa
     again = Command(*words, folder=tmp_path)  # finished is finished
     assert again.wait() == 0 and "is trained" in again.text
     assert_same(run, calm)
+
+
+@pytest.mark.parametrize(
+    ("act", "status"), [(nohup, 0), (fill_log, 0), (break_pipe, 128 + signal.SIGPIPE)], ids=str
+)
+def test_nobody_reads(
+    dataset: Dataset, calm: Path, tmp_path: Path, act: Callable[[], None], status: int
+) -> None:
+    """Left alone with nohup or a full log it goes on; at the end of a pipe it saves and stops."""
+    words = train(dataset.root, tmp_path / "run", "--save-minutes", 60)
+    command = Command(*words, folder=tmp_path, before=act)
+    assert command.wait() == status, command.text
+    if status:
+        assert checkpoint.read(tmp_path / "run" / "last.pt")["step"] == 10  # whose row was the first
+        again = Command(*words, folder=tmp_path)
+        assert again.wait() == 0, again.text
+    assert_same(tmp_path / "run", calm)
 
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(

@@ -91,6 +91,28 @@ def interrupt() -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
 
+def hang_up() -> None:
+    os.kill(os.getpid(), signal.SIGHUP)
+
+
+def nohup() -> None:
+    """The connection is lost, of which nohup has this process hear nothing."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    Trap("model.train:Trainer._step", 3, hang_up)()
+
+
+def break_pipe() -> None:
+    """Whoever reads what is printed has gone."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    os.dup2(writing, 1)
+
+
+def fill_log() -> None:
+    """What is printed goes to a full disk."""
+    os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
+
+
 def insist() -> None:
     """SIGTERM, and once more."""
     terminate()
