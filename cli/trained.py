@@ -167,12 +167,13 @@ def open_checkpoint(run_name: str | None, state: str) -> tuple[Path, dict[str, A
 
 def find_facts(folder: Path, fingerprint: str) -> Facts:
     """What a run in `folder` was told of its images: its own copy, or that of the same dataset."""
-    from pipeline.dataset import read_description
+    from pipeline.dataset import check_file, read_description
     from pipeline.statistics import Statistics
 
     known = read_description(folder if (folder / "dataset.json").exists() else recorded_data(folder))
     if not known.fingerprint.startswith(fingerprint):
         raise RunError(f"{known.root} is no longer the dataset that {folder} was trained on")
+    check_file(known, "statistics.npz")
     return Facts(known.classes, Statistics.load(known.root / "statistics.npz").mean, known.fingerprint)
 
 

@@ -10,20 +10,21 @@ SPLIT/names.txt       each sample's file name in the source, a line each, in the
 
 import hashlib
 import json
-import re
+import math
 import shlex
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from msgspec import Meta, Struct
 
 from pipeline.atomic import replacing
+from pipeline.schema import Array, Count, Positive, Sha256, Unfit, map_npy, read_json
+from pipeline.schema import convert as fitting
 
 FORMAT = 2
-SIZES = ("256", "original")
-STORES = ("jpeg", "raw")
 PIXELS = (256, 256, 3)  # uint8, of each image of a raw dataset
 SPLITS = ("train", "val", "test")
 WORK = ".work"  # prep's own folder, inside a dataset that is not finished yet
@@ -37,18 +38,41 @@ class DataError(Exception):
 
 @dataclass(frozen=True)
 class Category:
-    index: int
+    index: Count
     wnid: str
     words: str
-    ilsvrc_id: int | None  # 1-based, in the devkit's order; None where no devkit said
+    ilsvrc_id: Count | None  # 1-based, in the devkit's order; None where no devkit said
 
 
 @dataclass(frozen=True)
 class Shard:
     name: str  # "train/000000.tar"
-    samples: int
-    bytes: int
-    sha256: str
+    samples: Count
+    bytes: Positive
+    sha256: Sha256
+
+
+class Made(Struct):
+    """What decides the bytes of a dataset, as prep writes it down: at first into plan.json."""
+
+    size: Literal["256", "original"]
+    store: Literal["jpeg", "raw"]
+    seed: Annotated[int, Meta(ge=0)]
+    images: Sha256  # of all labels and names
+    pillow: str
+    simplejpeg: str
+    rejected: Count = 0  # in dataset.json
+
+
+class Description(Struct):
+    """What dataset.json must hold beside its format."""
+
+    size: Literal["256", "original"]
+    store: Literal["jpeg", "raw"]
+    made: dict[str, Any]
+    files: dict[str, Sha256]
+    splits: dict[Annotated[str, Meta(pattern="^(train|val|test)$")], tuple[Shard, ...]]
+    classes: tuple[Category, ...]
 
 
 @dataclass(frozen=True)
@@ -58,7 +82,7 @@ class Dataset:
     store: str
     classes: tuple[Category, ...]
     splits: dict[str, tuple[Shard, ...]]
-    files: dict[str, str]  # SHA-256 of the files beside the shards
+    files: dict[str, str]  # SHA-256 of the files beside the shards; datasets of old have none of .idx
     made: dict[str, Any]  # how it was made: source, settings, versions
 
     @property
@@ -78,39 +102,34 @@ class Dataset:
 
 
 def open_dataset(root: Path | str) -> Dataset:
-    """The dataset at `root`, every shard of which is there and has its size."""
+    """The dataset at `root`: its shards have their sizes, all else is what dataset.json vouches for."""
     dataset = read_description(Path(root))
-    for shard in (shard for shards in dataset.splits.values() for shard in shards):
-        if fault := find_fault(dataset, shard):
-            raise DataError(f"{dataset.root / shard.name} {fault}: {_repair(dataset)}")
+    for name, fault in find_faults(dataset).items():
+        raise DataError(f"{dataset.root / name} {fault}: {_repair(dataset)}")
     return dataset
 
 
 def read_description(root: Path) -> Dataset:
     """What dataset.json says, whether or not the shards are there."""
-    path = root / "dataset.json"
-    prep = _prep(root)
+    path, prep = root / "dataset.json", _prep(root)
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = read_json(path, dict[str, Any])
+        if content.get("format") != FORMAT:
+            raise DataError(
+                f"{path} has format {content.get('format')!r}, this version reads format {FORMAT}; "
+                f"prepare into a new folder: {prep}"
+            )
+        said = fitting(content, Description)
+        _check(said)
     except FileNotFoundError:
         if (root / WORK).is_dir():
             raise DataError(f"{root} is half prepared; finish it with the same command: {prep}") from None
         raise DataError(f"no prepared dataset in {root}; make it: {prep}") from None
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(
-            f"{path} is no valid JSON ({error}); move it away and prepare again: {prep}"
-        ) from None
-    if isinstance(content, dict) and content.get("format") != FORMAT:
-        raise DataError(
-            f"{path} has format {content.get('format')!r}, this version reads format {FORMAT}; "
-            f"prepare into a new folder: {prep}"
-        )
-    try:
-        return _parse(root, content)
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path} is damaged ({error}); move it away and prepare again: {prep}") from None
+    except Unfit as error:
+        raise DataError(f"{path} is damaged: {error}; move it away and prepare again: {prep}") from None
+    return Dataset(root, said.size, said.store, said.classes, said.splits, said.files, said.made)
 
 
 def write_description(dataset: Dataset) -> None:
@@ -118,30 +137,42 @@ def write_description(dataset: Dataset) -> None:
         file.write(json.dumps(_content(dataset), indent=1).encode() + b"\n")
 
 
-def find_fault(dataset: Dataset, shard: Shard) -> str | None:
-    """What a glance at the file's size shows to be wrong with a shard."""
+def find_faults(dataset: Dataset, checksums: bool = False, threads: int = 8) -> dict[str, str]:
+    """File name -> fault. With `checksums` the shards are read again, and not only the small files."""
+    shards = {shard.name: shard for shards in dataset.splits.values() for shard in shards}
+
+    def look(name: str) -> str | None:
+        path, shard = dataset.root / name, shards.get(name)
+        fault = _find_cut(path, shard.bytes) if shard else None
+        if fault or (shard and not checksums):
+            return fault
+        return _find_change(path, shard.sha256 if shard else dataset.files[name])
+
+    names = [*shards, *dataset.files]
+    with ThreadPoolExecutor(threads) as pool:
+        return {name: fault for name, fault in zip(names, pool.map(look, names), strict=True) if fault}
+
+
+def check_file(dataset: Dataset, name: str) -> None:
+    """DataError unless a file beside the shards is as dataset.json vouches for."""
+    if fault := _find_change(dataset.root / name, dataset.files[name]):
+        raise DataError(f"{dataset.root / name} {fault}: {_repair(dataset)}")
+
+
+def _find_cut(path: Path, size: int) -> str | None:
+    """What a glance at a file's size shows to be wrong with it."""
     try:
-        size = (dataset.root / shard.name).stat().st_size
+        found = path.stat().st_size
     except FileNotFoundError:
         return "is missing"
     except OSError as error:
         return f"cannot be read ({error.strerror})"
-    return None if size == shard.bytes else f"ends at byte {size} instead of {shard.bytes}"
+    return None if found == size else f"ends at byte {found} instead of {size}"
 
 
-def find_faults(dataset: Dataset, checksums: bool = False, threads: int = 1) -> dict[str, str]:
-    """File name -> fault. With `checksums` the shards are read again, and not only the small files."""
-    shards = [shard for shards in dataset.splits.values() for shard in shards]
-
-    def look(shard: Shard) -> str | None:
-        fault = find_fault(dataset, shard)
-        return fault or (_find_change(dataset.root / shard.name, shard.sha256) if checksums else None)
-
-    with ThreadPoolExecutor(threads) as pool:
-        faults = dict(zip((shard.name for shard in shards), pool.map(look, shards), strict=True))
-    for name, sha256 in dataset.files.items():
-        faults[name] = _find_change(dataset.root / name, sha256)
-    return {name: fault for name, fault in faults.items() if fault}
+def index_name(shard: Shard) -> str:
+    """Of DALI's index of a shard."""
+    return shard.name.removesuffix(".tar") + ".idx"
 
 
 def _find_change(path: Path, sha256: str) -> str | None:
@@ -160,21 +191,22 @@ def read_index(dataset: Dataset, split: str) -> np.ndarray:
     if not dataset.splits.get(split):
         raise DataError(f"{dataset.root} has no {split} images; prepare a root that has them")
     path = dataset.root / split / "samples.npy"
-    try:
-        index: np.memmap = np.lib.format.open_memmap(path, mode="r")
-    except Exception as error:  # a damaged header makes NumPy raise nearly anything
-        raise DataError(f"cannot read {path} ({type(error).__name__}): {_repair(dataset)}") from None
     shards = dataset.splits[split]
     ends = np.array([shard.bytes for shard in shards], np.uint64)
-    if (
-        index.dtype != INDEX
-        or index.shape != (dataset.samples(split),)
-        or np.any(index["shard"] >= len(shards))
-        or np.any(index["offset"] > ends[index["shard"]])
-        or np.any(index["offset"] + index["size"] > ends[index["shard"]])
-        or np.any((index["label"] < -1) | (index["label"] >= len(dataset.classes)))
-    ):
-        raise DataError(f"{path} does not fit dataset.json: {_repair(dataset)}")
+    try:
+        index = map_npy(path, Array((INDEX,), (dataset.samples(split),)))
+        if (
+            np.any(index["shard"] >= len(shards))
+            or np.any(index["offset"] > ends[index["shard"]])
+            or np.any(index["offset"] + index["size"] > ends[index["shard"]])
+            or np.any((index["label"] < -1) | (index["label"] >= len(dataset.classes)))
+            or (dataset.kind == "raw" and np.any(index["size"] != math.prod(PIXELS)))
+        ):
+            raise Unfit("its rows lie outside of the shards or the classes")
+    except OSError as error:
+        raise DataError(f"cannot read {path} ({error.strerror}): {_repair(dataset)}") from None
+    except Unfit as error:
+        raise DataError(f"{path} does not fit dataset.json: {error}; {_repair(dataset)}") from None
     return index
 
 
@@ -187,7 +219,7 @@ def read_names(dataset: Dataset, split: str) -> list[str]:
     """Each sample's file name in the source, in dataset order."""
     path = dataset.root / split / "names.txt"
     try:
-        names = path.read_text("utf-8", "surrogateescape").split("\n")[:-1]
+        names = path.read_bytes().decode("utf-8", "surrogateescape").split("\n")[:-1]
     except OSError as error:
         raise DataError(f"cannot read {path} ({error.strerror}): {_repair(dataset)}") from None
     if len(names) != dataset.samples(split):
@@ -215,39 +247,18 @@ def _content(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _parse(root: Path, content: Any) -> Dataset:
-    """dataset.json -> Dataset; a KeyError, TypeError or ValueError names what is wrong."""
-    _need(isinstance(content, dict), "no JSON object")
-    _need(content["size"] in SIZES, f"size {content['size']!r}")
-    _need(content["store"] in STORES, f"store {content['store']!r}")
-    _need(isinstance(content["made"], dict), "made")
-    _need(isinstance(content["classes"], list) and content["classes"], "no classes")
-    _need(isinstance(content["splits"], dict) and set(content["splits"]) <= set(SPLITS), "splits")
-    classes = tuple(Category(**fields) for fields in content["classes"])
-    for index, category in enumerate(classes):
-        _need(category.index == index and type(category.index) is int, f"class {index} has another index")
-        _need(isinstance(category.wnid, str) and isinstance(category.words, str), f"class {index}")
-        _need(category.ilsvrc_id is None or type(category.ilsvrc_id) is int, f"class {index}")
-    splits = {}
-    for name, shards in content["splits"].items():
-        splits[name] = tuple(Shard(**fields) for fields in shards)
-        for number, shard in enumerate(splits[name]):
+def _check(said: Description) -> None:
+    """Unfit where the parts of dataset.json do not agree."""
+    fitting(said.made, Made)
+    if not said.classes or [category.index for category in said.classes] != list(range(len(said.classes))):
+        raise Unfit("classes: expected index 0, 1, 2 and so on")
+    for split, shards in said.splits.items():
+        for number, shard in enumerate(shards):
             # The name becomes a path: only the one it must have is let through.
-            _need(shard.name == f"{name}/{number:06d}.tar", f"shard {number} of {name} has another name")
-            sizes = (shard.samples, shard.bytes)
-            _need(all(type(size) is int and 0 <= size < 2**63 for size in sizes), f"shard {shard.name}")
-            _need(_is_sha256(shard.sha256), f"shard {shard.name}")
-    files = content["files"]
-    beside = {f"{split}/{name}" for split in splits for name in ("samples.npy", "names.txt")}
-    _need(isinstance(files, dict) and set(files) == beside | {"statistics.npz"}, "files")
-    _need(all(map(_is_sha256, files.values())), "files")
-    return Dataset(root, content["size"], content["store"], classes, splits, files, content["made"])
-
-
-def _is_sha256(value: Any) -> bool:
-    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
-
-
-def _need(condition: Any, what: str) -> None:
-    if not condition:
-        raise ValueError(what)
+            if shard.name != f"{split}/{number:06d}.tar":
+                raise Unfit(f"splits.{split}[{number}].name: expected {split}/{number:06d}.tar")
+    needed = {f"{split}/{name}" for split in said.splits for name in ("samples.npy", "names.txt")}
+    needed.add("statistics.npz")
+    indexes = {index_name(shard) for shards in said.splits.values() for shard in shards}
+    if wrong := (needed - said.files.keys()) | (said.files.keys() - needed - indexes):
+        raise Unfit(f"files: expected those beside the shards; {min(wrong)} is missing or is none")

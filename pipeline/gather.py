@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.atomic import replacing
-from pipeline.dataset import Shard
+from pipeline.dataset import Shard, index_name
 from pipeline.shard import Record, Task
 from pipeline.statistics import Statistics, Sums
 
@@ -38,7 +38,7 @@ class Gathered:
             np.save(file, np.concatenate(rows))
         with replacing(self.out / split / "names.txt") as file:
             file.write("".join(name + "\n" for name in names).encode("utf-8", "surrogateescape"))
-        self._hash(f"{split}/samples.npy", f"{split}/names.txt")
+        self._hash(f"{split}/samples.npy", f"{split}/names.txt", *map(index_name, shards))
 
     def write_rejected(self) -> Path:
         path = self.out / "rejected.jsonl"

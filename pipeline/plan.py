@@ -10,7 +10,8 @@ import PIL
 import simplejpeg
 
 from pipeline.atomic import replacing
-from pipeline.dataset import DataError
+from pipeline.dataset import DataError, Made
+from pipeline.schema import Unfit, convert, read_json
 from pipeline.shard import Task
 from pipeline.source import Source
 
@@ -51,11 +52,16 @@ def describe(source: Source, size: str, store: str, seed: int, tasks: list[Task]
 
 def begin(work: Path, made: dict[str, Any]) -> None:
     """Writes the settings down, or compares them with those of the run that began this dataset."""
-    if (work / PLAN).exists():
-        refuse_other(work.parent, json.loads((work / PLAN).read_text()), made)
-    else:
-        with replacing(work / PLAN) as file:
+    path = work / PLAN
+    if not path.exists():
+        with replacing(path) as file:
             file.write(json.dumps(made).encode())
+    try:
+        before = read_json(path, dict[str, Any])
+        convert(before, Made)
+    except Unfit as error:
+        raise DataError(f"{path} is damaged: {error}; remove {work} and prepare from the start") from None
+    refuse_other(work.parent, before, made)
 
 
 def refuse_other(out: Path, before: dict[str, Any], now: dict[str, Any]) -> None:

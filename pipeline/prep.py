@@ -5,7 +5,6 @@ So prep can be interrupted anywhere: shards that have a record are kept, the oth
 end is the same to the byte. Nothing has a place in the dataset before it is complete.
 """
 
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +64,12 @@ def _make(tasks: list[Task], out: Path, workers: int | None, report: Report) -> 
 
 
 def _find_record(task: Task, out: Path) -> Record | None:
-    """The record of a shard that an earlier run made, if both are there and whole."""
+    """The record of a shard that an earlier run made, if it, the shard and its index are there and whole."""
     try:
         record = Record.load(task.made(".npz"))
-        return record if (out / task.name).stat().st_size == record.bytes else None
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        size, index = (out / task.name).stat().st_size, (out / task.name).with_suffix(".idx")
+        return record if size == record.bytes and index.exists() else None
+    except (OSError, DataError):
         return None
 
 

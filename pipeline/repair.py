@@ -1,10 +1,10 @@
 """A finished dataset: is it whole, and what was damaged since made again."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline.dataset import WORK, DataError, Dataset, read_description
+from pipeline.dataset import WORK, DataError, Dataset, index_name, read_description, write_description
 from pipeline.gather import Gathered
 from pipeline.plan import describe, plan, refuse_other
 from pipeline.shard import Record, commit, make_shard
@@ -54,7 +54,9 @@ def repair(
     out, faults = dataset.root, set(faults)
     seed = dataset.made["seed"]
     whole = {split for split in dataset.splits for name in _beside(split) if name in faults}
-    checksums = {shard.name: shard.sha256 for shards in dataset.splits.values() for shard in shards}
+    shards = [shard for shards in dataset.splits.values() for shard in shards]
+    checksums = {shard.name: shard.sha256 for shard in shards}
+    faults |= {shard.name for shard in shards if index_name(shard) in faults}
     with work_folder(out) as work:
         tasks = plan(source, dataset.size, dataset.store, seed, work)
         refuse_other(out, dataset.made, describe(source, dataset.size, dataset.store, seed, tasks))
@@ -71,6 +73,9 @@ def repair(
             gathered.add(split, [task for task in tasks if task.split == split])
             if split == "train":
                 gathered.write_statistics()
+        if gathered.files.items() - dataset.files.items():  # another LAPACK's last bits; an index of old
+            dataset = replace(dataset, files=dataset.files | gathered.files)
+            write_description(dataset)
         remove(work)
     return dataset
 

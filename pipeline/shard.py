@@ -10,15 +10,24 @@ import os
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, Any, NamedTuple, Self
 
 import numpy as np
 
 from pipeline.atomic import replacing
-from pipeline.dataset import INDEX
+from pipeline.dataset import INDEX, DataError
 from pipeline.image import MAX_BYTES, BadImage, dali_reads, decode, encode, square
+from pipeline.schema import Array, Positive, Sha256, Unfit, parse, read_npz
 from pipeline.source import Sample
-from pipeline.statistics import Sums
+from pipeline.statistics import SIDE, Sums
+
+RECORD = {  # the arrays of a record
+    "rows": Array((INDEX,), ("images",)),
+    "text": Array((np.uint8,), ("bytes",)),
+    "images": Array((np.int64,), ()),
+    "pixels": Array((np.uint32,), ("side", SIDE, 3)),  # of no images: of side 0
+    "products": Array((np.uint64,), (3, 3)),
+}
 
 
 @dataclass(frozen=True)
@@ -40,6 +49,15 @@ class Task:
         return self.folder / f"{self.split}-{self.number:06d}{suffix}"
 
 
+class Text(NamedTuple):
+    """What a record holds beside its arrays."""
+
+    bytes: Positive
+    sha256: Sha256
+    names: list[str]
+    rejected: list[dict[str, Any]]
+
+
 @dataclass(frozen=True)
 class Record:
     """What is in a shard, and the sums over its images where they count for the statistics."""
@@ -59,18 +77,29 @@ class Record:
                 rows=self.rows,
                 text=np.frombuffer(text.encode(), np.uint8),
                 images=self.sums.images,
-                pixels=self.sums.pixels.astype(np.uint32) if self.sums.images else 0,
+                pixels=self.sums.pixels.astype(np.uint32)[: SIDE if self.sums.images else 0],
                 products=self.sums.products,
             )
 
     @classmethod
     def load(cls, path: Path) -> Self:
+        """DataError where the file is not what `save` wrote."""
         sums = Sums()
-        with open(path, "rb") as file, np.load(file) as arrays:
-            size, sha256, names, rejected = json.loads(arrays["text"].tobytes())
-            if images := int(arrays["images"]):
-                sums.merge(images, arrays["pixels"], arrays["products"])
-            return cls(size, sha256, arrays["rows"], names, rejected, sums)
+        try:
+            arrays = read_npz(path, RECORD)
+            rows, images, pixels = (arrays[name] for name in ("rows", "images", "pixels"))
+            size, sha256, names, rejected = parse(arrays["text"].tobytes(), Text)
+            if len(names) != len(rows) or np.any(rows["offset"] + rows["size"] > size):
+                raise Unfit("its rows do not fit its names or its shard")
+            if not 0 <= images <= len(rows) or len(pixels) != (SIDE if images else 0):
+                raise Unfit("its sums do not fit its rows")
+        except OSError as error:
+            raise DataError(f"cannot read {path} ({error.strerror})") from None
+        except Unfit as error:
+            raise DataError(f"{path} is damaged: {error}") from None
+        if images:
+            sums.merge(int(images), pixels, arrays["products"])
+        return cls(size, sha256, rows, names, rejected, sums)
 
 
 class ShardWriter:

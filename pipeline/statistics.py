@@ -11,10 +11,16 @@ import numpy as np
 
 from pipeline.atomic import replacing
 from pipeline.dataset import DataError
+from pipeline.schema import Array, Unfit, read_npz
 
 SIDE = 256
 # The colour products of 4 neighbouring pixels are one 12x12 Gram matrix: BLAS is slow at 3 columns.
 TOGETHER = 4
+ARRAYS = {
+    "mean": Array((np.float32,), (SIDE, SIDE, 3)),
+    **{name: Array((np.float64,), (3,)) for name in ("channel_mean", "eigenvalues", "deviations")},
+    **{name: Array((np.float64,), (3, 3)) for name in ("covariance", "eigenvectors")},
+}
 
 
 class Sums:
@@ -73,12 +79,30 @@ class Statistics:
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
+        """DataError where the file is not what `save` wrote."""
         try:
-            with open(path, "rb") as file, np.load(file) as arrays:
-                return cls(**{field.name: arrays[field.name] for field in fields(cls)})
-        except Exception as error:  # damage makes NumPy and zipfile raise nearly anything
-            reason = type(error).__name__
-            raise DataError(f"cannot read {path} ({reason}): repair it with alexnet-dali prep") from None
+            found = cls(**read_npz(Path(path), ARRAYS))
+            found._check()
+        except OSError as error:
+            reason = error.strerror
+        except Unfit as error:
+            reason = str(error)
+        else:
+            return found
+        raise DataError(f"cannot read {path} ({reason}): repair it with alexnet-dali prep")
+
+    def _check(self) -> None:
+        """Unfit where the numbers are none or do not agree."""
+        if not all(np.isfinite(getattr(self, name)).all() for name in ARRAYS):
+            raise Unfit("it holds NaN or infinite numbers")
+        vectors, scale = self.eigenvectors, max(1.0, np.abs(self.covariance).max())
+        if not (
+            np.allclose(vectors * self.eigenvalues @ vectors.T, self.covariance, atol=1e-6 * scale)
+            and np.allclose(vectors.T @ vectors, np.eye(3), atol=1e-6)
+            and np.allclose(self.deviations**2, np.maximum(self.eigenvalues, 0), atol=1e-6 * scale)
+            and 0 <= self.mean.min() <= self.mean.max() <= 255
+        ):
+            raise Unfit("its numbers do not agree")
 
     def save(self, path: Path | str) -> None:
         with replacing(Path(path)) as file:

@@ -245,7 +245,7 @@ def test_repair(prepared: Dataset, source: Source, folders: Path, tmp_path: Path
     (out / "train/000000.tar").unlink()
     (out / "train/000000.idx").unlink()
     os.truncate(out / "val/000000.tar", 1000)
-    for name in ("statistics.npz", "test/names.txt"):
+    for name in ("statistics.npz", "test/names.txt", "val/000000.idx"):
         with open(out / name, "ab") as file:
             file.write(b"more")
     with pytest.raises(DataError, match=r"train/000000.tar is missing: repair it with alexnet-dali prep"):

@@ -1,0 +1,130 @@
+"""Read the files that this program wrote itself: any of them may have been edited or damaged since.
+
+Each file has one schema, a type that msgspec knows or a table of arrays, beside the code that uses it. What
+reads a file turns Unfit into an error of its own package, which names the file and says what to do. Like
+pipeline/atomic.py this imports nothing of the project, so that `model` may use it, too.
+"""
+
+import json
+import math
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Annotated, Any, NamedTuple, TypeVar
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+
+T = TypeVar("T")
+Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Positive = Annotated[int, Meta(ge=1, le=2**63 - 1)]
+Finite = Annotated[float, Meta(ge=-1e300, le=1e300)]  # NaN is neither
+Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+EXPANSION = 200  # how many times its size a compressed file may hold
+
+
+class Unfit(ValueError):
+    """What is wrong with a file: where in it, and what was expected there."""
+
+
+class Array(NamedTuple):
+    """What an array must be: of one of these types; of this shape, where a name is any size, but one."""
+
+    types: tuple[Any, ...]
+    shape: tuple[int | str, ...]
+
+
+def convert(value: Any, kind: type[T]) -> T:
+    """`value`, as parsed from a file, as a `kind`; Unfit names the place that does not fit."""
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        said = str(error).replace(" - at `$.", " at `").replace(" - at", " at")
+        raise Unfit(said[0].lower() + said[1:]) from None
+    except RecursionError:
+        raise Unfit("nested too deeply") from None
+
+
+def parse(text: bytes | str, kind: type[T]) -> T:
+    """The same of JSON. json reads it, since msgspec refuses file names that are not UTF-8."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Unfit(f"no valid JSON ({error})") from None
+    return convert(value, kind)
+
+
+def read_json(path: Path, kind: type[T]) -> T:
+    """The same of a file; an OSError where it cannot be read."""
+    _need_file(path)
+    return parse(path.read_bytes(), kind)
+
+
+def read_npz(path: Path, arrays: Mapping[str, Array]) -> dict[str, np.ndarray]:
+    """These arrays of a .npz; memory is taken only when all that the file says of them fits."""
+    _need_file(path)
+    sizes: dict[str, int] = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(member.file_size for member in archive.infolist()) > EXPANSION * path.stat().st_size:
+                raise Unfit("it claims to hold far more than its size")
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy") as file:
+                    length = archive.getinfo(f"{name}.npy").file_size
+                    _read_header(file, name, array, sizes, length)
+        with np.load(path) as found:
+            return {name: found[name] for name in arrays}
+    except (Unfit, OSError):
+        raise
+    except KeyError as error:
+        raise Unfit(str(error.args[0])) from None
+    except Exception as error:  # damage makes NumPy, zipfile and zlib raise nearly anything
+        raise Unfit(_told(error)) from None
+
+
+def map_npy(path: Path, array: Array) -> np.ndarray:
+    """The array of a .npy file, mapped into memory, to be read only."""
+    _need_file(path)
+    try:
+        with open(path, "rb") as file:
+            dtype, shape, order = _read_header(file, "", array, {}, path.stat().st_size)
+            start = file.tell()
+        if math.prod(shape) == 0:
+            return np.empty(shape, dtype)
+        return np.memmap(path, dtype, "r", start, shape, order)
+    except (Unfit, OSError):
+        raise
+    except Exception as error:  # damage makes NumPy raise nearly anything
+        raise Unfit(_told(error)) from None
+
+
+def _read_header(
+    file: IO[bytes], name: str, array: Array, sizes: dict[str, int], length: int
+) -> tuple[np.dtype[Any], tuple[int, ...], Any]:
+    """The header of a .npy of `length` bytes. sizes: those that the names in shapes have already."""
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read(file)
+    what = f"{name}: " if name else ""
+    if not (dtype in array.types or (dtype.kind == "U" and np.str_ in array.types)):
+        raise Unfit(f"{what}expected {' or '.join(np.dtype(t).name for t in array.types)}, not {dtype}")
+    wanted = tuple(sizes.get(side, side) if isinstance(side, str) else side for side in array.shape)
+    if len(shape) != len(wanted) or any(
+        isinstance(side, int) and side != size for side, size in zip(wanted, shape, strict=True)
+    ):
+        raise Unfit(f"{what}expected the shape ({', '.join(map(str, wanted))}), not {shape}")
+    sizes |= {side: size for side, size in zip(array.shape, shape, strict=True) if isinstance(side, str)}
+    if file.tell() + math.prod(shape) * dtype.itemsize != length:
+        raise Unfit(f"{what}{shape} {dtype} are not the {length:,} bytes that are there")
+    return dtype, shape, "F" if fortran else "C"
+
+
+def _need_file(path: Path) -> None:
+    """A named pipe would be waited for."""
+    if path.exists() and not path.is_file():
+        raise Unfit("it is no file")
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error)[:100]}".splitlines()[0].rstrip(": ")
