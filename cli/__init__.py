@@ -2,6 +2,8 @@
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -26,6 +28,7 @@ from cli import (
     text,
     train,
 )
+from cli.text import plain
 from model.recipe import RunError
 from pipeline.dataset import DataError
 
@@ -45,19 +48,34 @@ class Boundary(click.Group):
             if error.errno is None:  # not the machine's refusal
                 raise
             text.hush()
+            text.give_up()
             where = f"{error.filename}: " if error.filename else ""
-            click.ClickException(f"{where}{error.strerror}").show()
+            click.ClickException(plain(f"{where}{error.strerror}")).show()
             sys.exit(1)
 
+    def make_context(self, *arguments: Any, **options: Any) -> click.Context:
+        with in_one_line():
+            return super().make_context(*arguments, **options)
+
     def invoke(self, ctx: click.Context) -> Any:
-        try:
+        with in_one_line():
             return super().invoke(ctx)
-        except (DataError, RunError) as error:
-            raise click.ClickException(str(error)) from None
-        except (RuntimeError, MemoryError) as error:
-            if line := failures.explain(error):
-                raise click.ClickException(line) from None
-            raise
+
+
+@contextmanager
+def in_one_line() -> Iterator[None]:
+    """Let errors be one plain line."""
+    try:
+        yield
+    except click.ClickException as error:
+        vars(error).update(message=plain(error.message))
+        raise
+    except (DataError, RunError) as error:
+        raise click.ClickException(plain(error)) from None
+    except (RuntimeError, MemoryError) as error:
+        if line := failures.explain(error):
+            raise click.ClickException(plain(line)) from None
+        raise
 
 
 @click.group(cls=Boundary, context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})

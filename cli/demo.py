@@ -45,5 +45,6 @@ def call(*arguments: object) -> None:
     from cli import main
 
     words = [str(argument) for argument in arguments]
-    say(f"\n$ alexnet-dali {shlex.join(words)}")
+    say("")
+    say(f"$ alexnet-dali {shlex.join(words)}")
     main(words, standalone_mode=False)

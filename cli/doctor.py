@@ -1,6 +1,5 @@
 """alexnet-dali doctor: what this machine can do, on one screen."""
 
-import json
 import os
 import platform
 import shutil
@@ -13,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from rich.table import Table
-from rich.text import Text
 
 from cli import options
-from cli.text import console, say
+from cli.text import console, say, write_json
 from pipeline.dataset import DataError, open_dataset
 
 if TYPE_CHECKING:
@@ -60,7 +58,7 @@ def command(data: Path, as_json: bool) -> None:
     """
     machine = examine(data)
     if as_json:
-        say(json.dumps({**asdict(machine), "ready": ready(machine), "advice": advise(machine)}, indent=1))
+        write_json("-", {**asdict(machine), "ready": ready(machine), "advice": advise(machine)})
     else:
         show(rows(machine), console())
     click.get_current_context().exit(0 if ready(machine) else 1)
@@ -232,7 +230,7 @@ def show(table: list[Row], screen: "Console") -> None:
         grid.add_column(style="cyan")
         grid.add_column(overflow="fold")
         for label, text in table:
-            grid.add_row(label, Text(text))
+            grid.add_row(label, text)
         screen.print(grid)
     else:
         for label, text in table:

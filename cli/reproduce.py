@@ -141,7 +141,8 @@ class Commands:
 
     def run(self, words: Sequence[str]) -> int:
         """A command as if typed, and shown so; its status. If this process is killed, it saves and stops."""
-        say(f"\n$ alexnet-dali {shlex.join(words)}")
+        say("")
+        say(f"$ alexnet-dali {shlex.join(words)}")
         libc, home = ctypes.CDLL(None), str(Path(__file__).parent.parent)
         paths = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
         self.child = subprocess.Popen(

@@ -8,10 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from cli import trained
-from cli.text import say
+from cli.text import lines, plain, say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,6 +19,7 @@ if TYPE_CHECKING:
 
 GUESSES = 5
 LOST = "the network's outputs for it are not finite"  # a fault that is not the image's
+FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")  # what formulas begin with, in both widths
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ def json_file(path: str, classes: "Sequence[Category]") -> Iterator[Sink]:
             return {"output": output}
         return {"output": output, "wnid": classes[output].wnid, "words": classes[output].words}
 
-    with click.open_file(path, "w") as file:
+    with lines(path) as file:
         before = "["
 
         def add(number: int, row: Row) -> None:
@@ -104,7 +103,7 @@ def csv_file(path: str, classes: "Sequence[Category]") -> Iterator[Sink]:
     def wnid(output: int | None) -> str:
         return "" if output is None else classes[output].wnid if output < len(classes) else f"{output}"
 
-    with click.open_file(path, "w") as file:
+    with lines(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(
             ["image", "fault", "class"]
@@ -115,9 +114,15 @@ def csv_file(path: str, classes: "Sequence[Category]") -> Iterator[Sink]:
             cells = [row.name, row.fault or "", wnid(row.truth)]
             for output, p in zip(row.classes, row.probabilities, strict=True):
                 cells += [wnid(output), trained.first_word(classes, output), f"{p:.6g}"]
-            writer.writerow(cells)
+            writer.writerow(map(cell, cells))
 
         yield add
+
+
+def cell(text: str) -> str:
+    """The text in one line; a quote before what a spreadsheet would take for a formula."""
+    text = plain(text)
+    return f"'{text}" if text.startswith(FORMULA) else text
 
 
 @contextmanager

@@ -55,7 +55,8 @@ def ended_in_order() -> Iterator[None]:
         stop.receive(number, frame)
         if not again:
             name = signal.Signals(number).name
-            text.say(f"\nstopped by {name}; the same command goes on from here", err=True)
+            text.say("", err=True)
+            text.say(f"stopped by {name}; the same command goes on from here", err=True)
             raise SystemExit(stop())
 
     with handled(end):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli import options, trained
-from cli.text import say
+from cli.text import say, write_json
 from model.recipe import RunError
 
 if TYPE_CHECKING:
@@ -79,8 +79,7 @@ def command(
         for path, rows_, distances_ in zip(paths, found.tolist(), distances.tolist(), strict=True)
     ]
     if json_path:
-        with click.open_file(json_path, "w") as file:
-            file.write(json.dumps(result, indent=1) + "\n")
+        write_json(json_path, result)
     if picture:
         draw(run, dataset, split, result[:rows], picture)
     if not json_path and not picture:

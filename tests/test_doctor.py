@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from rich.console import Console
 
 from cli import doctor
+from cli.text import console
 from pipeline.workers import count_cores
 
 H100 = doctor.Gpu("NVIDIA H100", 80 * 2**30, "9.0", True, [1], None)
@@ -123,6 +123,6 @@ def test_a_broken_dataset_is_one_line(tmp_path: Path) -> None:
 def test_on_a_terminal_it_is_a_table() -> None:
     screen = io.StringIO()
     doctor.show(
-        [("GPU 0", "an [odd] name")], Console(file=screen, force_terminal=True, color_system="standard")
+        [("GPU 0", "an [odd] name")], console(file=screen, force_terminal=True, color_system="standard")
     )
     assert "an [odd] name" in screen.getvalue() and "\x1b[36mGPU 0" in screen.getvalue()
