@@ -230,9 +230,10 @@ def write_result(plan: "Plan", dataset: "Dataset", split: str, found: "Evaluatio
     labels, names = open_samples(dataset.root, split).index["label"], read_names(dataset, split)
     wnids = [category.wnid for category in dataset.classes]
     content = predictions.Predictions(found.probabilities.numpy(), labels, names, wnids)
-    path = plan.folder / "result.json"
-    path.unlink(missing_ok=True)  # it says of which images the predictions are
-    predictions.write(plan.folder / "predictions.npz", content)
+    path, beside = plan.folder / "result.json", plan.folder / "predictions.npz"
+    for older in (path, beside):  # the first says of which images the second is
+        older.unlink(missing_ok=True)
+    predictions.write(beside, content)
     errors = rates(found.sums)
     result = {"baseline": plan.baseline, "split": split, "images": int(found.sums[0]), **errors}
     with replacing(path) as file:

@@ -80,7 +80,11 @@ class Shelf:
         """Where they are; what made them lies beside as .json."""
         if name in BASELINES:
             return self.folder / name / "predictions.npz"
-        return self.folder / name / f"{self.split(name)}-{views}.npz".replace(" ", "-")
+        path = self.folder / name / f"{self.split(name)}-{views}.npz".replace(" ", "-")
+        for file in (path, path.with_suffix(".json")):
+            if file.is_symlink():  # eval would write to where it leads
+                raise RunError(f"{file} is a symbolic link; remove it")
+        return path
 
     def recipe(self, name: str) -> Recipe:
         run = RUNS[name]

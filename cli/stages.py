@@ -25,7 +25,7 @@ from model.run import RunDirectory
 from model.sift import Grid, describe, regions
 from model.sparse import SparseCodes
 from pipeline import image
-from pipeline.atomic import replacing
+from pipeline.atomic import make_folder, replacing
 from pipeline.batches import Samples
 from pipeline.dataset import DataError, Dataset, open_dataset
 from pipeline.workers import run_tasks
@@ -138,7 +138,7 @@ def missing(plan: Plan, dataset: Dataset, splits: Iterable[str]) -> list[Shard]:
 
 def write_features(plan: Plan, shards: Sequence[Shard], workers: int, each: Each) -> None:
     for split, _ in shards:
-        (plan.folder / split).mkdir(exist_ok=True)
+        make_folder(plan.folder / split)
     for _, images in run_tasks(plan.write_features, shards, min(workers, len(shards))):
         each(images)
 

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 
 from model.recipe import RunError
+from model.run import kept
+from pipeline.atomic import replacing, sync_folder
 
 FORMAT = 1
 # Newest first. new.pt is there only if a process died after writing it and before it took last.pt's name.
@@ -26,10 +28,11 @@ class Damaged(RunError):
 def save_last(folder: Path, content: dict[str, Any]) -> None:
     """Write `content` as last.pt; the one before it stays as previous.pt."""
     save(folder / NEW, content)
-    if (folder / LAST).exists():
-        os.replace(folder / LAST, folder / PREVIOUS)
-    os.replace(folder / NEW, folder / LAST)
-    sync(folder)
+    with kept(folder):
+        if (folder / LAST).exists():
+            os.replace(folder / LAST, folder / PREVIOUS)
+        os.replace(folder / NEW, folder / LAST)
+        sync_folder(folder)
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
@@ -44,20 +47,8 @@ def save(path: Path, content: dict[str, Any]) -> None:
         )
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **content}, buffer)
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(buffer.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        sync(path.parent)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise RunError(
-            f"cannot write {path} ({buffer.tell() / 1e6:.1f} MB): {error.strerror}; "
-            "the state saved before it is kept. Make room and run the same command again"
-        ) from None
+    with kept(path), replacing(path) as file:
+        file.write(buffer.getbuffer())
 
 
 def not_finite(content: Any, name: str = "") -> Iterator[str]:
@@ -67,15 +58,6 @@ def not_finite(content: Any, name: str = "") -> Iterator[str]:
     if isinstance(content, dict):
         for key, value in content.items():
             yield from not_finite(value, f"{name} {key}".strip())
-
-
-def sync(folder: Path) -> None:
-    """Renames in `folder` outlast a loss of power."""
-    opened = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
 
 
 def read(path: Path) -> dict[str, Any]:

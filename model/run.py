@@ -1,6 +1,5 @@
 """The run directory: its lock, what the run is (run.json), what it measured (metrics.jsonl, TensorBoard)."""
 
-import fcntl
 import json
 import os
 import time
@@ -11,6 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from model.recipe import RunError
+from pipeline.atomic import append, create, lock, naming, replacing
 
 Row = dict[str, Any]
 OTHER = "another --run (of a baseline: --out)"
@@ -23,13 +23,11 @@ class RunDirectory:
         self.path = path
         if not first:
             return
-        with _written(path):
+        with kept(path):
             path.mkdir(parents=True, exist_ok=True)
-            self.lock = open(path / "lock", "w")  # noqa: SIM115
             try:
-                fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self.lock = lock(path / "lock")
             except BlockingIOError:
-                self.lock.close()
                 raise RunError(
                     f"another training is using {path}; wait for it, or give this one {OTHER}"
                 ) from None
@@ -41,30 +39,33 @@ class RunDirectory:
         """
         about, path = self.path / "run.json", self.path / "metrics.jsonl"
         starts = _starts(about)
-        kept = [
+        kept_rows = [
             row
             for row in (read_metrics(path) if path.exists() else [])
             if (row["step"] <= step if row["kind"] == "train" else row["epoch"] <= epochs)
         ]
-        with _written(self.path):
-            starts.append(description["starts"])
-            for file in copies:
-                _replace(self.path / file.name, file.read_bytes())
-            _replace(about, json.dumps({**description, "starts": starts}, indent=1).encode() + b"\n")
-            _replace(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
-            self.metrics = open(path, "a")  # noqa: SIM115
+        starts.append(description["starts"])
+        files = {file.name: file.read_bytes() for file in copies}
+        files[about.name] = json.dumps({**description, "starts": starts}, indent=1).encode() + b"\n"
+        files[path.name] = "".join(json.dumps(row) + "\n" for row in kept_rows).encode()
+        with kept(self.path):
+            for name, content in files.items():
+                with replacing(self.path / name) as written:
+                    written.write(content)
+            self.metrics = append(path)
             self.events = Events(self.path / f"events.out.tfevents.{len(starts):010d}", step + 1)
 
     def add(self, row: Row) -> None:
         """One row of metrics; what it says of a step must be final, since rows are never changed."""
-        with _written(self.path):
-            self.metrics.write(json.dumps(row) + "\n")
+        with kept(self.path / "metrics.jsonl"):
+            self.metrics.write(json.dumps(row).encode() + b"\n")
             self.metrics.flush()
+        with kept(self.events.path):
             self.events.add(row)
 
     def sync(self) -> None:
         """Rows reach the disk: to be called before the checkpoint that has them behind it."""
-        with _written(self.path):
+        with kept(self.path / "metrics.jsonl"):
             os.fsync(self.metrics.fileno())
 
     def __enter__(self) -> "RunDirectory":
@@ -87,7 +88,7 @@ class Events:
         from tensorboard.compat.proto.event_pb2 import SessionLog
         from tensorboard.summary.writer.record_writer import RecordWriter
 
-        self.file = open(path, "wb")  # noqa: SIM115
+        self.path, self.file = path, create(path)
         self.records = RecordWriter(self.file)
         self._write(file_version="brain.Event:2")
         self._write(step=start, session_log=SessionLog(status=SessionLog.START))
@@ -133,28 +134,13 @@ def _starts(about: Path) -> list[Row]:
 
 
 @contextmanager
-def _written(path: Path) -> Iterator[None]:
-    """What keeps a run from being written, as one line."""
+def kept(path: Path) -> Iterator[None]:
+    """What keeps a run from being written, as one line that names the file: the error's own, or `path`."""
     try:
-        yield
+        with naming(path):
+            yield
     except OSError as error:
         raise RunError(
-            f"cannot write to the run directory {path}: {error.strerror}; what was saved there is kept. "
-            f"Mend that and run the same command again, or give {OTHER}"
+            f"cannot write {error.filename}: {error.strerror}; what was saved before is kept. Mend that and "
+            f"run the same command again, or give {OTHER}"
         ) from None
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """A file in one piece, if it is not there already."""
-    if path.exists() and path.read_bytes() == content:
-        return
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -4,6 +4,7 @@ It imports the standard library only, so that `model` may use it, too.
 """
 
 import errno
+import fcntl
 import os
 import secrets
 import stat
@@ -12,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-NO_LINK = os.O_NOFOLLOW | os.O_CLOEXEC
+LINK = "is a symbolic link, which is not followed here; remove it"
 
 
 @contextmanager
@@ -22,10 +23,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     For files in folders that the program keeps: its temporary name is `path` with .tmp, and what a killed
     program left under that name is removed. Links are never followed, in either place. OSError names `path`.
     """
-    temporary = path.with_name(path.name + ".tmp")
-    with naming(path):
-        temporary.unlink(missing_ok=True)
-    with _renamed(temporary, path) as file:
+    with _renamed(path.with_name(path.name + ".tmp"), path) as file:
         yield file
 
 
@@ -56,8 +54,40 @@ def make_ready(path: Path) -> None:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         if target.is_file() or not target.exists():
             probe = target.with_name(f".{secrets.token_hex(8)}.tmp")
-            os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_LINK))
+            create(probe).close()
             probe.unlink()
+
+
+def create(path: Path) -> IO[bytes]:
+    """Open a new file of our own, in place of what has its name: a link there is removed, not followed."""
+    with naming(path):
+        path.unlink(missing_ok=True)
+        return open(path, "xb")
+
+
+def append(path: Path) -> IO[bytes]:
+    """Open a file of our own at its end; it is made if there is none. OSError if it is a link."""
+    with naming(path):
+        return open(path, "ab", opener=_not_following)
+
+
+def lock(path: Path) -> IO[bytes]:
+    """Lock a file of our own until it is closed. BlockingIOError if another process has it; not for links."""
+    file = append(path)
+    try:
+        with naming(path):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise
+    return file
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder in one of our own, unless it is there. OSError if it is a link."""
+    path.mkdir(exist_ok=True)
+    if path.is_symlink():
+        raise OSError(errno.ELOOP, LINK, str(path))
 
 
 def sync_folder(folder: Path) -> None:
@@ -75,13 +105,19 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Let an OSError that names no file name this one."""
+    """Let an OSError that names no file name this one; one of a link that is not followed says what to do."""
     try:
         yield
     except OSError as error:
-        if error.filename is None:
-            error.filename = str(path)
+        error.filename = error.filename or str(path)
+        if error.errno == errno.ELOOP:
+            error.strerror = LINK
         raise
+
+
+def _not_following(path: str, flags: int) -> int:
+    """An opener that refuses links and waits for no pipe."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
 
 
 @contextmanager
@@ -89,13 +125,12 @@ def _renamed(temporary: Path, path: Path) -> Iterator[IO[bytes]]:
     """A new file that gets its name when the block ends well, with the older one's permissions."""
     try:
         with naming(path):
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_LINK, 0o666)
-            with open(descriptor, "wb") as file:
+            with create(temporary) as file:
                 yield file
                 file.flush()
                 if path.is_file() and not path.is_symlink():
-                    os.fchmod(descriptor, stat.S_IMODE(path.stat().st_mode))
-                os.fsync(descriptor)
+                    os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
+                os.fsync(file.fileno())
             os.replace(temporary, path)
         sync_folder(path.parent)
     except BaseException as error:

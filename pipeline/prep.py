@@ -8,6 +8,7 @@ end is the same to the byte. Nothing has a place in the dataset before it is com
 from pathlib import Path
 from typing import Any
 
+from pipeline.atomic import make_folder
 from pipeline.dataset import DataError, Dataset, find_faults, write_description
 from pipeline.gather import Gathered
 from pipeline.plan import begin, describe, plan
@@ -39,7 +40,7 @@ def prepare(
         made = describe(source, size, store, seed, tasks)
         begin(work, made)
         for split in source.splits:
-            (out / split).mkdir(exist_ok=True)
+            make_folder(out / split)
         _make(tasks, out, workers, report)
         dataset = _finish(source, tasks, out, made, max_rejected)
         remove(work)

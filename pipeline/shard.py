@@ -143,7 +143,7 @@ class ShardWriter:
 def make_shard(task: Task) -> int:
     """Makes the shard and its record in the work folder; how many images were rejected."""
     rows, names, rejected, sums = [], [], [], Sums()
-    with open(task.made(".tar"), "wb", buffering=2**20) as file:
+    with replacing(task.made(".tar")) as file:
         shard = ShardWriter(file)
         for key, sample in enumerate(task.samples, task.first):
             try:
@@ -160,7 +160,9 @@ def make_shard(task: Task) -> int:
             names.append(sample.name)
             if task.split == "train":
                 sums.add(pixels)
-        task.made(".idx").write_text(shard.finish())
+        index = shard.finish()
+    with replacing(task.made(".idx")) as file:
+        file.write(index.encode())
     digest = shard.hash.hexdigest()
     Record(shard.bytes, digest, np.array(rows, INDEX), names, rejected, sums).save(task.made(".made"))
     return len(rejected)
@@ -185,7 +187,5 @@ def prepare_image(data: bytes | None, size: str, store: str) -> tuple[np.ndarray
 def commit(task: Task, out: Path) -> None:
     """Moves a shard to its place; its record comes last, and is what says that the shard is done."""
     for suffix in (".idx", ".tar"):
-        with open(task.made(suffix), "rb") as file:
-            os.fsync(file.fileno())
         os.replace(task.made(suffix), out / task.split / f"{task.number:06d}{suffix}")
     os.replace(task.made(".made"), task.made(".npz"))

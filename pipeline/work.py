@@ -1,14 +1,17 @@
 """The folder for what is not finished: OUT/.work, one prep's alone."""
 
-import errno
-import fcntl
-import shutil
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from pipeline.atomic import lock, make_folder
 from pipeline.dataset import WORK, DataError
 from pipeline.plan import PLAN
+
+LOCK = "lock"
+# All that prep ever has there. A folder that came from elsewhere may hold other files, which stay.
+OURS = re.compile(rf"{LOCK}|({re.escape(PLAN)}|[a-z]+-\d{{6}}\.(tar|idx|made|npz))(\.tmp)?")
 
 
 @contextmanager
@@ -19,9 +22,9 @@ def work_folder(out: Path) -> Iterator[Path]:
         ours = (out / "dataset.json").exists() or work.exists()
         if not ours and out.exists() and any(path.name != "lost+found" for path in out.iterdir()):
             raise DataError(f"{out} holds other files: choose an --out that is empty or does not exist")
-        work.mkdir(parents=True, exist_ok=True)
-        with open(work / "lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        out.mkdir(parents=True, exist_ok=True)
+        make_folder(work)
+        with lock(work / LOCK):
             _tidy(work)
             try:
                 yield work
@@ -30,20 +33,23 @@ def work_folder(out: Path) -> Iterator[Path]:
     except BlockingIOError:
         raise DataError(f"another prep is at work in {out}: let it finish, or stop it") from None
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DataError(
-                f"the disk of {out} is full: make room, then run the same command again; no shard is lost"
-            ) from None
-        raise DataError(f"cannot write {error.filename or out}: {error.strerror}") from None
+        raise DataError(
+            f"cannot write {error.filename or out}: {error.strerror}; no finished shard is lost. Mend that, "
+            "then run the same command again"
+        ) from None
 
 
 def remove(work: Path) -> None:
-    """What cannot be removed now (NFS keeps an open lock) the next prep removes."""
-    shutil.rmtree(work, ignore_errors=True)
+    """Removes what is ours. What cannot be removed now (NFS keeps an open lock) the next prep removes."""
+    with suppress(OSError):
+        for path in work.iterdir():
+            if OURS.fullmatch(path.name):
+                path.unlink()
+        work.rmdir()
 
 
 def _tidy(work: Path) -> None:
     """Removes what an unfinished shard left: on a full disk, what the next run needs."""
     for path in work.glob("*"):
-        if path.suffix != ".npz" and path.name not in (PLAN, "lock"):
+        if OURS.fullmatch(path.name) and path.suffix != ".npz" and path.name not in (PLAN, LOCK):
             path.unlink()
