@@ -51,6 +51,8 @@ class Tower(nn.Module):
     def __init__(self, recipe: Recipe, shapes: Sequence[Shape], device: torch.device, share: int) -> None:
         super().__init__()
         self.recipe, self.groups = recipe, recipe.towers // share
+        if taken := [s.layer.name for s in shapes if hasattr(nn.ModuleDict(), s.layer.name)]:
+            raise RunError(f"recipe {recipe.name}: no layer may be called {taken[0]}, a word of torch's own")
         self.layers = nn.ModuleDict({s.layer.name: Part(s, device, share) for s in shapes})
 
     def linear(self, shape: Shape, x: Tensor) -> Tensor:

@@ -7,33 +7,48 @@ layers-145.cfg and layer-params-145.cfg, or those of the number named; Krizhevsk
 2012.
 """
 
-import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from dataclasses import replace as changed
+from typing import Annotated, Any, ClassVar, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from model.schedule import SCHEDULES
+from pipeline.schema import Unfit, convert
+
+STORED = 256  # pixels along a prepared image, out of which crops are cut
+LATER = ("reduce", "anew")  # fields that the oldest runs' recipes do not have
+MOST = 2**33  # parameters, of 4 bytes each
+Size = Annotated[int, Meta(ge=1, le=STORED)]
+Several = Annotated[int, Meta(ge=1, le=2**20)]  # maps, units, classes, images, epochs
+FEW = Meta(max_length=20)
+Number = Annotated[float, Meta(ge=-1e6, le=1e6)]  # NaN is none
+Rate = Annotated[float, Meta(ge=0, le=1e6)]
+Above0 = Annotated[float, Meta(gt=0, le=1e6)]
+Width = Annotated[float, Meta(gt=0, le=1000)]
+Name = Annotated[str, Meta(pattern="^[A-Za-z0-9-]+$", max_length=40)]  # a dot would part it from ".weight"
 
 
 class RunError(Exception):
     """A user's mistake about a run: one line that says what does not fit."""
 
 
-@dataclass(frozen=True)
-class Colour:
+class Colour(Struct, frozen=True, forbid_unknown_fields=True):
     """A second input of a convolution, added to the first: the image's coarse colours, alike for both towers.
 
     The image is blurred by a Gaussian of deviation `sigma` pixels, cut off outside `window` x `window`, that
     reads zeros beyond the edge; every `step`-th pixel of it is kept, and kernels run over these.
     """
 
-    sigma: float
-    window: int
-    step: int
-    kernel: int
-    stride: int
-    std: float = 0.01
+    sigma: Above0
+    window: Size
+    step: Size
+    kernel: Size
+    stride: Size
+    std: Rate = 0.01
 
     def pixels(self, side: int) -> range:
         """Where, along an image of `side` pixels, those that are kept lie: about its middle."""
@@ -42,51 +57,49 @@ class Colour:
         return range(start, start + self.step * count, self.step)
 
 
-@dataclass(frozen=True)
-class Conv:
+class Conv(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="Conv"):
     """A convolution over both towers, counted at width 1, and what follows it, in order.
 
     Its windows cover the whole input: the last ones may hang over the right and bottom edge, where they read
     zeros, which is how 2012 made 55 x 55 out of 224 (11 x 11 windows every 4 pixels hang over by 3).
     """
 
-    name: str
-    maps: int
-    kernel: int
-    stride: int = 1
-    pad: int = 0
+    name: Name
+    maps: Several
+    kernel: Size
+    stride: Size = 1
+    pad: Annotated[int, Meta(ge=0, le=STORED)] = 0
     crossing: bool = False  # reads every tower's maps (or the image), not only its own tower's
-    std: float = 0.01  # of the initial weights
-    bias: float = 0.0  # initial
-    then: tuple[str, ...] = ("relu",)
+    std: Rate = 0.01  # of the initial weights
+    bias: Number = 0.0  # initial
+    then: Annotated[tuple[Literal["relu", "tanh", "pool", "lrn", "spatial", "contrast"], ...], FEW] = (
+        "relu",
+    )
     colour: Colour | None = None
 
 
-@dataclass(frozen=True)
-class Full:
+class Full(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="Full"):
     """A fully connected layer over both towers, counted at width 1; it reads all there is, of every tower."""
 
     crossing: ClassVar[bool] = True
     colour: ClassVar[None] = None
-    name: str
-    units: int | None = None  # None: one a class
-    std: float = 0.01
-    bias: float = 0.0
-    then: tuple[str, ...] = ()
+    name: Name
+    units: Several | None = None  # None: one a class
+    std: Rate = 0.01
+    bias: Number = 0.0
+    then: Annotated[tuple[Literal["relu", "tanh", "dropout"], ...], FEW] = ()
 
 
 Layer = Conv | Full
-STEPS = ("relu", "tanh", "pool", "lrn", "spatial", "contrast", "dropout")  # what may follow a layer
 
 
-@dataclass(frozen=True)
-class ResponseNorm:
+class ResponseNorm(Struct, frozen=True, forbid_unknown_fields=True):
     """x / (k + alpha * sum of squares over a window) ** beta; alpha is the factor of each squared term."""
 
-    size: int
-    alpha: float
-    k: float
-    beta: float = 0.75
+    size: Size  # odd
+    alpha: Rate
+    k: Above0
+    beta: Number = 0.75
 
 
 @dataclass(frozen=True)
@@ -129,57 +142,60 @@ NET_145: tuple[Layer, ...] = (
 )
 
 
-@dataclass(frozen=True)
-class Recipe:
+class Recipe(Struct, frozen=True, forbid_unknown_fields=True):
     """One training, whole. The defaults are `original`; `get_recipe` makes one and refuses what is wrong."""
 
     name: str = "original"
-    layers: tuple[Layer, ...] = NET_145
-    towers: int = 2
-    classes: int = 1000
-    width: float = 1.0  # narrow copies are the same text with fewer maps and units: see `shapes`
+    layers: Annotated[tuple[Layer, ...], Meta(min_length=1, max_length=100)] = NET_145
+    towers: Literal[1, 2] = 2
+    classes: Annotated[int, Meta(ge=2, le=2**20)] = 1000
+    width: Width = 1.0  # narrow copies have fewer maps and units: see `shapes`
     # images, 0..255 minus the mean image
-    crop: int = 224
-    reduce: int = 1  # the network averages squares of as many pixels a side first: 224 by 7 is 32
-    offsets: int = 33  # crop positions along each side; the paper counts 32 x 32 x 2 = 2048 crops of an image
-    noise: float = 0.1  # deviation of the colour noise's factors
-    noise_basis: str = "deviations"  # or "eigenvalues" (of pixels in 0..1): what multiplies the eigenvectors
+    crop: Size = 224
+    reduce: Size = 1  # the network averages squares of as many pixels a side first: 224 by 7 is 32
+    offsets: Size = 33  # crop positions along each side; the paper: 32 x 32 x 2 = 2048 crops of an image
+    noise: Rate = 0.1  # deviation of the colour noise's factors
+    # what multiplies the eigenvectors: eigenvalues are those of pixels in 0..1
+    noise_basis: Literal["deviations", "eigenvalues"] = "deviations"
     noise_divided: bool = True  # the noisy image is divided by 1 + noise, for as long as there is noise
     # between the layers
     lrn: ResponseNorm = ResponseNorm(size=5, alpha=1e-4 / 5, k=2)  # 2012 divides its scale by the window
     lrn_across_towers: bool = False
     spatial: ResponseNorm = ResponseNorm(size=5, alpha=1e-3 / 5**2, k=1)  # of "contrast", too
-    pool_size: int = 3
-    pool_stride: int = 2
-    keep: float = 0.5  # units that dropout keeps
+    pool_size: Size = 3
+    pool_stride: Size = 2
+    keep: Annotated[float, Meta(gt=0, le=1)] = 0.5  # units that dropout keeps
     # training
-    batch_size: int = 128
-    momentum: float = 0.9
-    decay: float = 0.0005  # of weights; biases have none
-    rate: float = 0.01  # of weights, at first
-    bias_factor: float = 2.0  # the biases' first rate over the weights'
+    batch_size: Several = 128
+    momentum: Annotated[float, Meta(ge=0, lt=1)] = 0.9
+    decay: Rate = 0.0005  # of weights; biases have none
+    rate: Above0 = 0.01  # of weights, at first
+    bias_factor: Rate = 2.0  # the biases' first rate over the weights'
     schedule: str = "145"  # of model/schedule.py
-    epochs: int | None = None  # None: the schedule's own; else the schedule is stretched to as many
-    patience: int = 5  # ours: epochs without a new best error before "plateau" divides the rate
+    epochs: Several | None = None  # None: the schedule's own; else the schedule is stretched to as many
+    patience: Several = 5  # ours: epochs without a new best error before "plateau" divides the rate
     anew: tuple[str, ...] = ()  # layers that a training begun with other weights leaves as they were drawn
 
     def __post_init__(self) -> None:
-        for field, (what, fits) in CHECKS.items():
-            value = getattr(self, field)
-            if not fits(value):
-                raise RunError(f"recipe {self.name}: {field} must be {what}, not {value!r}")
-        names = [layer.name for layer in self.layers]
-        if len(set(names)) != len(names):
-            raise RunError(f"recipe {self.name}: two layers have one name: {', '.join(names)}")
-        for layer in self.layers:
-            if unknown := [step for step in layer.then if step not in STEPS]:
-                raise RunError(f"recipe {self.name}: {layer.name} is followed by {unknown[0]!r}, "
-                               f"which is none of {', '.join(STEPS)}")  # fmt: skip
-        if unknown := [name for name in self.anew if name not in names]:
-            raise RunError(f"recipe {self.name}: anew names {unknown[0]}, which is none of its layers")
-        if self.crop % self.reduce:
-            raise RunError(f"recipe {self.name}: reduce {self.reduce} does not divide crop {self.crop}")
-        self.shapes()
+        """What the fields' own types do not say: that they agree. ValueError, which `convert` makes Unfit."""
+        names, first, last = [layer.name for layer in self.layers], self.layers[0], self.layers[-1]
+        kinds, most = [isinstance(layer, Full) for layer in self.layers], self.crop + self.offsets - 1
+        for fits, what in (
+            (isinstance(last, Full) and last.units is None, "the last layer must be a Full, a unit a class"),
+            (kinds == sorted(kinds), "a Conv cannot follow a Full"),
+            (first.crossing, f"{first.name} reads the image: it must be crossing"),
+            (len(set(names)) == len(names), f"two layers have one name: {', '.join(names)}"),
+            (set(self.anew) <= set(names), f"anew names {', '.join(self.anew)}, not all of which are layers"),
+            (self.schedule in SCHEDULES, f"schedule {self.schedule!r} is none of {', '.join(SCHEDULES)}"),
+            (self.crop % self.reduce == 0, f"reduce {self.reduce} does not divide crop {self.crop}"),
+            (most <= STORED, f"crop {self.crop} with {self.offsets} offsets needs {most} of {STORED} pixels"),
+            (self.pool_stride <= self.pool_size, f"pool_stride {self.pool_stride} leaves gaps between pools"),
+            (self.lrn.size % 2 and self.spatial.size % 2, "norms must have odd windows"),
+        ):
+            if not fits:
+                raise ValueError(what)
+        if (count := sum(shape.parameters for shape in self.shapes())) > MOST:
+            raise ValueError(f"{count:,} parameters are more than {MOST:,}: choose a smaller width")
 
     def scaled(self, count: int) -> int:
         """Maps or units at this width: the same number, at least two, in each tower."""
@@ -208,7 +224,7 @@ class Recipe:
                 # the last window may be clipped
                 size = _windows(size, self.pool_size, self.pool_stride)[0] if size >= self.pool_size else 0
             if size < 1:
-                raise RunError(f"recipe {self.name}: crop {self.crop} is too small for {layer.name}")
+                raise ValueError(f"crop {self.crop} is too small for {layer.name}")
             coarse = self._coarse_overhang(layer, linear[1])
             shapes.append(Shape(layer, weight, layer.std, overhang, linear, (maps, size, size), coarse))
         if self.width == 1:
@@ -218,7 +234,7 @@ class Recipe:
             math.sqrt(math.prod(w.weight[1:]) / math.prod(s.weight[1:]))
             for w, s in zip(wide, shapes, strict=True)
         ]
-        return [replace(s, std=s.std * g) for s, g in zip(shapes, gain, strict=True)]
+        return [changed(s, std=s.std * g) for s, g in zip(shapes, gain, strict=True)]
 
     @property
     def side(self) -> int:
@@ -232,85 +248,34 @@ class Recipe:
         kept = len(layer.colour.pixels(self.side))
         made, overhang = _windows(kept, layer.colour.kernel, layer.colour.stride)
         if made != size:
-            raise RunError(f"recipe {self.name}: the colour branch of {layer.name} makes {made} x {made} "
-                           f"places, {layer.name} itself {size} x {size}")  # fmt: skip
+            places = f"{made} x {made} places, {layer.name} itself {size} x {size}"
+            raise ValueError(f"the colour branch of {layer.name} makes {places}")
         return overhang
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, lists, strings and numbers, which `from_dict` reads back to an equal recipe."""
-        plain = dataclasses.asdict(self)
-        layers = [
-            {"kind": type(layer).__name__, **fields, "then": list(layer.then)}
-            for layer, fields in zip(self.layers, plain["layers"], strict=True)
-        ]
-        return {**plain, "layers": layers, "anew": list(self.anew)}
+        plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(self))
+        return plain
 
     @staticmethod
-    def from_dict(plain: Mapping[str, Any]) -> "Recipe":
-        """The recipe that `to_dict` wrote down; RunError where it holds anything else."""
+    def from_dict(plain: Any) -> "Recipe":
+        """The recipe that `to_dict` wrote down: the one door for those in files. RunError for all else."""
         try:
-            norms = {field: ResponseNorm(**plain[field]) for field in ("lrn", "spatial")}
-            layers = tuple(_layer(**layer) for layer in plain["layers"])
-            return Recipe(**{**plain, **norms, "layers": layers, "anew": tuple(plain.get("anew", ()))})
-        except (KeyError, TypeError, AttributeError) as error:
-            raise RunError(f"this is no recipe of this version: {error}") from error
-
-
-def _layer(kind: str, then: Sequence[str], **fields: Any) -> Layer:
-    """A layer as `to_dict` wrote it down."""
-    kinds: dict[str, Callable[..., Layer]] = {"Conv": Conv, "Full": Full}
-    if fields.get("colour"):
-        fields["colour"] = Colour(**fields["colour"])
-    return kinds[kind](**fields, then=tuple(then))
+            recipe = convert(plain, Recipe)
+            for key, value in recipe.to_dict().items():
+                if key not in LATER and plain.get(key) != value:
+                    raise Unfit(
+                        f"`{key}` is not there in full"
+                    )  # no default may take the place of what was lost
+        except Unfit as error:
+            raise RunError(f"this is no recipe of this version: {error}") from None
+        return recipe
 
 
 def _windows(size: int, kernel: int, stride: int) -> tuple[int, int]:
     """How many windows cover a side of `size`, and by how much the last one hangs over."""
     count = math.ceil((size - kernel) / stride) + 1
     return count, (count - 1) * stride + kernel - size
-
-
-def _whole(value: object, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _norm(value: object) -> bool:
-    return isinstance(value, ResponseNorm) and _whole(value.size, 1) and value.size % 2 == 1 and value.k > 0
-
-
-Check = tuple[str, Callable[[Any], bool]]  # what a field must be, and whether it is
-_COUNT: Check = ("a whole number of at least 1", lambda v: _whole(v, 1))
-_RATE: Check = ("a number of at least 0", lambda v: _number(v) and v >= 0)
-_ABOVE_0: Check = ("a number above 0", lambda v: _number(v) and v > 0)
-_NORM: Check = ("a norm with an odd window and k above 0", _norm)
-CHECKS: dict[str, Check] = {
-    "layers": ("at least one layer, the last one a Full", lambda v: bool(v) and isinstance(v[-1], Full)),
-    "towers": _COUNT,
-    "classes": ("a whole number of at least 2", lambda v: _whole(v, 2)),
-    "width": _ABOVE_0,
-    "crop": _COUNT,
-    "reduce": _COUNT,
-    "offsets": _COUNT,
-    "noise": _RATE,
-    "noise_basis": ("deviations or eigenvalues", lambda v: v in ("deviations", "eigenvalues")),
-    "lrn": _NORM,
-    "spatial": _NORM,
-    "pool_size": _COUNT,
-    "pool_stride": _COUNT,
-    "keep": ("above 0 and at most 1", lambda v: _number(v) and 0 < v <= 1),
-    "batch_size": _COUNT,
-    "momentum": ("at least 0 and below 1", lambda v: _number(v) and 0 <= v < 1),
-    "decay": _RATE,
-    "rate": _ABOVE_0,
-    "bias_factor": _RATE,
-    "schedule": (f"one of {', '.join(SCHEDULES)}", lambda v: v in SCHEDULES),
-    "epochs": ("a whole number of at least 1", lambda v: v is None or _whole(v, 1)),
-    "patience": _COUNT,
-}
 
 
 def _but(layers: tuple[Layer, ...], **changes: dict[str, Any]) -> tuple[Layer, ...]:
@@ -414,8 +379,10 @@ def get_recipe(name: str = "original", **overrides: object) -> Recipe:
     """The named recipe with some fields replaced; RunError for a name, a field or a value that cannot be."""
     if name not in RECIPES:
         raise RunError(f"no recipe is called {name!r}; there are {', '.join(RECIPES)}")
-    known = [field.name for field in dataclasses.fields(Recipe)]
-    if unknown := [field for field in overrides if field not in known]:
-        raise RunError(f"a recipe has no field {unknown[0]!r}; its fields are {', '.join(known)}")
-    changes: dict[str, Any] = overrides
-    return replace(RECIPES[name], **changes)
+    if unknown := [field for field in overrides if field not in Recipe.__struct_fields__]:
+        fields = ", ".join(Recipe.__struct_fields__)
+        raise RunError(f"a recipe has no field {unknown[0]!r}; its fields are {fields}")
+    try:
+        return convert(msgspec.to_builtins(msgspec.structs.asdict(RECIPES[name]) | overrides), Recipe)
+    except Unfit as error:
+        raise RunError(f"recipe {name}: {error}") from None

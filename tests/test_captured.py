@@ -5,12 +5,12 @@ what a CUDA graph holds.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
+from msgspec.structs import replace
 from test_train import IMAGES, batches, trainer
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves

@@ -1,9 +1,9 @@
 """The recipes' numbers against those of the 2012 source, typed here by hand; what a recipe refuses."""
 
-import dataclasses
 import json
 
 import pytest
+from msgspec.structs import astuple, replace
 
 from model.recipe import RECIPES, Full, Recipe, RunError, get_recipe
 
@@ -90,7 +90,7 @@ def test_what_else_the_nets_differ_in():
     assert second["net137"] == ("relu", "lrn", "spatial", "pool") and second["no-lrn"] == ("relu", "pool")
     assert get_recipe("no-lrn").layers[0].then == ("pool", "relu")
     colour = get_recipe("net137").layers[1].colour
-    assert dataclasses.astuple(colour) == (4, 9, 4, 5, 2, 0.01)
+    assert astuple(colour) == (4, 9, 4, 5, 2, 0.01)
     assert list(colour.pixels(224)) == list(range(2, 224, 4))
     assert get_recipe("net137").shapes()[1].coarse_overhang == 1  # 27 windows of 5, every 2, cover 57 of 56
     assert get_recipe("no-noise").noise == 0
@@ -124,8 +124,8 @@ def test_original_is_net_145():
         "fc7",
         "fc8",
     ]
-    assert dataclasses.astuple(recipe.lrn) == (5, pytest.approx(2e-5), 2, 0.75)
-    assert dataclasses.astuple(recipe.spatial) == (5, pytest.approx(4e-5), 1, 0.75)
+    assert astuple(recipe.lrn) == (5, pytest.approx(2e-5), 2, 0.75)
+    assert astuple(recipe.spatial) == (5, pytest.approx(4e-5), 1, 0.75)
     assert not recipe.lrn_across_towers
     assert (recipe.offsets, recipe.noise_basis, recipe.noise_divided) == (33, "deviations", True)
     assert (recipe.rate, recipe.bias_factor, recipe.schedule) == (0.01, 2, "145")
@@ -142,7 +142,7 @@ def test_paper_is_the_papers_text():
     }
     assert {layer.std for layer in recipe.layers} == {0.01}
     assert [layer.bias for layer in recipe.layers] == [layer.bias for layer in get_recipe("original").layers]
-    assert dataclasses.astuple(recipe.lrn) == (5, 1e-4, 2, 0.75)
+    assert astuple(recipe.lrn) == (5, 1e-4, 2, 0.75)
     assert recipe.lrn_across_towers
     assert recipe.offsets**2 * 2 == 2048
     assert (recipe.noise_basis, recipe.noise_divided) == ("eigenvalues", False)
@@ -159,8 +159,8 @@ def test_both_agree_on(name):
 def test_other_sizes_follow_from_the_numbers():
     """Net 147's 2 x 2 pools leave 28, 13 and 6 (its pads make them so); windows always cover the image."""
     assert [s.out[1] for s in get_recipe("no-overlap").shapes()[:5]] == [28, 13, 13, 13, 6]
-    assert get_recipe(crop=227).shapes()[0].overhang == 0
-    assert get_recipe(crop=226).shapes()[0].overhang == 1
+    assert get_recipe(crop=227, offsets=30).shapes()[0].overhang == 0
+    assert get_recipe(crop=226, offsets=30).shapes()[0].overhang == 1
 
 
 def test_narrow_copies():
@@ -180,7 +180,17 @@ def test_plain_data_and_back(name):
     assert plain == recipe.to_dict()
     assert Recipe.from_dict(plain) == recipe
     assert Recipe.from_dict({k: v for k, v in plain.items() if k not in ("reduce", "anew")}).crop == 224
-    for broken in ({**plain, "colour": 1}, {**plain, "layers": [{"name": "conv1"}]}, {**plain, "lrn": 5}, {}):
+    lacks_pad = {
+        **plain,
+        "layers": [{k: v for k, v in plain["layers"][0].items() if k != "std"}, *plain["layers"][1:]],
+    }
+    for broken in (
+        lacks_pad,
+        {**plain, "colour": 1},
+        {**plain, "layers": [{"name": "conv1"}]},
+        {**plain, "lrn": 5},
+        {},
+    ):
         with pytest.raises(RunError, match="no recipe of this version"):
             Recipe.from_dict(broken)
 
@@ -189,24 +199,24 @@ def test_plain_data_and_back(name):
     ("overrides", "message"),
     [
         ({"momentun": 0.9}, "no field 'momentun'"),
-        ({"schedule": "146"}, "schedule must be one of 145, 145-2010, .*, constant, plateau, not '146'"),
-        ({"epochs": 0}, "epochs must be a whole number of at least 1, not 0"),
+        ({"schedule": "146"}, "schedule '146' is none of 145, 145-2010, .*, constant, plateau"),
+        ({"epochs": 0}, "expected `int` >= 1 at `epochs`"),
         ({"epochs": 2.5}, "epochs"),
         ({"batch_size": True}, "batch_size"),
-        ({"classes": 1}, "classes must be a whole number of at least 2"),
-        ({"width": 0}, "width must be a number above 0"),
+        ({"classes": 1}, "expected `int` >= 2 at `classes`"),
+        ({"width": 0}, "expected `float` > 0.0 at `width`"),
         ({"width": float("nan")}, "width"),
         ({"keep": 0}, "keep"),
         ({"momentum": 1}, "momentum"),
-        ({"rate": "fast"}, "rate must be a number above 0, not 'fast'"),
-        ({"noise_basis": "variances"}, "noise_basis must be deviations or eigenvalues"),
+        ({"rate": "fast"}, "expected `float`, got `str` at `rate`"),
+        ({"noise_basis": "variances"}, "invalid enum value 'variances' at `noise_basis`"),
         ({"crop": 30}, "crop 30 is too small for conv"),
-        ({"reduce": 0}, "reduce must be a whole number of at least 1"),
+        ({"reduce": 0}, "expected `int` >= 1 at `reduce`"),
         ({"reduce": 10}, "reduce 10 does not divide crop 224"),
-        ({"anew": ("fc9",)}, "anew names fc9, which is none of its layers"),
-        ({"layers": ()}, "at least one layer"),
+        ({"anew": ("fc9",)}, "anew names fc9, not all of which are layers"),
+        ({"layers": ()}, "expected `array` of length >= 1 at `layers`"),
         ({"layers": (Full("a"), Full("a"))}, "two layers have one name"),
-        ({"layers": (Full("a", then=("sigmoid",)), Full("b"))}, "a is followed by 'sigmoid'"),
+        ({"layers": (Full("a", then=("sigmoid",)), Full("b"))}, r"'sigmoid' at `layers\[0\].then"),
     ],
 )
 def test_refusals(overrides, message):
@@ -215,9 +225,55 @@ def test_refusals(overrides, message):
     assert "\n" not in str(error.value)
 
 
+def spoilt(**changes):
+    """A recipe as a file has it, other in some places; a number says which layer is to be other."""
+    plain = get_recipe().to_dict()
+    layers = [{**layer, **changes.pop(f"layer{n}", {})} for n, layer in enumerate(plain["layers"])]
+    return {**plain, "layers": layers, **changes}
+
+
+@pytest.mark.parametrize(
+    ("plain", "message"),
+    [
+        (spoilt(layer0={"kernel": 0}), r"expected `int` >= 1 at `layers\[0\].kernel`"),
+        (spoilt(layer0={"stride": 0}), r"expected `int` >= 1 at `layers\[0\].stride`"),
+        (spoilt(layer0={"kernel": 10**400}), r"at `layers\[0\].kernel`"),
+        (spoilt(layer1={"pad": -1}), r"at `layers\[1\].pad`"),
+        (spoilt(layer1={"maps": 0}), r"at `layers\[1\].maps`"),
+        (spoilt(layer1={"bias": "x"}), r"at `layers\[1\].bias`"),
+        (spoilt(layer1={"std": float("nan")}), r"at `layers\[1\].std`"),
+        (spoilt(layer1={"kind": "Tower"}), r"at `layers\[1\].kind`"),
+        (spoilt(layer1={"then": ["dropout"]}), r"'dropout' at `layers\[1\].then\[0\]`"),
+        (spoilt(layer0={"name": "a.b"}), r"at `layers\[0\].name`"),
+        (spoilt(layer0={"name": ""}), r"at `layers\[0\].name`"),
+        (spoilt(layer0={"name": "conv2"}), "two layers have one name"),
+        (spoilt(layer0={"crossing": False}), "conv1 reads the image"),
+        (spoilt(layer5={"units": 2**20}, layer6={"units": 2**20}), "parameters are more than 8,589,934,592"),
+        (spoilt(layer7={"units": 5}), "the last layer must be a Full, a unit a class"),
+        (spoilt(width=1e307), "at `width`"),
+        (spoilt(width=900.0), "parameters are more than 8,589,934,592: choose a smaller width"),
+        (spoilt(batch_size=10**12), "at `batch_size`"),
+        (spoilt(batch_size=128.0), "expected `int`, got `float` at `batch_size`"),
+        (spoilt(noise_divided=1), "expected `bool`, got `int` at `noise_divided`"),
+        (spoilt(crop=300), "at `crop`"),
+        (spoilt(crop=225), "crop 225 with 33 offsets needs 257 of 256 pixels"),
+        (spoilt(pool_stride=4), "pool_stride 4 leaves gaps"),
+        (spoilt(towers=3), "at `towers`"),
+        (spoilt(lrn={"size": 4, "alpha": 1e-4, "k": 1, "beta": 0.75}), "norms must have odd windows"),
+        (spoilt(lrn={"size": 5, "alpha": "x", "k": 2}), "at `lrn.alpha`"),
+        ([], "expected `object`, got `array`"),
+        (None, "expected `object`, got `null`"),
+    ],
+)
+def test_a_recipe_in_a_file_is_checked_before_anything_is_made_of_it(plain, message):
+    with pytest.raises(RunError, match=message) as error:
+        Recipe.from_dict(plain)
+    assert "\n" not in str(error.value)
+
+
 def test_a_colour_branch_makes_as_many_places_as_its_layer():
     layers = get_recipe("net137").layers
-    changed = (layers[0], dataclasses.replace(layers[1], pad=1), *layers[2:])
+    changed = (layers[0], replace(layers[1], pad=1), *layers[2:])
     with pytest.raises(RunError, match="colour branch of conv2 makes 27 x 27 places, conv2 itself 25 x 25"):
         get_recipe("net137", layers=changed)
 
