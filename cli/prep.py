@@ -126,6 +126,10 @@ def _show(dataset: "Dataset", rate: float | None) -> None:
         if not has_labels(dataset, split):
             rows[split] += ", without labels"
     rows["rejected"] = f"{dataset.made.get('rejected'):,}, listed in {dataset.root / 'rejected.jsonl'}"
+    if left := dataset.made.get("left_out"):
+        rows["left out"] = f"{left:,} that are no images or not read, listed there, too"
+    if passed := dataset.made.get("passed_over"):
+        rows["passed by"] = f"{passed:,} hidden files and folders and those of other programs"
     size = sum(shard.bytes for shards in dataset.splits.values() for shard in shards)
     rows["on disk"] = f"{size / 1e9:,.2f} GB in {dataset.root}"
     if rate:

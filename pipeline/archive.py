@@ -5,54 +5,77 @@ Member names are only ever labels; they are never used as paths.
 """
 
 import os
+import posixpath
 import tarfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.dataset import DataError
+from pipeline.sample import is_litter, one_line
 
 THREADS = 16  # the scan waits for the disk, not for the processor
-MAX_HEADER = 2**20
+MAX_HEADER = CHUNK = 2**20
+MAX_LINKS = 40  # in a chain, as the kernel allows
+FAULTS = {
+    tarfile.GNUTYPE_SPARSE: "a sparse file, of which tar stores only parts",
+    tarfile.REGTYPE: "a sparse file, of which tar stores only parts",
+    tarfile.FIFOTYPE: "a named pipe",
+    tarfile.CHRTYPE: "a device",
+    tarfile.BLKTYPE: "a device",
+}
 
 
 class Member(NamedTuple):
-    name: str  # without its folders
+    """An entry of an archive that is no folder; links have the place of what they lead to."""
+
+    path: str  # in the archive
     offset: int  # in the outermost file
     size: int
+    fault: str = ""  # why its bytes are not there
+    replaced: bool = False  # by a later member of this path, as tar does when it unpacks
+
+    @property
+    def name(self) -> str:
+        return posixpath.basename(self.path)
 
 
 Read = Callable[[int, int], bytes]  # so many bytes from such an offset, as os.pread does
 
 
 def scan_tar(path: Path) -> list[Member]:
-    """The files in a tar."""
+    """The members of a tar."""
     with _opened(path) as (read, size):
-        return list(_members(path, read, 0, size))
+        return _members(path, read, 0, size)
 
 
 def scan_bytes(path: Path, data: bytes) -> list[Member]:
-    """The files in a tar that was read from `path` into memory."""
-    return list(_members(path, lambda size, offset: data[offset : offset + size], 0, len(data)))
+    """The members of a tar that was read from `path` into memory."""
+    return _members(path, lambda size, offset: data[offset : offset + size], 0, len(data))
 
 
-def scan_tar_of_tars(path: Path) -> dict[str, list[Member]]:
-    """For each tar in a tar, by its name without ".tar": the files in it."""
+def scan_tar_of_tars(path: Path) -> tuple[dict[str, list[Member]], list[Member]]:
+    """For each tar in a tar, by its name without ".tar": its members. And what else is there."""
+    inner: dict[str, Member] = {}
+    others = []
     with _opened(path) as (read, size), ThreadPoolExecutor(THREADS) as pool:
-        inner: dict[str, Member] = {}
         for member in _members(path, read, 0, size):
-            if member.name.endswith(".tar"):
-                if member.name in inner:
-                    raise DataError(f"{path} holds {member.name} twice")
-                inner[member.name] = member
+            if is_litter(member.name) or not member.name.lower().endswith(".tar"):
+                others.append(member)
+                continue
+            if member.fault:
+                raise DataError(f"{path}: {one_line(member.path)} cannot be read: it is {member.fault}")
+            if member.name[:-4] in inner:
+                raise DataError(f"{path} holds {one_line(member.name)} twice")
+            inner[member.name[:-4]] = member
 
         def scan(member: Member) -> list[Member]:
-            return list(_members(path, read, member.offset, member.offset + member.size, member.name))
+            return _members(path, read, member.offset, member.offset + member.size, one_line(member.name))
 
-        return dict(zip((name[:-4] for name in inner), pool.map(scan, inner.values()), strict=True))
+        return dict(zip(inner, pool.map(scan, inner.values()), strict=True)), others
 
 
 @contextmanager
@@ -88,25 +111,102 @@ class _Range:
         return data
 
 
-def _members(path: Path, read: Read, start: int, end: int, inner: str = "") -> Iterator[Member]:
+class _Members:
+    """Grows by a header at a time; in the end no member is a link."""
+
+    def __init__(self) -> None:
+        self.members: list[Member] = []
+        self.latest: dict[str, int] = {}  # by path
+        self.links: dict[int, str] = {}  # symbolic ones: where they lead
+
+    def add(self, header: tarfile.TarInfo) -> None:
+        path = posixpath.normpath(header.name)
+        place, earlier = len(self.members), self.latest.get(path)
+        if header.islnk():
+            self._link(path, self.latest.get(posixpath.normpath(header.linkname)))
+        elif header.issym():
+            self.links[place] = posixpath.normpath(posixpath.join(posixpath.dirname(path), header.linkname))
+            self._add(path)
+        elif header.isreg() and not header.issparse():
+            self._add(path, header.offset_data, header.size)
+        elif not header.isdir():
+            self._add(path, fault=FAULTS.get(header.type, "no file"))
+        if earlier is not None and len(self.members) > place:
+            self.members[earlier] = self.members[earlier]._replace(replaced=True)
+
+    def _add(self, path: str, offset: int = 0, size: int = 0, fault: str = "") -> None:
+        self.latest[path] = len(self.members)
+        self.members.append(Member(path, offset, size, fault))
+
+    def _link(self, path: str, target: int | None) -> None:
+        """A hard link, to what bore the name when it was made."""
+        if target is None:
+            self._add(path, fault="a hard link to what the archive does not hold")
+            return
+        if target in self.links:
+            self.links[len(self.members)] = self.links[target]
+        self._add(path, *self.members[target][1:4])
+
+    def resolve(self) -> list[Member]:
+        """Let symbolic links have the place of what they lead to."""
+        for place, target in self.links.items():
+            end = self.latest.get(target)
+            for _ in range(MAX_LINKS):
+                if end is None or end not in self.links:
+                    break
+                end = self.latest.get(self.links[end])
+            member = self.members[place]
+            if end is None or end in self.links:
+                outside = target.startswith(("/", "../"))
+                fault = "a link that leads " + (
+                    "out of the archive" if outside else "to no file of the archive"
+                )
+                self.members[place] = member._replace(fault=fault)
+            else:
+                offset, size, fault = self.members[end][1:4]
+                self.members[place] = member._replace(offset=offset, size=size, fault=fault)
+        return self.members
+
+
+def _members(path: Path, read: Read, start: int, end: int, inner: str = "") -> list[Member]:
+    """Those of a tar, and of the ones that were put behind its end (`cat a.tar b.tar`)."""
     where = f"{path}, in {inner}," if inner else f"{path}"
+    members, position = _Members(), start
+    try:
+        while True:
+            position = _read_to_end_mark(members, where, read, position, end)
+            position = _skip_zeros(read, position, end)
+            if position >= end:
+                return members.resolve()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from None
+
+
+def _read_to_end_mark(members: _Members, where: str, read: Read, start: int, end: int) -> int:
+    """Where it is."""
     position = start
     try:
         with tarfile.TarFile(fileobj=_Range(read, start, end)) as tar:  # type: ignore[arg-type]
-            while member := tar.next():
+            while header := tar.next():
                 if tar.offset <= position:  # a negative size: tarfile would go round for ever
                     raise tarfile.ReadError("a negative size")
                 position = tar.offset
-                name = PurePosixPath(member.name).name.replace("\n", " ")
-                if member.isreg() and not member.issparse() and not name.startswith("."):
-                    yield Member(name, member.offset_data, member.size)
+                members.add(header)
             position = tar.offset
     except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
         raise DataError(
             f"{where} is damaged near byte {position} ({error}): copy or download it again"
         ) from None
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from None
     # tarfile takes a header it cannot read for the end; the true end is a block of zeros.
     if read(512, position) != bytes(512) or position + 512 > end:
         raise DataError(f"{where} is cut off or damaged at byte {position}: copy or download it again")
+    return position
+
+
+def _skip_zeros(read: Read, start: int, end: int) -> int:
+    """The block in which the first byte lies that is not zero, or the end."""
+    for position in range(start, end, CHUNK):
+        data = read(min(CHUNK, end - position), position)
+        if rest := data.lstrip(b"\0"):
+            return position + (len(data) - len(rest)) // 512 * 512
+    return end

@@ -102,7 +102,7 @@ def _read_devkit(place: Path, kit: Path, edition: Edition) -> Labels:
 def _unpack(path: Path, wanted: Sequence[str]) -> dict[str, bytes]:
     """Those files of an archived devkit, whatever the folder above data/."""
     data, names = _read(path), {Path(name).name: name for name in wanted}
-    files = [member for member in scan_bytes(path, data) if member.name in names]
+    files = [member for member in scan_bytes(path, data) if member.name in names and not member.fault]
     return {names[file.name]: data[file.offset : file.offset + file.size] for file in files}
 
 

@@ -1,8 +1,11 @@
 """What ImageNet calls the files of its releases."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+WNID = re.compile(r"n\d{8}")  # what WordNet, and so ImageNet, calls a class
 
 
 @dataclass(frozen=True)
@@ -18,10 +21,16 @@ class Edition:
         """Patterns of everything, packed and unpacked."""
         for tar in self.tars.values():
             yield from (tar, tar.removesuffix(".tar"))
+        yield from self.extras()
+
+    def extras(self) -> Iterable[str]:
+        """Patterns of what lies beside the images."""
         for kit in self.devkits:
             yield from (kit, f"{kit}.tar", f"{kit}.tar.gz")
         for truth in self.truth.values():
             yield from (truth, f"devkit/{truth}")
+        if self.patches:
+            yield from (self.patches, f"{self.patches}.tar")
 
 
 ILSVRC2012 = Edition(

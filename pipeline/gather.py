@@ -10,6 +10,7 @@ import numpy as np
 
 from pipeline.atomic import replacing
 from pipeline.dataset import Shard, index_name
+from pipeline.sample import LeftOut
 from pipeline.shard import Record, Task
 from pipeline.statistics import Statistics, Sums
 
@@ -40,10 +41,21 @@ class Gathered:
             file.write("".join(name + "\n" for name in names).encode("utf-8", "surrogateescape"))
         self._hash(f"{split}/samples.npy", f"{split}/names.txt", *map(index_name, shards))
 
-    def write_rejected(self) -> Path:
+    def write_rejected(self, left: Iterable[LeftOut]) -> Path:
+        """All that is not used: images that cannot be, and what is `left` out because it is no image."""
         path = self.out / "rejected.jsonl"
+        lines = self.rejected + [
+            {
+                "left_out": True,
+                "name": each.name,
+                "file": each.path,
+                "offset": each.offset,
+                "reason": each.reason,
+            }
+            for each in left
+        ]
         with replacing(path) as file:
-            file.write("".join(json.dumps(line) + "\n" for line in self.rejected).encode())
+            file.write("".join(json.dumps(line) + "\n" for line in lines).encode())
         return path
 
     def write_statistics(self) -> None:

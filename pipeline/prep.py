@@ -41,6 +41,7 @@ def prepare(
         begin(work, made)
         for split in source.splits:
             make_folder(out / split)
+        _stop_early(source, max_rejected)
         _make(tasks, out, workers, report)
         dataset = _finish(source, tasks, out, made, max_rejected)
         remove(work)
@@ -81,19 +82,30 @@ def _finish(
     gathered = Gathered(out)
     for split in source.splits:
         gathered.add(split, [task for task in tasks if task.split == split])
-    listed, count = gathered.write_rejected(), len(gathered.rejected)
-    total = sum(len(task.samples) for task in tasks)
-    if count > max(1, int(max_rejected * total + 1e-6)):
-        raise DataError(
-            f"{count:,} of {total:,} images cannot be used, more than --max-rejected {max_rejected:g}; "
-            f"{listed} says which and why. To leave them out, run the same command again with "
-            f"--max-rejected {1.06 * count / total:.2g}: nothing is done twice"
-        )
+    listed, count = gathered.write_rejected(source.left), len(gathered.rejected)
+    _limit_rejected(count, source.count, max_rejected, f"{listed} says which and why")
     for split, shards in gathered.splits.items():
         if not any(shard.samples for shard in shards):
             raise DataError(f"not one image of {split} can be used; {listed} says why")
     gathered.write_statistics()
-    made = made | {"rejected": count}
+    made = made | {"rejected": count, "left_out": len(source.left), "passed_over": source.passed}
     dataset = Dataset(out, made["size"], made["store"], source.classes, gathered.splits, gathered.files, made)
     write_description(dataset)
     return dataset
+
+
+def _stop_early(source: Source, max_rejected: float) -> None:
+    """Before all the work, where the look at the root has shown too many images that cannot be used."""
+    faulty = [sample for samples in source.splits.values() for sample in samples if sample.fault]
+    if faulty:
+        why = f"the first is {faulty[0].path} ({faulty[0].name}): {faulty[0].fault}"
+        _limit_rejected(len(faulty), source.count, max_rejected, why)
+
+
+def _limit_rejected(count: int, total: int, max_rejected: float, why: str) -> None:
+    if count > max(1, int(max_rejected * total + 1e-6)):
+        raise DataError(
+            f"{count:,} of {total:,} images cannot be used, more than --max-rejected {max_rejected:g}; "
+            f"{why}. To leave them out, run the same command again with "
+            f"--max-rejected {1.06 * count / total:.2g}: nothing is done twice"
+        )

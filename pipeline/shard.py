@@ -17,8 +17,8 @@ import numpy as np
 from pipeline.atomic import replacing
 from pipeline.dataset import INDEX, DataError
 from pipeline.image import MAX_BYTES, BadImage, dali_reads, decode, encode, square
+from pipeline.sample import Sample
 from pipeline.schema import Array, Positive, Sha256, Unfit, parse, read_npz
-from pipeline.source import Sample
 from pipeline.statistics import SIDE, Sums
 
 RECORD = {  # the arrays of a record
@@ -147,6 +147,8 @@ def make_shard(task: Task) -> int:
         shard = ShardWriter(file)
         for key, sample in enumerate(task.samples, task.first):
             try:
+                if sample.fault:
+                    raise BadImage(sample.fault)
                 pixels, image = prepare_image(sample.read(MAX_BYTES), task.size, task.store)
             except BadImage as error:
                 rejected.append(

@@ -9,44 +9,17 @@ Each split may come in its own shape. A label is the place of the class among th
 """
 
 import os
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.archive import THREADS, Member, scan_tar, scan_tar_of_tars
 from pipeline.dataset import SPLITS, Category, DataError
 from pipeline.devkit import SOLUTION, Labels, find_labels
-from pipeline.edition import FALL2011, ILSVRC2010, ILSVRC2012, Edition, find_edition
-
-SUFFIXES = (".jpeg", ".jpg", ".png", ".gif", ".bmp", ".webp")
-
-
-class Sample(NamedTuple):
-    """An image: a range of bytes of a file; size -1 is the whole file."""
-
-    path: str
-    offset: int
-    size: int
-    label: int  # -1: unknown
-    name: str
-
-    def read(self, limit: int) -> bytes | None:
-        """Its bytes, or None if they are more than `limit`."""
-        try:
-            with open(self.path, "rb", buffering=0) as file:
-                size = os.fstat(file.fileno()).st_size if self.size < 0 else self.size
-                if size > limit:
-                    return None
-                data = os.pread(file.fileno(), size, self.offset)
-        except OSError as error:
-            raise DataError(f"cannot read {self.path}: {error.strerror}") from None
-        if len(data) != size:
-            raise DataError(f"{self.path} ends inside {self.name}: it changed while it was read")
-        return data
+from pipeline.edition import WNID, Edition
+from pipeline.layout import find_base, find_known, find_places, look_beside, nothing_at
+from pipeline.sample import Found, LeftOut, Sample, one_line
+from pipeline.splits import Split, choose, read_archive, read_folder, read_patches
 
 
 @dataclass(frozen=True)
@@ -54,33 +27,38 @@ class Source:
     kind: str  # what was found, for the user
     classes: tuple[Category, ...]
     splits: dict[str, list[Sample]]  # train sorted by class and name, val and test by name
+    left: tuple[LeftOut, ...] = ()  # what else is there and is not used
+    passed: int = 0  # how many hidden files and the like
+
+    @property
+    def count(self) -> int:
+        """How many images."""
+        return sum(map(len, self.splits.values()))
 
 
 def find_source(root: Path | str, val_fraction: float | None = None, seed: int = 0) -> Source:
     """What there is at `root`; the seed chooses the images of a `val_fraction`."""
     root = Path(root)
-    places = (root / "ILSVRC/Data/CLS-LOC", root / "Data/CLS-LOC", root)
-    base = next((place for place in places if _find_split(place, find_edition(place), "train")), root)
-    edition = find_edition(base)
-    train, val, test = (_find_split(base, edition, name) for name in SPLITS)
-    if train is None and val is None and val_fraction is not None:
-        train, test = root, None
-    images = _by_class(train) if train else {}
-    if train is None or not any(images.values()):
-        raise DataError(_nothing_at(root))
-    if empty := [wnid for wnid in images if not images[wnid]]:
-        raise DataError(f"{train} has no images of the class {empty[0]}")
-    wnids = sorted(images)
-    splits, found = {"train": _labelled(images, wnids)}, [train.name]
+    base, edition = find_base(root)
+    places = {split: find_places(base, edition, split) for split in SPLITS}
+    if val_fraction is not None and not places["train"] and not places["val"]:
+        places = {"train": [root]}
+    read = {split: _read(split, paths, root, edition) for split, paths in places.items() if paths}
+    train, val, test = (read.get(split) for split in SPLITS)
+    if train is None or not train.images:
+        raise DataError(nothing_at(root))
+    _check_classes(train)
+    wnids = sorted(train.classes)
+    splits, found = {"train": _labelled(train, wnids)}, [train.place.name]
     above = base.absolute().parents[:3] if base.name == "CLS-LOC" else ()
     labels = find_labels([base, *above], edition)
     if val and val_fraction is not None:
-        raise DataError(f"{val} is the val split: leave --val-fraction out")
+        raise DataError(f"{val.place} is the val split: leave --val-fraction out")
     if val:
         splits["val"], by = _of_split("val", val, wnids, labels)
         if not by:
-            raise DataError(_no_labels_for(val, edition))
-        found.append(f"{val.name} labelled by {by}")
+            raise DataError(_no_labels_for(val.place, edition))
+        found.append(f"{val.place.name} labelled by {by}")
     elif val_fraction is not None:
         splits = _hold_out(splits["train"], val_fraction, seed)
         found.append(f"{val_fraction:g} of each class for val")
@@ -90,31 +68,31 @@ def find_source(root: Path | str, val_fraction: float | None = None, seed: int =
         )
     if test:
         splits["test"], by = _of_split("test", test, wnids, labels)
-        found.append(test.name + (f" labelled by {by}" if by else _why_unlabelled(edition)))
-    if patched := _patch(splits, _find_patches(base, edition)):
+        found.append(test.place.name + (f" labelled by {by}" if by else _why_unlabelled(edition)))
+    others = [each.loose for each in read.values()] + [
+        each for split in read.values() for each in split.classes.values()
+    ]
+    if root not in places["train"]:
+        others.append(look_beside(root, base, edition, [path for paths in places.values() for path in paths]))
+    patches = _find_patches(base, edition)
+    if patched := _patch(splits, patches):
         found.append(f"{patched} images from {edition.patches}")
+    others.append(patches)
     kind = f"{_describe(base, edition, train)} in {base}: {', '.join(found)}"
-    return Source(kind, tuple(_category(index, wnid, labels) for index, wnid in enumerate(wnids)), splits)
+    classes = tuple(_category(index, wnid, labels) for index, wnid in enumerate(wnids))
+    left = sorted(left for each in others for left in each.left)
+    return Source(kind, classes, splits, tuple(left), sum(each.passed for each in others))
 
 
-def _describe(base: Path, edition: Edition, train: Path) -> str:
-    if train.is_file():
-        return edition.archives
-    if base.name == "CLS-LOC":
-        return "Kaggle's CLS-LOC"
-    return "class tars" if any(train.glob("*.tar")) else "class folders"
-
-
-def _nothing_at(root: Path) -> str:
-    archives = "; ".join(
-        f"{edition.tars['train']} (with {edition.tars['val']} and {edition.devkits[0]}.tar.gz)"
-        for edition in (ILSVRC2012, ILSVRC2010)
-    )
-    return (
-        f"{root} is no ImageNet root. Looked for: {archives}; "
-        f"train/ with a folder or tar for each class (with val/); ILSVRC/Data/CLS-LOC (with {SOLUTION}); "
-        f"or, given --val-fraction, {FALL2011.tars['train']} or a folder or tar for each class"
-    )
+def _read(split: str, places: list[Path], root: Path, edition: Edition) -> Split:
+    """The archive or the folder of a split, or the one of both that holds all."""
+    roots = [os.path.realpath(root)]
+    known = find_known(root, edition) if places == [root] else ()
+    read = [
+        read_archive(place, split) if place.is_file() else read_folder(place, split, roots, known)
+        for place in places
+    ]
+    return choose(*read) if len(read) == 2 else read[0]
 
 
 def _no_labels_for(val: Path, edition: Edition) -> str:
@@ -130,84 +108,97 @@ def _why_unlabelled(edition: Edition) -> str:
     return f" without labels, which need {truth} and {edition.devkits[0]}.tar.gz" if truth else ""
 
 
-def _find_split(base: Path, edition: Edition, split: str) -> Path | None:
-    """The archive if it is there (the newest if there are several), or else the folder."""
-    tar = edition.tars[split]
-    if tars := sorted(path for path in base.glob(tar) if path.is_file()):
-        return tars[-1]
-    unpacked = sorted(base.glob(tar.removesuffix(".tar")))  # 2010's tars of val and test hold a folder
-    folders = [base / split, *(path / split for path in unpacked), *unpacked]
-    return next((folder for folder in folders if folder.is_dir()), None)
+def _describe(base: Path, edition: Edition, train: Split) -> str:
+    if train.place.is_file():
+        return edition.archives
+    if base.name == "CLS-LOC":
+        return "Kaggle's CLS-LOC"
+    return "class tars" if train.in_tars else "class folders"
 
 
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            return sorted((entry for entry in entries if entry.name[0] != "."), key=lambda entry: entry.name)
-    except OSError as error:
-        raise DataError(f"cannot read {folder}: {error.strerror}") from None
+def _check_classes(train: Split) -> None:
+    """Every image has a class, every class an image."""
+    _drop_empty(train)
+    if stray := sorted(image.path for image in train.loose.images):
+        raise DataError(
+            f"{stray[0]} lies beside the class folders, so it has no class: "
+            f"move it into the folder of its class or out of {train.place}"
+        )
+    (name, found), *others = train.classes.items()
+    folders = {
+        Path(image.path).relative_to(train.place / name).parts[0] for image in found.images if image.size < 0
+    }
+    if (
+        not others
+        and len(folders) > 1
+        and not any((train.place / name / folder).is_file() for folder in folders)
+    ):
+        raise DataError(
+            f"{train.place} has one folder, {name}, in which {len(folders):,} folders hold images: "
+            f"if those are the classes, move them up into {train.place}"
+        )
 
 
-def _samples(path: Path, members: Iterable[Member]) -> list[Sample]:
-    return [
-        Sample(str(path), member.offset, member.size, -1, member.name)
-        for member in members
-        if member.name.lower().endswith(SUFFIXES)
-    ]
+def _drop_empty(split: Split) -> None:
+    """A folder without images is no class if it is not named as the classes are."""
+    full = [name for name, found in split.classes.items() if found.images]
+    for name in set(split.classes).difference(full):
+        if full and (WNID.fullmatch(name) or not all(map(WNID.fullmatch, full))):
+            raise DataError(
+                f"{split.place} has no images of the class {name}: add some, or remove {split.place / name}"
+            )
+        split.drop(name, "a folder without images")
 
 
-def _images(place: Path) -> list[Sample]:
-    """The images in a tar, or right in a folder."""
-    if place.is_file():
-        return _samples(place, scan_tar(place))
-    return [
-        Sample(entry.path, 0, -1, -1, entry.name.replace("\n", " "))
-        for entry in _entries(place)
-        # a link that leads nowhere stays, to be missed when it is read
-        if entry.name.lower().endswith(SUFFIXES) and (entry.is_file() or entry.is_symlink())
-    ]
-
-
-def _by_class(place: Path) -> dict[str, list[Sample]]:
-    """Class name -> images: of a tar of class tars, or of a folder of class folders or class tars."""
-    if place.is_file():
-        return {wnid: _samples(place, members) for wnid, members in scan_tar_of_tars(place).items()}
-    classes: dict[str, Path] = {}
-    for entry in _entries(place):
-        if entry.is_dir():
-            classes[entry.name] = Path(entry.path)
-        elif entry.name.endswith(".tar"):
-            classes[entry.name[:-4]] = Path(entry.path)
-    with ThreadPoolExecutor(THREADS) as pool:
-        return dict(zip(classes, pool.map(_images, classes.values()), strict=True))
-
-
-def _labelled(images: dict[str, list[Sample]], wnids: list[str]) -> list[Sample]:
+def _labelled(split: Split, wnids: list[str]) -> list[Sample]:
     return [
         image._replace(label=label)
         for label, wnid in enumerate(wnids)
-        for image in sorted(images.get(wnid, ()), key=lambda image: image.name)
+        for image in _sorted(split.classes[wnid].images if wnid in split.classes else [])
     ]
 
 
-def _of_split(split: str, place: Path, wnids: list[str], labels: Labels) -> tuple[list[Sample], str | None]:
+def _sorted(images: list[Sample]) -> list[Sample]:
+    return sorted(images, key=lambda image: (image.name, image.path, image.offset))
+
+
+def _of_split(name: str, split: Split, wnids: list[str], labels: Labels) -> tuple[list[Sample], str | None]:
     """The images of val or test in the order of their names, and where their labels are from, if anywhere."""
-    if images := {} if place.is_file() else _by_class(place):
-        if unknown := sorted(set(images) - set(wnids)):
-            raise DataError(f"{place} has the class {unknown[0]}, which train has not")
-        samples = _labelled(images, wnids)
-        return sorted(samples, key=lambda image: image.name), "folder"
-    samples = sorted(_images(place), key=lambda image: image.name)
+    if len(split.classes) == 1 and not split.loose.images and not set(split.classes) & set(wnids):
+        split.loose.join(split.classes.popitem()[1])  # images/, as in Tiny ImageNet
+    full = {name for name, found in split.classes.items() if found.images or WNID.fullmatch(name)}
+    if unknown := sorted(full - set(wnids)):
+        raise DataError(f"{split.place} has the class {unknown[0]}, which train has not")
+    _drop_empty(split)
+    if split.classes and not split.loose.images:
+        return _sorted(_labelled(split, wnids)), "folder"
+    samples = _sorted(split.images)
     if not samples:
-        raise DataError(f"{place} holds no images")
-    if (truth := labels.truth.get(split)) is None:
+        raise DataError(f"{split.place} holds no images")
+    if (truth := labels.truth.get(name)) is None:
+        if split.classes:
+            raise DataError(_half_sorted(split))
         return samples, None
     index = {wnid: label for label, wnid in enumerate(wnids)}
-    found = truth.of(split, [image.name for image in samples])
+    found = truth.of(name, [image.name for image in samples])
     if unknown := sorted(set(found) - set(wnids)):
-        raise DataError(f"{truth.found} labels {split} images as {unknown[0]}, a class that train has not")
+        raise DataError(f"{truth.found} labels {name} images as {unknown[0]}, a class that train has not")
+    lies_in = {image: wnid for wnid, each in split.classes.items() for image in each.images}
+    for image, wnid in zip(samples, found, strict=True):
+        if lies_in.get(image, wnid) != wnid:
+            raise DataError(
+                f"{image.path} lies in another class folder than {wnid}, as which {truth.found} labels it"
+            )
     samples = [image._replace(label=index[wnid]) for image, wnid in zip(samples, found, strict=True)]
     return samples, Path(truth.found).name
+
+
+def _half_sorted(split: Split) -> str:
+    loose = _sorted(split.loose.images)
+    return (
+        f"{split.place} is sorted by half: {len(loose):,} images, as {loose[0].name}, lie beside the class "
+        f"folders. Move them into those, or put the labels ({SOLUTION} or the devkit) beside {split.place}"
+    )
 
 
 def _hold_out(train: list[Sample], fraction: float, seed: int) -> dict[str, list[Sample]]:
@@ -227,26 +218,29 @@ def _hold_out(train: list[Sample], fraction: float, seed: int) -> dict[str, list
     }
 
 
-def _find_patches(base: Path, edition: Edition) -> dict[str, Sample]:
-    """By name, the images that replace others: ILSVRC-2010's archives have blank ones."""
-    if not edition.patches:
-        return {}
-    if (tar := base / f"{edition.patches}.tar").is_file():
-        return {image.name: image for image in _images(tar)}
-    paths = (path for path in sorted((base / edition.patches).rglob("*")) if path.is_file())
-    return {path.name: Sample(str(path), 0, -1, -1, path.name) for path in paths}
+def _find_patches(base: Path, edition: Edition) -> Found:
+    """The images that replace others of the same name: ILSVRC-2010's archives have blank ones."""
+    places = (base / f"{edition.patches}.tar", base / edition.patches)
+    place = next((place for place in places if edition.patches and place.exists()), None)
+    return read_patches(place) if place else Found()
 
 
-def _patch(splits: dict[str, list[Sample]], patches: dict[str, Sample]) -> int:
+def _patch(splits: dict[str, list[Sample]], patches: Found) -> int:
     """Replaces images but not their labels; how many."""
-    count = 0
+    by_name = {image.name: image for image in patches.images}
+    used: list[Sample] = []
     for samples in splits.values():
         for place, image in enumerate(samples):
-            if image.name in patches:
-                samples[place] = patches[image.name]._replace(label=image.label)
-                count += 1
-    return count
+            if patch := by_name.get(image.name):
+                samples[place] = patch._replace(label=image.label)
+                patches.left.append(
+                    LeftOut(image.path, image.name, f"replaced by {patch.path}", image.offset)
+                )
+                used.append(patch)
+    for patch in set(patches.images) - set(used):
+        patches.left.append(LeftOut(patch.path, patch.name, "replaces no image", patch.offset))
+    return len(used)
 
 
 def _category(index: int, wnid: str, labels: Labels) -> Category:
-    return Category(index, wnid, labels.words.get(wnid, wnid), labels.ids.get(wnid))
+    return Category(index, one_line(wnid), labels.words.get(wnid, one_line(wnid)), labels.ids.get(wnid))
