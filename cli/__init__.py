@@ -32,6 +32,8 @@ from cli.text import plain
 from model.recipe import RunError
 from pipeline.dataset import DataError
 
+SHARED = ("train", "eval", "doctor")  # what several processes may start; doctor only looks
+
 # Before torch is imported: its threads wait for one another by spinning, which on a machine with other work
 # takes the core from the very thread that is waited for.
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
@@ -39,6 +41,18 @@ os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 class Boundary(click.Group):
     """Turns what a user can mend into one line and exit status 1; a bug keeps its traceback."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        found = super().resolve_command(ctx, args)
+        if found[0] not in SHARED and os.environ.get("WORLD_SIZE", "1") not in ("", "1"):
+            from model.replicas import find_place
+
+            world = find_place().world
+            raise RunError(
+                f"{found[0]} is for one process, and the environment says WORLD_SIZE={world}: only train and "
+                "eval are for several; start this one without torchrun, or unset WORLD_SIZE"
+            )
+        return found
 
     def main(self, *arguments: Any, **options: Any) -> Any:
         text.open_streams()

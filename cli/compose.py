@@ -15,13 +15,13 @@ from cli.failures import out_of_memory
 from model import schedule
 from model.captured import Record, cuda_graph
 from model.recipe import Recipe, RunError
+from model.replicas import find_place
 from pipeline.batches import TrainBatches
 from pipeline.dataset import Dataset
 from pipeline.graph import STORED
 from pipeline.statistics import Statistics
 from pipeline.workers import count_cores
 
-NETWORK = re.compile("gloo|nccl|TCPStore|Connection", re.IGNORECASE)
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 
 
@@ -36,7 +36,8 @@ def choose_devices(gpus: str | None, device: str | None) -> list[torch.device]:
         raise RunError(f"--device {device}: no such device; it is cpu, or cuda:0 and so on")
     if device:
         gpus = ",".join(name[5:] or "0" for name in names)
-    local, count = int(os.environ.get("LOCAL_RANK", 0)), local_world()
+    place = find_place()
+    local, count = place.local_rank, place.local_world
     there = torch.cuda.device_count()
     if there == 0:
         raise RunError("no GPU was found; --device cpu does without (alexnet-dali doctor says more)")
@@ -56,24 +57,19 @@ def recorder(wanted: bool, devices: list[torch.device]) -> Record | None:
     """What records the training step where --cuda-graph wants it."""
     if not wanted:
         return None
-    if len(devices) > 1 or devices[0].type != "cuda" or int(os.environ.get("WORLD_SIZE", 1)) > 1:
+    if len(devices) > 1 or devices[0].type != "cuda" or find_place().world > 1:
         raise RunError("--cuda-graph is for one process on one GPU, as with --gpus 0; leave it out here")
     return cuda_graph
 
 
 def cores(workers: int | None) -> int:
     """How many cores this process may take for its images: --workers, or its share of them all."""
-    return workers or max(1, count_cores() // local_world())
-
-
-def local_world() -> int:
-    """How many processes of the run share this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return workers or max(1, count_cores() // find_place().local_world)
 
 
 @contextmanager
 def told_plainly(batch_size: int, devices: list[torch.device]) -> Iterator[None]:
-    """What a machine may do to a run becomes one line; any other error is a bug and keeps its traceback."""
+    """Too little memory for a run becomes a line that says what of it to change."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -82,11 +78,6 @@ def told_plainly(batch_size: int, devices: list[torch.device]) -> Iterator[None]
             raise RunError(
                 f"out of memory with batches of {batch_size} on {places}: try a smaller --batch-size, "
                 "two GPUs (--gpus 0,1) or more processes (torchrun)"
-            ) from None
-        if "WORLD_SIZE" in os.environ and NETWORK.search(str(error)):
-            raise RunError(
-                "lost the other processes of this run: one has ended, as its own last line says, or its "
-                "machine cannot be reached"
             ) from None
         raise
 

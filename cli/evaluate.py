@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli import options, trained
-from cli.text import console
-from model.recipe import Recipe, RunError
+from cli.text import console, say, warn
+from model.recipe import RunError
 
 if TYPE_CHECKING:
+    from cli.trained import Trained
+    from model.replicas import Replicas
     from pipeline.dataset import Dataset
 
 # The paper's table 2 (ILSVRC-2012 validation images, percent), and what net 145's own log says of "1 CNN"
@@ -25,10 +27,8 @@ PAPER_2010 = {
 
 
 @click.command("eval")
-@options.data
-@options.machine
-@trained.run
-@trained.checkpoint
+@trained.using_network
+@trained.data
 @click.option("--split", type=click.Choice(["val", "train", "test"]), default="val", help="Which images.")
 @click.option(
     "--ten-crop", is_flag=True, help="Average the paper's ten views: corners, centre, and mirrored."
@@ -37,80 +37,95 @@ PAPER_2010 = {
 @click.option(
     "--predictions", type=click.Path(path_type=Path), help="Write probabilities, labels, names (.npz)."
 )
-def command(data: Path, run_name: str | None, json_path: Path | None, **settings: Any) -> None:
+def command(
+    run_name: str | None, checkpoint: str, data: Path | None, json_path: Path | None, **settings: Any
+) -> None:
     """Top-1 and top-5 error of a trained network, every image counted once.
 
-    Of test images only those of ILSVRC-2010 have labels; of others there are only --predictions.
+    --data may be another dataset of the same classes; the mean that is subtracted is that of the training.
+    Of test images only those of ILSVRC-2010 have labels; of others there are only --predictions. Several
+    processes (torchrun) share the images.
     """
-    from pipeline.dataset import has_labels, open_dataset
+    from model.replicas import joined
+    from pipeline.dataset import has_labels
 
-    dataset = open_dataset(data)
-    labelled = has_labels(dataset, settings["split"])
+    run = trained.open_run(run_name, checkpoint, settings)
+    dataset, split = run.data(data), settings["split"]
+    labelled = has_labels(dataset, split)
     if not labelled and not settings["predictions"]:
         raise click.UsageError(
-            f"{settings['split']} images of {data} have no labels to count errors by; give --predictions FILE"
+            f"{split} images of {dataset.root} have no labels to count errors by; give --predictions FILE"
         )
-    for output in filter(None, (json_path, settings["predictions"])):
-        options.make_ready(output)
-    path, saved = trained.open_checkpoint(run_name, settings["checkpoint"])
-    recipe = Recipe.from_dict(saved["identity"]["recipe"])
-    if recipe.classes < len(dataset.classes):
-        raise RunError(f"{path} tells {recipe.classes} classes apart, {data} has {len(dataset.classes)}")
-    result = evaluate_run(recipe, saved["weights"], dataset, settings)
-    result = {"run": str(path.parent), "checkpoint": path.name, "step": saved["step"], **result}
+    with joined(run.devices[0], warn) as replicas:
+        if replicas.first:
+            for output in filter(None, (json_path, settings["predictions"])):
+                options.make_ready(output)
+        result = evaluate_run(run, dataset, replicas, settings)
+        if not replicas.first:
+            return
+    result = {"run": str(run.path.parent), "checkpoint": run.path.name, "step": run.step, **result}
     if json_path:
         json_path.write_text(json.dumps(result, indent=1) + "\n")
+    say(
+        f"{run.path} at step {run.step:,}, {result['images']:,} {split} images of {dataset.root}, "
+        f"{result['precision']} on {run.devices[0].type}"
+    )
     if labelled:
         print_errors(result)
 
 
 def evaluate_run(
-    recipe: Recipe, weights: Any, dataset: "Dataset", settings: dict[str, Any]
+    run: "Trained", dataset: "Dataset", replicas: "Replicas", settings: dict[str, Any]
 ) -> dict[str, Any]:
-    """The errors of a network on a split of a dataset, in percent."""
+    """The errors of a network on a split of a dataset, in percent; of the first process, those of all."""
     from rich.progress import Progress
 
-    from cli import compose
     from cli.predictions import Predictions, write
-    from model.evaluate import evaluate, rates
-    from model.network import AlexNet
+    from model.evaluate import evaluate, sound_rates
     from pipeline.batches import EvaluationBatches
     from pipeline.dataset import has_labels, read_names
     from pipeline.graph import CENTRE_VIEW, TEN_VIEWS
 
     split, views = settings["split"], TEN_VIEWS if settings["ten_crop"] else CENTRE_VIEW
-    devices = compose.choose_devices(settings["gpus"], settings["device"])
-    precision = compose.use_device(devices[0], settings["precision"])
-    mean = compose.read_mean(dataset.root, recipe)
-    network = AlexNet(recipe, devices, seed=0, mean=mean)
-    network.load(weights)
+    mine = (run.step, dataset.fingerprint, run.precision)
+    if replicas.share(mine) != mine:
+        raise RunError(f"process {replicas.rank} has another checkpoint, dataset or precision than the first")
     batches = EvaluationBatches(
         dataset,
         split,
         views=views,
-        batch_size=max(1, recipe.batch_size // len(views)),  # so many crops at a time as in training
-        **compose.stream_options(recipe, devices[0], settings["workers"]),
+        batch_size=run.batch_size(len(views)),
+        rank=replicas.rank,
+        world=replicas.world,
+        **run.image_options(),
     )
-    with Progress(console=console(stderr=True), transient=True) as progress:
-        task = progress.add_task(f"{split}, {len(views)} views", total=dataset.samples(split))
+    samples, screen = dataset.samples(split), console(stderr=True)
+    hidden = not (replicas.first and screen.is_terminal)
+    with Progress(console=screen, transient=True, disable=hidden) as progress:
+        task = progress.add_task(f"{split}, {len(views)} views", total=len(replicas.rows(samples)))
+
+        def each(images: int) -> None:
+            progress.advance(task, images)
+            replicas.most([1])  # in step, so that none waits for long without a word
+
         found = evaluate(
-            network,
-            batches,
-            precision=precision,
-            keep=bool(settings["predictions"]),
-            each=lambda images: progress.advance(task, images),
+            run.network, batches, precision=run.precision, keep=bool(settings["predictions"]), each=each
         )
-    images = int(found.sums[0])
-    if images != dataset.samples(split):
-        raise RunError(
-            f"{images} images were counted, {dataset.root} has {dataset.samples(split)} in {split}"
-        )
+        while replicas.most([0])[0]:  # others may have a batch more
+            pass
+    sums = replicas.gather(found.sums).sum(0)
+    images = int(sums[0])
+    if images != samples:
+        raise RunError(f"{images} images were counted, {dataset.root} has {samples} in {split}")
+    errors = sound_rates(sums, run.path)
     if settings["predictions"]:
-        labels, wnids = batches.samples.index["label"], [category.wnid for category in dataset.classes]
-        content = Predictions(found.probabilities.numpy(), labels, read_names(dataset, split), wnids)
-        write(settings["predictions"], content)
-    errors = rates(found.sums) if has_labels(dataset, split) else {}
-    return {"split": split, "images": images, "views": len(views), **errors, "precision": precision}
+        probabilities = replicas.collect(found.probabilities)
+        if replicas.first:
+            labels, wnids = batches.samples.index["label"], [category.wnid for category in dataset.classes]
+            content = Predictions(probabilities.numpy(), labels, read_names(dataset, split), wnids)
+            write(settings["predictions"], content)
+    counted = errors if has_labels(dataset, split) else {}
+    return {"split": split, "images": images, "views": len(views), **counted, "precision": run.precision}
 
 
 def print_errors(result: dict[str, Any]) -> None:
@@ -118,9 +133,7 @@ def print_errors(result: dict[str, Any]) -> None:
     from rich.table import Table
 
     views = "ten views" if result["views"] > 1 else "centre crop"
-    table = Table(
-        title=f"{result['run']}, {result['images']:,} {result['split']} images", title_justify="left"
-    )
+    table = Table()
     for heading in ("", "top-1 error", "top-5 error"):
         table.add_column(heading, justify="left" if not heading else "right")
     table.add_row(f"this run, {views}", f"{result['top1_err']:.2f} %", f"{result['top5_err']:.2f} %")

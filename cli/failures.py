@@ -1,7 +1,9 @@
 """Failures of the machine and not of the program, known by what torch, CUDA and DALI say."""
 
+import os
 import re
 
+NETWORK = re.compile("gloo|nccl|TCPStore|Connection", re.IGNORECASE)
 MEMORY = re.compile(r".*(out of memory|can't allocate|alloc\w*.?fail|bad_alloc).*", re.IGNORECASE)
 CARD = re.compile(
     r".*(busy or unavailable|invalid device ordinal|driver version|driver on your system|no kernel image"
@@ -22,4 +24,9 @@ def explain(error: Exception) -> str | None:
         return f"out of memory{quoted}: free some, or choose other devices where there is --gpus or --device"
     if said := CARD.search(str(error)):
         return f"the GPU cannot be used ({said[0].strip()}): see alexnet-dali doctor, or use --device cpu"
+    if "WORLD_SIZE" in os.environ and NETWORK.search(str(error)):
+        return (
+            "lost the other processes of this run: one has ended, as its own last line says, or its machine "
+            "cannot be reached"
+        )
     return None

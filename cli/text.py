@@ -53,6 +53,11 @@ class _Console(Console):
         return super().render_str(plain(text), **options)
 
 
+def warn(text: object) -> None:
+    """Print one line on stderr that asks for attention."""
+    say(f"warning: {text}", err=True)
+
+
 def console(**options: Any) -> Console:
     """A rich console to which all text is plain: no markup, no emoji codes, no highlighting."""
     return _Console(markup=False, emoji=False, highlight=False, **options)

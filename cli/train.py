@@ -15,7 +15,7 @@ import click
 
 from cli import options
 from cli.signals import StopWish, handled
-from cli.text import say
+from cli.text import say, warn
 from model import schedule
 from model.recipe import RECIPES, Recipe, RunError, get_recipe
 from model.schedule import SCHEDULES
@@ -112,7 +112,7 @@ def train(recipe: Recipe, dataset: "Dataset", path: Path, settings: dict[str, An
     with (
         handled(signal.SIG_DFL) as change,  # there is nothing to save yet, and others may never come
         compose.told_plainly(recipe.batch_size, devices),
-        joined(devices[0]) as replicas,
+        joined(devices[0], warn) as replicas,
         RunDirectory(path, replicas.first) as run,
     ):
         trainer = make_trainer(recipe, dataset, run, devices, precision, replicas, settings)
@@ -217,11 +217,6 @@ def make_validation(
         return evaluate(network, views, precision=precision, each=each)
 
     return validate
-
-
-def warn(text: str) -> None:
-    """One line on stderr."""
-    say(f"warning: {text}", err=True)
 
 
 def identify(

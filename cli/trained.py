@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from model.network import AlexNet
     from pipeline.dataset import Category, Dataset
 
+LISTED = 10  # runs in a message
 FILES = 16  # at a time; of 24 megapixels each, 1.2 GB of pixels
 
 run = click.option(
@@ -96,9 +97,14 @@ class Trained:
         """The dataset at `root`, or the one that the run was trained on; of the same classes."""
         from pipeline.dataset import open_dataset
 
-        dataset = open_dataset(root or recorded_data(self.source))
+        known = root or recorded_data(self.source)
+        if not root and not known.exists():
+            raise RunError(f"{known}, which {self.source} was trained on, is gone; give its place by --data")
+        dataset = open_dataset(known)
         if [c.wnid for c in dataset.classes] != [c.wnid for c in self.facts.classes]:
-            raise RunError(f"{dataset.root} has other classes than {self.source} was trained on")
+            raise RunError(
+                f"{known} has other classes than {self.source} was trained on; give another --data"
+            )
         return dataset
 
 
@@ -133,13 +139,25 @@ def open_run(run_name: str | None, state: str, settings: dict[str, Any]) -> Trai
 def find_run(name: str | None) -> Path:
     """The folder of the named run, or of the one in runs/ that was saved last."""
     if name:
-        return options.run_path(name)
+        folder = options.run_path(name)
+        if not folder.is_dir():
+            raise RunError(f"there is no run {folder}; {known_runs(folder.parent)}")
+        return folder
     states = sorted(Path("runs").glob("*/last.pt"), key=lambda path: path.stat().st_mtime)
     if not states:
         raise RunError(
             "no trained run in runs/; train one (alexnet-dali train) or name its folder with --run"
         )
     return states[-1].parent
+
+
+def known_runs(place: Path) -> str:
+    """The names of the runs in a folder."""
+    names = sorted({path.parent.name for name in ("run.json", "last.pt") for path in place.glob(f"*/{name}")})
+    if not names:
+        return f"{place} has none: train one (alexnet-dali train)"
+    more = f" and {len(names) - LISTED} others" if len(names) > LISTED else ""
+    return f"{place} has {', '.join(names[:LISTED])}{more}"
 
 
 def open_checkpoint(run_name: str | None, state: str) -> tuple[Path, dict[str, Any]]:
@@ -161,7 +179,12 @@ def open_checkpoint(run_name: str | None, state: str) -> tuple[Path, dict[str, A
             "identity": {"recipe": file.recipe.to_dict(), "dataset": dataset},
             "facts": Facts(classes, file.mean.numpy(), dataset),
         }
-    path = find_run(run_name) / f"{state}.pt"
+    folder = find_run(run_name)
+    path = folder / f"{state}.pt"
+    if not path.exists():
+        there = ", ".join(sorted(found.name for found in folder.glob("*.pt")))
+        what = f"it has {there}" if there else "its training has not saved a state (alexnet-dali train)"
+        raise RunError(f"{folder} has no {path.name}: {what}")
     return path, checkpoint.read(path)
 
 

@@ -1,9 +1,10 @@
 """The processes that share a run: each holds a replica of the network and takes its share of every batch."""
 
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -12,13 +13,18 @@ from uuid import uuid4
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from model.recipe import RunError
 
 PATIENCE = timedelta(minutes=5)  # with a process that says nothing: it may be writing a checkpoint
+SILENCE = timedelta(seconds=10)  # before it is said for whom a process waits
 ONE_BYTE = 2**-20  # in MB
+ROWS = 1 << 14  # that are sent at a time
+HOW = (
+    "torchrun sets WORLD_SIZE, RANK, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT; "
+    "for one process unset WORLD_SIZE"
+)
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,24 @@ class Replicas:
         dist.all_gather(parts, sums.cpu(), group=self.control)
         return torch.stack(parts)
 
+    def collect(self, rows: torch.Tensor) -> torch.Tensor:
+        """(n, width) float32 on the CPU: in the first process the rows of all in order, else its own."""
+        if self.world == 1:
+            return rows
+        counts = self.gather(torch.tensor([len(rows)])).flatten().tolist()
+        (width,) = self.most([rows.shape[1]])  # 0 where there are no rows
+        if not self.first:
+            for part in _parts(rows):
+                dist.send(part, 0, group=self.control)
+            return rows
+        result, start = torch.empty(sum(counts), width), len(rows)
+        result[:start] = rows.reshape(start, width)
+        for rank, count in enumerate(counts[1:], 1):
+            for part in _parts(result[start : start + count]):
+                dist.recv(part, rank, group=self.control)
+            start += count
+        return result
+
     def own(self, gathered: torch.Tensor) -> torch.Tensor:
         """The inverse of `gather`. Another number of processes leaves all of it to the first."""
         if len(gathered) == self.world:
@@ -84,45 +108,134 @@ class Replicas:
         return merged.tolist()
 
 
+def _parts(rows: torch.Tensor) -> list[torch.Tensor]:
+    return [rows[first : first + ROWS] for first in range(0, len(rows), ROWS)]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Of this process among those of its run, as torchrun or a batch system says in the environment."""
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0  # among the processes on this machine
+    local_world: int = 1
+    address: str = ""  # where all of them meet
+    port: int = 0
+
+
+def find_place() -> Place:
+    """RunError names the variable that is missing, or cannot be. Without WORLD_SIZE it is a run of one."""
+    world = _number("WORLD_SIZE", 1, 2**31 - 1, 1)
+    rank = _number("RANK", 0, world - 1, 0 if world == 1 else None)
+    if world == 1:
+        return Place()
+    local_world, local_rank = 1, 0
+    if "LOCAL_RANK" in os.environ or "LOCAL_WORLD_SIZE" in os.environ:  # else it is a process a machine
+        local_world = _number("LOCAL_WORLD_SIZE", 1, world)
+        local_rank = _number("LOCAL_RANK", 0, local_world - 1)
+    address, port = _variable("MASTER_ADDR"), _number("MASTER_PORT", 1, 2**16 - 1)
+    return Place(rank, world, local_rank, local_world, address, port)
+
+
+def _number(name: str, least: int, most: int, default: int | None = None) -> int:
+    text = _variable(name, default)
+    with suppress(ValueError):
+        if least <= int(text) <= most:
+            return int(text)
+    raise RunError(
+        f"the environment says {name}={text}, which must be a number from {least} to {most}: {HOW}"
+    )
+
+
+def _variable(name: str, default: object = None) -> str:
+    text = os.environ.get(name) or default
+    if text is None:
+        raise RunError(f"the environment says WORLD_SIZE={os.environ['WORLD_SIZE']}, but not {name}: {HOW}")
+    return str(text)
+
+
 @contextmanager
-def joined(device: torch.device) -> Iterator[Replicas]:
+def joined(device: torch.device, warn: Callable[[str], None]) -> Iterator[Replicas]:
     """The processes that torchrun (or a batch system with its variables) started, or this one alone."""
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+    place = find_place()
+    if place.world == 1:
         yield Replicas()
         return
-    store, rank, world = next(rendezvous("env://", timeout=PATIENCE))
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
-        store=dist.PrefixStore(_meet(store, rank, world), store),  # type: ignore[attr-defined]
-        rank=rank,
-        world_size=world,
+        store=_meet(place, warn),
+        rank=place.rank,
+        world_size=place.world,
         timeout=PATIENCE,
     )
-    yield Replicas(rank, world, dist.new_group(backend="gloo", timeout=PATIENCE))
+    yield Replicas(place.rank, place.world, dist.new_group(backend="gloo", timeout=PATIENCE))
     dist.destroy_process_group()
 
 
-def _meet(store: Any, rank: int, world: int) -> str:
-    """A name for this start, the same in all processes.
+def _meet(place: Place, warn: Callable[[str], None]) -> dist.PrefixStore:  # type: ignore[name-defined]
+    """The store of this start, once all processes have come to it.
 
     torchrun (2.13) restarts processes on the store of those before them, where the addresses of the dead
     would be taken for those of the living. So the first process shows signs of life until all have seen one.
     """
-    start: str = uuid4().hex
-    if rank == 0:
+    store, others = _open_store(place, warn), f"of {place.world} processes"
+
+    def absent() -> str:
+        if place.rank == 0:
+            store.add("beats", 1)
+        missing = place.world - 1 - store.add(f"{start}/present", 0)
+        return f"{missing} {others}" if missing else ""
+
+    if place.rank == 0:
+        start = uuid4().hex
         store.set("start", start)
-        _wait(lambda: store.add("beats", 1) > 0 and store.add(f"{start}/present", 0) == world - 1)
-        return start
-    before = store.add("beats", 0)
-    _wait(lambda: store.add("beats", 0) > before)
-    start = store.get("start").decode()
-    store.add(f"{start}/present", 1)
-    return start
+        _wait(absent, place, warn)
+    else:
+        before = store.add("beats", 0)
+        _wait(lambda: "" if store.add("beats", 0) > before else f"the first {others}", place, warn)
+        start = store.get("start").decode()
+        store.add(f"{start}/present", 1)
+        _wait(absent, place, lambda text: None)  # the first process says it for all
+    return dist.PrefixStore(start, store)  # type: ignore[attr-defined]
 
 
-def _wait(done: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE.total_seconds()
-    while not done():
-        if time.monotonic() > deadline:
-            raise RunError(f"the processes of this run did not find one another in {PATIENCE}")
+def _open_store(place: Place, warn: Callable[[str], None]) -> Any:
+    """The first process's store, or that of torchrun."""
+    if place.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        try:
+            return dist.TCPStore(  # type: ignore[attr-defined]
+                "127.0.0.1",
+                place.port,
+                is_master=True,
+                wait_for_workers=False,
+                timeout=PATIENCE,
+                multi_tenant=True,
+            )
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[0]
+            raise RunError(f"cannot listen on MASTER_PORT={place.port} ({reason}): try another") from None
+
+    def unreached() -> str:
+        try:  # torch would print pages of its own at each attempt
+            socket.create_connection((place.address, place.port), timeout=5).close()
+        except OSError as error:
+            return f"the first of {place.world} processes ({error.strerror or error})"
+        return ""
+
+    _wait(unreached, place, warn)
+    return dist.TCPStore(place.address, place.port, timeout=PATIENCE)  # type: ignore[attr-defined]
+
+
+def _wait(missing: Callable[[], str], place: Place, warn: Callable[[str], None]) -> None:
+    """Until no one is missing, of whom it tells when it takes long. RunError when it takes too long."""
+    started, told = time.monotonic(), False
+    while who := missing():
+        waited = timedelta(seconds=time.monotonic() - started)
+        what = f"waiting for {who} at {place.address}:{place.port}"
+        if waited > PATIENCE:
+            raise RunError(f"{what} for {PATIENCE} was in vain: start them all; {HOW}")
+        if waited > SILENCE and not told:
+            warn(f"{what}, for up to {PATIENCE}")
+            told = True
         time.sleep(0.05)

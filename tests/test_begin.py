@@ -115,7 +115,7 @@ def test_the_beginning_is_read_once(
 @pytest.mark.parametrize(
     ("name", "content", "text"),
     [
-        ("none", None, "no checkpoint {path}/last.pt; train first"),
+        ("none", None, "there is no run {path}; "),
         ("none.pt", None, "no checkpoint {path}; train first"),
         ("none.safetensors", None, "there is no file {path}; make it with alexnet-dali export"),
         (

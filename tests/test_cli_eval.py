@@ -110,7 +110,7 @@ def test_the_last_validation_of_training_says_the_same(
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
-        (["--run", "nowhere"], 1, "runs/nowhere/last.pt"),
+        (["--run", "nowhere"], 1, "there is no run runs/nowhere; runs has none: train one"),
         ([], 1, "alexnet-dali train"),
         (["--run", "RUN", "--split", "test"], 2, "have no labels to count errors by; give --predictions"),
         (["--run", "RUN", "--data", "nowhere"], 1, "alexnet-dali prep"),
@@ -193,4 +193,4 @@ def test_a_dataset_of_more_classes(trained: Path, dataset: Dataset, tmp_path: Pa
     write_description(replace(dataset, root=tmp_path, classes=classes))
     result = run("eval", "--data", tmp_path, "--run", trained, "--device", "cpu")
     assert result.exit_code == 1
-    assert "3 classes" in result.output and "has 4" in result.output
+    assert f"{tmp_path} has other classes than {trained} was trained on" in result.output

@@ -1,5 +1,6 @@
 """Several processes, one run: the same sums as one process, one set of files, and no one left waiting."""
 
+import json
 import os
 import signal
 import socket
@@ -7,16 +8,23 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from runs import assert_close, assert_same, description, rows, train
 from traps import Elsewhere, Trap, die, fail, terminate
 
-from model import checkpoint
+from cli import main, predictions
+from model import checkpoint, replicas
 from model.recipe import RunError
 from model.run import read_metrics
+from pipeline import drawn
 from pipeline.dataset import Dataset
+from pipeline.prep import prepare
+from pipeline.source import find_source
 from tools.commands import Command, ranks
 
 STEP, CONFER = "model.train:Trainer._step", "model.train:Trainer._confer"
@@ -125,6 +133,131 @@ def test_processes_with_different_data(dataset: Dataset, originals: Dataset, tmp
     commands = ranks(2, *train(dataset.root, tmp_path / "run"), folder=tmp_path, before=before)
     assert [command.wait(20) for command in commands] == [1, 1]
     assert "Error: process 1 has another dataset " in commands[1].text and commands[1].text.count("\n") == 1
+
+
+@dataclass(frozen=True)
+class Impatient:
+    """Waits for others for a second or two only."""
+
+    def __call__(self) -> None:
+        replicas.SILENCE, replicas.PATIENCE = timedelta(seconds=0.5), timedelta(seconds=1.5)
+
+
+@dataclass(frozen=True)
+class ByRow:
+    """Predictions are sent in parts of one row."""
+
+    def __call__(self) -> None:
+        replicas.ROWS = 1
+
+
+@pytest.mark.parametrize(("world", "images"), [(2, 9), (4, 3)])
+def test_eval_is_shared(dataset: Dataset, trained: Path, tmp_path: Path, world: int, images: int) -> None:
+    """Up to rounding. Of four processes the first has none of three images."""
+    said, data = [], dataset.root
+    if images == 3:
+        data = tmp_path / "data"
+        drawn.write_folders(tmp_path / "few", classes=3, train=1, val=1)
+        prepare(find_source(tmp_path / "few"), data, workers=1, max_rejected=1)
+    for name, processes in (("one", 1), ("all", world)):
+        files = ("--json", tmp_path / f"{name}.json", "--predictions", tmp_path / f"{name}.npz")
+        words = ("eval", "--data", data, "--run", trained, "--device", "cpu", *files)
+        before = dict.fromkeys(range(processes), ByRow())
+        commands = ranks(processes, *words, folder=tmp_path, before=before)
+        finish(commands)
+        assert [command.text.count("val images") for command in commands] == [1] + [0] * (processes - 1)
+        assert all(command.text == "" for command in commands[1:])
+        said.append((json.loads(files[1].read_text()), predictions.read(files[3])))
+    (one, alone), (all_, together) = said
+    assert together.probabilities == pytest.approx(alone.probabilities, abs=1e-6)
+    assert (together.names, together.labels.tolist()) == (alone.names, alone.labels.tolist())
+    assert all_.pop("loss") == pytest.approx(one.pop("loss"), rel=1e-6)
+    assert all_ == one and one["images"] == images
+
+
+def test_processes_that_evaluate_different_data(
+    dataset: Dataset, originals: Dataset, trained: Path, tmp_path: Path
+) -> None:
+    before = {1: Elsewhere(originals.root)}
+    commands = ranks(2, "eval", "--run", trained, "--device", "cpu", folder=tmp_path, before=before)
+    assert [command.wait(20) for command in commands] == [1, 1]
+    assert (
+        commands[1].text == "Error: process 1 has another checkpoint, dataset or precision than the first\n"
+    )
+    assert commands[0].text.startswith(LOST)
+
+
+@pytest.mark.parametrize(
+    ("rank", "line"),
+    [
+        (0, "waiting for 1 of 2 processes at "),
+        (1, "waiting for the first of 2 processes (Connection refused) at "),
+    ],
+)
+def test_a_process_that_never_comes(dataset: Dataset, tmp_path: Path, rank: int, line: str) -> None:
+    commands = ranks(
+        2, *train(dataset.root, tmp_path / "run"), folder=tmp_path, only=rank, before={rank: Impatient()}
+    )
+    assert commands[0].wait(20) == 1
+    told, failed = commands[0].text.splitlines()
+    assert told.startswith(f"warning: {line}127.0.0.1:") and failed.startswith(f"Error: {line}127.0.0.1:")
+    assert "MASTER_ADDR" in failed and not (tmp_path / "run").exists()
+
+
+WHOLE = {"WORLD_SIZE": "4", "RANK": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "a",
+         "MASTER_PORT": "29500"}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"RANK": None}, "says WORLD_SIZE=4, but not RANK"),
+        ({"MASTER_ADDR": ""}, "but not MASTER_ADDR"),
+        ({"MASTER_PORT": None}, "but not MASTER_PORT"),
+        ({"LOCAL_RANK": None}, "but not LOCAL_RANK"),
+        ({"LOCAL_WORLD_SIZE": None}, "but not LOCAL_WORLD_SIZE"),
+        ({"WORLD_SIZE": "abc"}, "says WORLD_SIZE=abc, which must be a number from 1 to"),
+        ({"WORLD_SIZE": "0"}, "says WORLD_SIZE=0, which must"),
+        ({"WORLD_SIZE": "-2"}, "says WORLD_SIZE=-2, which must"),
+        ({"RANK": "4"}, "says RANK=4, which must be a number from 0 to 3"),
+        ({"RANK": "1.5"}, "says RANK=1.5, which must"),
+        ({"LOCAL_WORLD_SIZE": "5"}, "says LOCAL_WORLD_SIZE=5, which must be a number from 1 to 4"),
+        ({"LOCAL_RANK": "2"}, "says LOCAL_RANK=2, which must be a number from 0 to 1"),
+        ({"MASTER_PORT": "65536"}, "says MASTER_PORT=65536, which must be a number from 1 to 65535"),
+    ],
+)
+def test_an_environment_that_cannot_be(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, str], words: str
+) -> None:
+    for name, value in {**WHOLE, **changes}.items():
+        monkeypatch.setenv(name, value) if value is not None else monkeypatch.delenv(name, raising=False)
+    for command in (train(dataset.root, tmp_path / "run"), ("predict", "x.jpg")):
+        result = CliRunner().invoke(main, list(map(str, command)))
+        assert result.exit_code == 1 and words in result.output and len(result.output.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_environment_that_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in WHOLE:
+        monkeypatch.delenv(name, raising=False)
+    assert replicas.find_place() == replicas.Place()
+    for name, value in WHOLE.items():
+        monkeypatch.setenv(name, value)
+    assert replicas.find_place() == replicas.Place(2, 4, 0, 2, "a", 29500)
+    for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"):  # a process a machine
+        monkeypatch.delenv(name)
+    assert replicas.find_place() == replicas.Place(2, 4, 0, 1, "a", 29500)
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(RunError, match=r"says RANK=2, .* 0 to 0"),
+    ):
+        patch.setenv("WORLD_SIZE", "1")
+        replicas.find_place()
+    result = CliRunner().invoke(main, ["export"])
+    assert (
+        result.exit_code == 1
+        and "export is for one process, and the environment says WORLD_SIZE=4" in result.output
+    )
 
 
 class Agent:

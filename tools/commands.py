@@ -55,9 +55,16 @@ class Command:
 
 
 def ranks(
-    world: int, *words: object, folder: Path, before: Mapping[int, Callable[[], object]] | None = None
+    world: int,
+    *words: object,
+    folder: Path,
+    before: Mapping[int, Callable[[], object]] | None = None,
+    only: int | None = None,
 ) -> list[Command]:
-    """The processes of one run on this machine, as a batch system starts them. before: by rank."""
+    """The processes of one run on this machine, as a batch system starts them. before: by rank.
+
+    only: the one process that is started.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -69,7 +76,7 @@ def ranks(
             environment={**shared, "RANK": rank, "LOCAL_RANK": rank},
             before=(before or {}).get(rank),
         )
-        for rank in range(world)
+        for rank in (range(world) if only is None else [only])
     ]
 
 
