@@ -28,7 +28,6 @@ from cli import (
     text,
     train,
 )
-from cli.text import plain
 from model.recipe import RunError
 from pipeline.dataset import DataError
 
@@ -64,7 +63,7 @@ class Boundary(click.Group):
             text.hush()
             text.give_up()
             where = f"{error.filename}: " if error.filename else ""
-            click.ClickException(plain(f"{where}{error.strerror}")).show()
+            click.ClickException(text.plain(f"{where}{error.strerror}")).show()
             sys.exit(1)
 
     def make_context(self, *arguments: Any, **options: Any) -> click.Context:
@@ -82,13 +81,13 @@ def in_one_line() -> Iterator[None]:
     try:
         yield
     except click.ClickException as error:
-        vars(error).update(message=plain(error.message))
+        vars(error).update(message=text.plain(error.message))
         raise
     except (DataError, RunError) as error:
-        raise click.ClickException(plain(error)) from None
+        raise click.ClickException(text.plain(error)) from None
     except (RuntimeError, MemoryError) as error:
         if line := failures.explain(error):
-            raise click.ClickException(plain(line)) from None
+            raise click.ClickException(text.plain(line)) from None
         raise
 
 

@@ -1,6 +1,5 @@
 """alexnet-dali bench."""
 
-import json
 import resource
 import statistics
 import time
@@ -13,7 +12,7 @@ from typing import Any
 import click
 
 from cli import options
-from cli.text import console
+from cli.text import console, write_json
 from model.recipe import RECIPES, get_recipe
 
 IMAGENET = 1_281_167  # training images of ILSVRC-2012
@@ -37,7 +36,7 @@ Meter = Callable[[float], float]  # works for so many seconds and says how many 
 @click.option(
     "--compare", is_flag=True, help="Also what one would have used instead: DataLoader, webdataset, FFCV."
 )
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the result there.")
+@click.option("--json", "json_path", type=options.output, help="Write the result there.")
 def command(data: Path, seconds: float, compare: bool, json_path: Path | None, **settings: Any) -> None:
     """Say how many images a second each part does by itself and all do together, and which is the limit.
 
@@ -46,8 +45,6 @@ def command(data: Path, seconds: float, compare: bool, json_path: Path | None, *
     from cli.parts import Parts
     from pipeline.dataset import open_dataset
 
-    if json_path:
-        options.make_ready(json_path)
     dataset = open_dataset(data)
     changes = {name: settings[name] for name in ("width", "batch_size") if settings[name] is not None}
     recipe = get_recipe(settings["recipe_name"], **{"classes": len(dataset.classes), **changes})
@@ -66,7 +63,7 @@ def command(data: Path, seconds: float, compare: bool, json_path: Path | None, *
     result["waiting"] = parts.waited / parts.trained
     result["memory"] = parts.memory() | {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
     if json_path:
-        json_path.write_text(json.dumps(result, indent=1) + "\n")
+        write_json(json_path, result)
     show(result)
 
 

@@ -17,8 +17,8 @@ from model.recipe import RunError
 )
 @click.option("--weights", metavar="W,W...", help="One a file.  [default: all equal]")
 @click.option("--search", is_flag=True, help="Look for the weights of the lowest top-5 error, as in 2012.")
-@click.option("--out", type=click.Path(path_type=Path), help="Write the average, .npz, as eval would.")
-@click.option("--submission", type=click.Path(path_type=Path), help="Write the challenge's text.")
+@click.option("--out", type=options.output, help="Write the average, .npz, as eval would.")
+@click.option("--submission", type=options.output, help="Write the challenge's text.")
 @options.data
 def command(
     files: Sequence[Path],
@@ -59,7 +59,6 @@ def command(
         print_errors(len(labels), rows, factors)
     result = predictions.Predictions(mean.numpy(), first.labels, first.names, first.wnids)
     if out:
-        options.make_ready(out)
         predictions.write(out, result)
     if submission:
         write_submission(submission, result, data)
@@ -114,13 +113,14 @@ def print_errors(images: int, rows: dict[str, dict[str, float]], weights: Sequen
 
 def write_submission(path: Path, result: Any, data: Path) -> None:
     from cli import predictions
+    from pipeline.atomic import writing
     from pipeline.dataset import read_description
 
     dataset = read_description(data)
     if [category.wnid for category in dataset.classes] != result.wnids:
         raise RunError(f"{dataset.root} has other classes than the predictions; name theirs with --data")
     text = predictions.submission(result, [category.ilsvrc_id for category in dataset.classes])
-    options.make_ready(path)
-    path.write_text(text, "ascii")
-    predictions.check_submission(path, len(result.names), len(dataset.classes))
+    predictions.check_submission(text, len(result.names), len(dataset.classes))
+    with writing(path) as file:
+        file.write(text.encode())
     say(f"{path}: {len(result.names):,} lines of five ids, checked")

@@ -1,13 +1,12 @@
 """alexnet-dali eval."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from cli import options, trained
-from cli.text import console, say, warn
+from cli.text import console, progress, say, warn, write_json
 from model.recipe import RunError
 
 if TYPE_CHECKING:
@@ -33,10 +32,8 @@ PAPER_2010 = {
 @click.option(
     "--ten-crop", is_flag=True, help="Average the paper's ten views: corners, centre, and mirrored."
 )
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the result there.")
-@click.option(
-    "--predictions", type=click.Path(path_type=Path), help="Write probabilities, labels, names (.npz)."
-)
+@click.option("--json", "json_path", type=options.output, help="Write the result there.")
+@click.option("--predictions", type=options.output, help="Write probabilities, labels, names (.npz).")
 def command(
     run_name: str | None, checkpoint: str, data: Path | None, json_path: Path | None, **settings: Any
 ) -> None:
@@ -57,15 +54,12 @@ def command(
             f"{split} images of {dataset.root} have no labels to count errors by; give --predictions FILE"
         )
     with joined(run.devices[0], warn) as replicas:
-        if replicas.first:
-            for output in filter(None, (json_path, settings["predictions"])):
-                options.make_ready(output)
         result = evaluate_run(run, dataset, replicas, settings)
         if not replicas.first:
             return
     result = {"run": str(run.path.parent), "checkpoint": run.path.name, "step": run.step, **result}
     if json_path:
-        json_path.write_text(json.dumps(result, indent=1) + "\n")
+        write_json(json_path, result)
     say(
         f"{run.path} at step {run.step:,}, {result['images']:,} {split} images of {dataset.root}, "
         f"{result['precision']} on {run.devices[0].type}"
@@ -78,8 +72,6 @@ def evaluate_run(
     run: "Trained", dataset: "Dataset", replicas: "Replicas", settings: dict[str, Any]
 ) -> dict[str, Any]:
     """The errors of a network on a split of a dataset, in percent; of the first process, those of all."""
-    from rich.progress import Progress
-
     from cli.predictions import Predictions, write
     from model.evaluate import evaluate, sound_rates
     from pipeline.batches import EvaluationBatches
@@ -99,13 +91,11 @@ def evaluate_run(
         world=replicas.world,
         **run.image_options(),
     )
-    samples, screen = dataset.samples(split), console(stderr=True)
-    hidden = not (replicas.first and screen.is_terminal)
-    with Progress(console=screen, transient=True, disable=hidden) as progress:
-        task = progress.add_task(f"{split}, {len(views)} views", total=len(replicas.rows(samples)))
+    samples, shared = dataset.samples(split), len(replicas.rows(dataset.samples(split)))
+    with progress(f"{split}, {len(views)} views", shared, quiet=not replicas.first) as done:
 
         def each(images: int) -> None:
-            progress.advance(task, images)
+            done(images)
             replicas.most([1])  # in step, so that none waits for long without a word
 
         found = evaluate(

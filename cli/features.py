@@ -3,13 +3,14 @@
 import json
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli import trained
-from cli.text import console, say
+from cli import options, trained
+from cli.text import progress, say
 from model.recipe import RunError
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 @click.option(
     "--type", "dtype", type=click.Choice(["float32", "float16"]), default="float32", help="Of the numbers."
 )
-@click.option("--out", type=click.Path(path_type=Path), help="The .npy file.  [default: SPLIT-LAYER.npy]")
+@click.option("--out", type=options.Output(".npy"), help="The .npy file.  [default: SPLIT-LAYER.npy]")
 def command(run_name: str | None, checkpoint: str, out: Path | None, **settings: Any) -> None:
     """What a layer makes of each image of a split.
 
@@ -36,26 +37,21 @@ def command(run_name: str | None, checkpoint: str, out: Path | None, **settings:
     """
     import numpy as np
 
-    from pipeline.atomic import replacing
+    from pipeline.atomic import make_ready, writing
     from pipeline.dataset import read_names
 
     split, layer = settings["split"], settings["layer"]
-    out = out or Path(f"{split}-{layer}.npy")
-    if out.suffix != ".npy":
-        raise RunError(f"{out}: features are .npy files")
     run = trained.open_run(run_name, checkpoint, settings)
     sizes = {shape.layer.name: int(np.prod(shape.out)) for shape in run.network.shapes}
     if layer not in sizes:
         raise RunError(f"the network has no layer {layer}; it has {', '.join(sizes)}")
+    out = out or Path(f"{split}-{layer}.npy")
+    outs = [out.with_suffix(suffix) for suffix in (".json", ".txt", ".npy")]
+    for each in outs:
+        make_ready(each)
     dataset, started = run.data(settings["data"]), time.monotonic()
     names, shape = read_names(dataset, split), (dataset.samples(split), sizes[layer])
     header = {"descr": np.dtype(settings["dtype"]).str, "fortran_order": False, "shape": shape}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(out) as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        for rows in compute(run, dataset, split, layer):
-            file.write(rows.astype(settings["dtype"]).tobytes())
-    out.with_suffix(".txt").write_text("".join(f"{name}\n" for name in names), "utf-8", "surrogateescape")
     facts = {
         "run": str(run.source.resolve()),
         "checkpoint": run.path.stem,
@@ -66,15 +62,21 @@ def command(run_name: str | None, checkpoint: str, out: Path | None, **settings:
         "split": split,
         "precision": run.precision,
     }
-    out.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n")
+    with ExitStack() as stack:  # all three or none
+        about, text, table = files = [stack.enter_context(writing(each)) for each in outs]
+        about.write(json.dumps(facts, indent=1).encode() + b"\n")
+        text.write("".join(f"{name}\n" for name in names).encode("utf-8", "surrogateescape"))
+        np.lib.format.write_array_header_1_0(table, header)
+        for rows in compute(run, dataset, split, layer):
+            table.write(rows.astype(settings["dtype"]).tobytes())
+        for file in files:
+            file.flush()
     rate = shape[0] / (time.monotonic() - started)
     say(f"{out}: {shape[0]:,} x {shape[1]:,} {settings['dtype']}, {rate:,.0f} images/s")
 
 
 def compute(run: "Trained", dataset: Any, split: str, layer: str) -> "Iterator[np.ndarray]":
     """Batch by batch (rows, n) float32."""
-    from rich.progress import MofNCompleteColumn, Progress
-
     from model.study import outputs
     from pipeline.batches import EvaluationBatches
     from pipeline.graph import CENTRE_VIEW
@@ -82,10 +84,8 @@ def compute(run: "Trained", dataset: Any, split: str, layer: str) -> "Iterator[n
     batches = EvaluationBatches(
         dataset, split, views=CENTRE_VIEW, batch_size=run.batch_size(1), **run.image_options()
     )
-    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
-    with Progress(*columns, console=console(stderr=True), transient=True) as progress:
-        task = progress.add_task(f"{layer} of {split}", total=len(batches.samples))
+    with progress(f"{layer} of {split}", len(batches.samples)) as done:
         for images, labels in batches:
             found = outputs(run.network, images[:, 0], [layer], run.precision)[layer]
             yield found.flatten(1).cpu().numpy()
-            progress.advance(task, len(labels))
+            done(len(labels))

@@ -2,8 +2,11 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
+
+from pipeline.atomic import make_ready
 
 data = click.option(
     "--data",
@@ -33,6 +36,27 @@ workers = click.option("--workers", type=click.IntRange(1), help="Cores for deco
 RUNS = Path("runs")
 
 
+class Output(click.Path):
+    """A file that the command writes, of one of these kinds; that it can be written is tried before the work.
+
+    dash: - is the terminal.
+    """
+
+    def __init__(self, *suffixes: str, dash: bool = False) -> None:
+        super().__init__(dir_okay=False, readable=False, allow_dash=dash, path_type=str if dash else Path)
+        self.suffixes = suffixes
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        if self.suffixes and Path(value).suffix not in self.suffixes:
+            self.fail(f"{value} does not end in {' or '.join(self.suffixes)}", parameter, context)
+        if not (self.allow_dash and value == "-"):
+            make_ready(Path(value))
+        return super().convert(value, parameter, context)
+
+
+output, output_or_dash, picture = Output(), Output(dash=True), Output(".png", ".pdf")
+
+
 def machine(command: Callable[..., None]) -> Callable[..., None]:
     """The options that say where and how to compute."""
     for option in (workers, precision, device, gpus):
@@ -43,13 +67,3 @@ def machine(command: Callable[..., None]) -> Callable[..., None]:
 def run_path(name: str) -> Path:
     """A run's folder: a plain name lies in runs/, anything else is a path."""
     return RUNS / name if name == Path(name).name else Path(name)
-
-
-def make_ready(output: Path) -> None:
-    """Fail now, and not after the work, where a file cannot be written."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    there = output.exists()
-    with open(output, "ab"):
-        pass
-    if not there:
-        output.resolve().unlink()

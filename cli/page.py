@@ -1,9 +1,11 @@
 """One HTML page without scripts, network or other files: text, tables, pictures inside it."""
 
 import base64
+import html
 from collections.abc import Iterable, Sequence
-from html import escape
 from pathlib import Path
+
+from cli.text import plain
 
 STYLE = """
 :root { --ink: #1f2328; --faint: #59636e; --line: #d8dee4; --red: #c8102e; }
@@ -53,6 +55,10 @@ def page(title: str, subtitle: str, sections: Sequence[tuple[str, str]]) -> str:
     )
 
 
+def escape(words: str) -> str:
+    return html.escape(plain(words))
+
+
 def name(heading: str) -> str:
     return heading.lower().replace(" ", "-")
 
@@ -62,7 +68,7 @@ def text(words: str, faint: bool = False) -> str:
 
 
 def code(lines: Iterable[str]) -> str:
-    return f"<pre>{escape(chr(10).join(lines))}</pre>"
+    return f"<pre>{chr(10).join(map(escape, lines))}</pre>"
 
 
 def table(

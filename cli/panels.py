@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cli.pictures import box, new_figure, picture, short, tower_name, write
+from cli.pictures import box, new_figure, picture, save, short, tower_name, write
 
 Image = npt.NDArray[np.uint8]  # (height, width, 3)
 TRUE, OTHER = "#e58b8b", "#a9c1de"
@@ -32,8 +32,7 @@ def guesses(panels: Sequence[Guess], path: Path, title: str) -> None:
     columns = min(4, len(panels))
     cell = side + 30 + 5 * bar + 30
     rows = -(-len(panels) // columns)
-    figure = new_figure(2 * margin + columns * (side + gap) - gap, top + rows * cell)
-    write(figure, margin, 36, title, fontsize=13)
+    figure = new_figure(2 * margin + columns * (side + gap) - gap, top + rows * cell, title, margin)
     for number, panel in enumerate(panels):
         y, x = number // columns * cell + top, number % columns * (side + gap) + margin
         picture(figure, panel.image, x, y, side)
@@ -46,7 +45,7 @@ def guesses(panels: Sequence[Guess], path: Path, title: str) -> None:
             axes.barh(place, p, height=0.82, color=TRUE if place == panel.correct else OTHER)
             axes.text(0.02, place, short(name, 24), va="center", fontsize=8.5)
             axes.text(0.985, place, f"{p:.0%}", va="center", ha="right", fontsize=8, color=GREY)
-    figure.savefig(path)
+    save(figure, path)
 
 
 @dataclass(frozen=True)
@@ -65,8 +64,8 @@ def neighbours(rows: Sequence[Neighbours], path: Path, title: str) -> None:
     side, gap, margin, first, top = 132, 8, 28, 30, 88
     columns = max(len(row.near) for row in rows)
     cell = side + 42
-    figure = new_figure(2 * margin + side + first + columns * (side + gap) - gap, top + len(rows) * cell)
-    write(figure, margin, 36, title, fontsize=13)
+    width = 2 * margin + side + first + columns * (side + gap) - gap
+    figure = new_figure(width, top + len(rows) * cell, title, margin)
     write(figure, margin, top - 12, "image", fontsize=10, color=GREY)
     write(figure, margin + side + first, top - 12, "nearest first; class, distance", fontsize=10, color=GREY)
     for number, row in enumerate(rows):
@@ -80,7 +79,7 @@ def neighbours(rows: Sequence[Neighbours], path: Path, title: str) -> None:
             picture(figure, image, x, y, side)
             write(figure, x, y + side + 15, short(caption, 18), fontsize=9)
             write(figure, x, y + side + 29, f"{distance:.1f}", fontsize=8, color=GREY)
-    figure.savefig(path)
+    save(figure, path)
 
 
 def grid(rows: Mapping[str, Sequence[Image]], path: Path, title: str, captions: Sequence[str] = ()) -> None:
@@ -88,8 +87,8 @@ def grid(rows: Mapping[str, Sequence[Image]], path: Path, title: str, captions: 
     side, gap, margin, left, top = 150, 8, 20, 164, 62
     columns = max(len(row) for row in rows.values())
     foot = 26 if captions else margin
-    figure = new_figure(left + columns * (side + gap) - gap + margin, top + len(rows) * (side + gap) + foot)
-    write(figure, margin, 36, title, fontsize=13)
+    width = left + columns * (side + gap) - gap + margin
+    figure = new_figure(width, top + len(rows) * (side + gap) + foot, title, margin)
     for number, (name, images) in enumerate(rows.items()):
         y = top + number * (side + gap)
         write(figure, left - 12, y + side / 2, name, ha="right", va="center", fontsize=10)
@@ -99,7 +98,7 @@ def grid(rows: Mapping[str, Sequence[Image]], path: Path, title: str, captions: 
         x = left + place * (side + gap) + side / 2
         y = top + len(rows) * (side + gap) + 10
         write(figure, x, y, short(caption, 22), ha="center", fontsize=9)
-    figure.savefig(path)
+    save(figure, path)
 
 
 def layers(
@@ -111,8 +110,8 @@ def layers(
     """
     side, gap, margin, left, top, count = 72, 4, 24, 340, 62, 12
     tall = sum(towers * (side + gap) + 22 if maps.ndim == 3 else 46 for maps in found.values())
-    figure = new_figure(left + count * (side + gap) - gap + margin, top + max(tall, 240) + margin)
-    write(figure, margin, 36, title, fontsize=13)
+    width = left + count * (side + gap) - gap + margin
+    figure = new_figure(width, top + max(tall, 240) + margin, title, margin)
     picture(figure, image, margin, top, 224)
     y = float(top)
     for name, maps in found.items():
@@ -135,7 +134,7 @@ def layers(
                 axes.spines[:].set_visible(False)
             y += side + gap
         y += 22
-    figure.savefig(path)
+    save(figure, path)
 
 
 def maps(found: npt.NDArray[Any], path: Path, title: str, towers: int = 2) -> None:
@@ -153,12 +152,12 @@ def maps(found: npt.NDArray[Any], path: Path, title: str, towers: int = 2) -> No
             y, x = number // columns * (height + 1), number % columns * (width + 1)
             sheet[y : y + height, x : x + width] = 255 * colormaps["magma"](values)[..., :3]
         sheets.append(sheet.repeat(zoom, axis=0).repeat(zoom, axis=1))
-    figure = new_figure(2 * margin + sheets[0].shape[1], top + sum(sheet.shape[0] + gap for sheet in sheets))
-    write(figure, margin, 36, title, fontsize=13)
+    high = top + sum(sheet.shape[0] + gap for sheet in sheets)
+    figure = new_figure(2 * margin + sheets[0].shape[1], high, title, margin)
     for number, sheet in enumerate(sheets):
         picture(figure, sheet, margin, top).set_ylabel(tower_name(number, towers), fontsize=11)
         top += sheet.shape[0] + gap
-    figure.savefig(path)
+    save(figure, path)
 
 
 @dataclass(frozen=True)
@@ -182,8 +181,7 @@ def confusion(
     side, top, margin, bar = 440, 172 if few else 90, 28, 22
     left = 190 if few else 90
     at = left + side + 360  # where bars begin
-    figure = new_figure(at + 330, top + max(side, len(pairs) * bar) + (30 if few else 60))
-    write(figure, margin, 36, title, fontsize=13)
+    figure = new_figure(at + 330, top + max(side, len(pairs) * bar) + (30 if few else 60), title, margin)
     axes = box(figure, left, top, side, side)
     share = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=100, interpolation="none", aspect="auto")
@@ -214,4 +212,4 @@ def confusion(
             text = f" {100 * p.images / p.of:.0f} %  ({p.images} of {p.of})"
             bars.text(100 * p.images / p.of, place, text, va="center", fontsize=8, color=GREY)
         bars.set_xlim(0, 1.6 * max(100 * p.images / p.of for p in pairs))
-    figure.savefig(path)
+    save(figure, path)

@@ -1,5 +1,7 @@
 """The pictures of a run, PNG or PDF by suffix: what convolutions have learned, how loss and errors fell."""
 
+import io
+import warnings
 from collections.abc import Mapping, Sequence
 from itertools import cycle, pairwise
 from pathlib import Path
@@ -7,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
+from cli.text import plain
+from pipeline.atomic import writing
 
 if TYPE_CHECKING:  # matplotlib takes half a second to import, which --help should not
     from matplotlib.axes import Axes
@@ -37,13 +42,14 @@ def filters(weight: npt.NDArray[Any], path: Path, title: str, towers: int = 2) -
     figure = new_figure(
         max(left + max(sheet.shape[1] for sheet in sheets) + edge, 480),
         top + sum(sheet.shape[0] for sheet in sheets) + gap + edge,
+        title,
+        left,
     )
-    write(figure, left, 34, title, fontsize=13)
     for number, sheet in enumerate(sheets):
         axes = picture(figure, sheet, left, top)
         axes.set_ylabel(tower_name(number, towers), fontsize=11)
         top += sheet.shape[0] + gap
-    figure.savefig(path)
+    save(figure, path)
 
 
 def tower_name(number: int, towers: int) -> str:
@@ -105,7 +111,7 @@ def curves(metrics: Sequence[Row], path: Path, title: str) -> None:
     for axes in (loss, error):
         finish(axes, metrics, ends[axes])
         mark_drops(axes, train)
-    figure.savefig(path)
+    save(figure, path)
 
 
 def compare(runs: Mapping[str, Sequence[Row]], path: Path, title: str) -> None:
@@ -113,6 +119,7 @@ def compare(runs: Mapping[str, Sequence[Row]], path: Path, title: str) -> None:
     figure, loss, error = loss_and_error(title)
     ends: dict[Axes, list[End | None]] = {loss: [], error: []}
     for (name, metrics), colour in zip(runs.items(), cycle(COLOURS), strict=False):
+        name = f" {short(name, 40)}"  # a legend leaves out what begins with _
         train = [row for row in metrics if row["kind"] == "train"]
         val = [row for row in metrics if row["kind"] == "val"]
         noisy_line(loss, train, "loss", colour, "", mean=False)
@@ -126,12 +133,11 @@ def compare(runs: Mapping[str, Sequence[Row]], path: Path, title: str) -> None:
     for axes in (loss, error):
         finish(axes, [row for metrics in runs.values() for row in metrics], ends[axes])
     loss.set_title("loss (training faint)", loc="left", fontsize=11)
-    figure.savefig(path)
+    save(figure, path)
 
 
 def loss_and_error(title: str) -> "tuple[Figure, Axes, Axes]":
-    figure = new_figure(1200, 480)
-    write(figure, 66, 34, title, fontsize=13)
+    figure = new_figure(1200, 480, title, 66)
     loss, error = figure.subplots(
         1, 2, gridspec_kw={"left": 0.055, "right": 0.945, "bottom": 0.11, "top": 0.82, "wspace": 0.24}
     )
@@ -216,11 +222,25 @@ def mark_drops(axes: "Axes", train: Sequence[Row], colour: str = "#444444", text
                 )
 
 
-def new_figure(width: int, height: int) -> "Figure":
-    """A white figure of that many pixels, known to nobody else: no pyplot, no display."""
+def new_figure(width: int, height: int, title: str = "", left: float = 28) -> "Figure":
+    """A white figure of that many pixels, known to nobody else: no pyplot. No text is a formula."""
+    from matplotlib import rcParams
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
+    rcParams.update({"text.parse_math": False, "text.usetex": False})
+    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
+    write(figure, left, 34, short(title, int((width - left) / 9)), fontsize=13)
+    return figure
+
+
+def save(figure: "Figure", path: Path) -> None:
+    """PNG or PDF by suffix. A letter that the font has not is an empty box."""
+    drawn = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        figure.savefig(drawn, format=path.suffix[1:])
+    with writing(path) as file:
+        file.write(drawn.getbuffer())
 
 
 def box(figure: "Figure", left: float, top: float, width: float, height: float, **options: Any) -> "Axes":
@@ -245,9 +265,11 @@ def picture(
 def write(figure: "Figure", left: float, baseline: float, text: str, **options: Any) -> None:
     """Text at a place in pixels, counted from the figure's top left corner."""
     wide, high = figure.get_size_inches() * DPI
+    text = "\n".join(map(plain, text.split("\n")))
     figure.text(left / wide, 1 - baseline / high, text, **options)
 
 
 def short(text: str, width: int) -> str:
-    """At most `width` letters, the last one an ellipsis where some are missing."""
+    """One line of at most `width` letters, the last one an ellipsis where some are missing."""
+    text = plain(text)
     return text if len(text) <= width else text[: width - 1].rstrip() + "…"

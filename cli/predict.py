@@ -1,6 +1,5 @@
 """alexnet-dali predict."""
 
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -12,7 +11,7 @@ import click
 
 from cli import options, trained
 from cli.rows import GUESSES, LOST, Row, Source, open_sinks
-from cli.text import console, say
+from cli.text import progress, say
 
 if TYPE_CHECKING:
     from cli.trained import Trained
@@ -26,9 +25,13 @@ if TYPE_CHECKING:
     "--split", type=click.Choice(["val", "train", "test"]), help="Of a prepared dataset, not files."
 )
 @trained.data
-@click.option("--json", "json_path", metavar="FILE", help="Write a list of objects; - is the terminal.")
-@click.option("--csv", "csv_path", metavar="FILE", help="Write a line an image; - is the terminal.")
-@click.option("--picture", type=trained.Picture(), help="Draw images and guesses, .png or .pdf.")
+@click.option(
+    "--json", "json_path", type=options.output_or_dash, help="Write a list of objects; - is the terminal."
+)
+@click.option(
+    "--csv", "csv_path", type=options.output_or_dash, help="Write a line an image; - is the terminal."
+)
+@click.option("--picture", type=options.picture, help="Draw images and guesses, .png or .pdf.")
 @click.option("--count", type=click.IntRange(1), default=8, help="Images in the picture, at most.")
 @click.option("--only-errors", is_flag=True, help="Leave out what was recognised; needs known classes.")
 def command(images: Sequence[str], run_name: str | None, checkpoint: str, **settings: Any) -> None:
@@ -38,31 +41,17 @@ def command(images: Sequence[str], run_name: str | None, checkpoint: str, **sett
     folder is called as the class is (n01440764), or its name begins so. An image that cannot be decoded is
     a row that says why.
     """
-    from rich.progress import MofNCompleteColumn, Progress
-
     if bool(images) == bool(settings["split"]):
         raise click.UsageError("give images, folders or patterns, or else --split")
-    if settings["picture"]:
-        options.make_ready(settings["picture"])
     run = trained.open_run(run_name, checkpoint, settings)
     source = from_split(run, settings) if settings["split"] else from_files(run, images, settings)
     totals, started = Totals(), time.monotonic()
-    terminal = sys.stdout.isatty()
     with ExitStack() as stack:
         sinks = list(open_sinks(run, source, settings, stack))
-        progress = stack.enter_context(
-            Progress(
-                *Progress.get_default_columns(),
-                MofNCompleteColumn(),
-                console=console(stderr=not terminal),
-                transient=True,
-                redirect_stdout=terminal,
-            )
-        )
-        task = progress.add_task("images", total=len(source.names))
+        done = stack.enter_context(progress("images", len(source.names)))
         for number, row in enumerate(source.rows()):
             totals.add(row)
-            progress.advance(task)
+            done(1)
             if row.wrong or not settings["only_errors"] or row.fault:
                 for sink in sinks:
                     sink(number, row)

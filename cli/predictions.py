@@ -34,9 +34,9 @@ def read(path: Path) -> Predictions:
 
 
 def write(path: Path, content: Predictions) -> None:
-    from pipeline.atomic import replacing
+    from pipeline.atomic import writing
 
-    with replacing(path) as file:
+    with writing(path) as file:
         arrays: dict[str, Any] = vars(content)
         np.savez(file, **arrays)
 
@@ -56,13 +56,15 @@ def submission(content: Predictions, ids: Sequence[int | None]) -> str:
     return "".join(" ".join(str(ids[output]) for output in best[row]) + "\n" for row in order)
 
 
-def check_submission(path: Path, images: int, classes: int) -> None:
+def check_submission(text: str, images: int, classes: int) -> None:
     """RunError naming the first line of a submission that breaks the challenge's rules."""
-    lines = path.read_text("ascii").splitlines()
+    lines = text.splitlines()
     if len(lines) != images:
-        raise RunError(f"{path} has {len(lines):,} lines for {images:,} images")
+        raise RunError(f"the submission has {len(lines):,} lines for {images:,} images")
     for number, line in enumerate(lines, 1):
         words = line.split()
         ids = {int(word) for word in words if word.isdecimal() and 1 <= int(word) <= classes}
         if len(words) != 5 or len(ids) != 5:
-            raise RunError(f"{path}, line {number}: {line!r} is not five different ids from 1 to {classes}")
+            raise RunError(
+                f"line {number} of the submission: {line!r} is not five different ids from 1 to {classes}"
+            )

@@ -1,6 +1,7 @@
 """alexnet-dali report."""
 
 import json
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import numpy as np
 
 from cli import options, trained
 from cli.evaluate import PAPER
-from cli.text import console, say
+from cli.text import progress, say
 from model.recipe import RunError
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ SHOWN, QUERIES, NEAR = 8, 6, 6
 @options.machine
 @trained.data
 @click.option("--ten-crop", is_flag=True, help="Evaluate the paper's ten views, too: ten times the work.")
-@click.option("--out", type=click.Path(path_type=Path), help="The page.  [default: report.html in the run]")
+@click.option("--out", type=options.output, help="The page.  [default: report.html in the run]")
 def command(run_name: str | None, checkpoint: str, ten_crop: bool, out: Path | None, **settings: Any) -> None:
     """Write all there is to say of a run as one HTML file, to send or to keep.
 
@@ -37,6 +38,7 @@ def command(run_name: str | None, checkpoint: str, ten_crop: bool, out: Path | N
     """
     from cli import page
     from model.run import read_metrics
+    from pipeline.atomic import make_ready, writing
 
     run = trained.open_run(run_name, checkpoint, settings)
     folder, dataset = run.source, run.data(settings["data"])
@@ -46,7 +48,7 @@ def command(run_name: str | None, checkpoint: str, ten_crop: bool, out: Path | N
     except (OSError, ValueError) as error:
         raise RunError(f"{folder} is no run of alexnet-dali train ({error})") from None
     out = out or folder / "report.html"
-    options.make_ready(out)
+    make_ready(out)
     seen = look(run, dataset)
     errors = {"this run, centre crop": seen.errors(run.path)}
     if ten_crop:
@@ -67,8 +69,10 @@ def command(run_name: str | None, checkpoint: str, ten_crop: bool, out: Path | N
         f"AlexNet, recipe {run.recipe.name}, {run.path.name} at step {run.step:,}; written "
         f"{time.strftime('%Y-%m-%d %H:%M')}"
     )
-    out.write_text(page.page(folder.name, subtitle, sections), "utf-8")
-    say(f"{out}: {out.stat().st_size / 1e6:.1f} MB, open it in any browser")
+    content = page.page(folder.name, subtitle, sections).encode()
+    with writing(out) as file:
+        file.write(content)
+    say(f"{out}: {len(content) / 1e6:.1f} MB, open it in any browser")
 
 
 @dataclass(frozen=True)
@@ -89,8 +93,6 @@ class Seen:
 
 def look(run: "Trained", dataset: "Dataset") -> Seen:
     """One pass over the validation images, centre crops."""
-    from rich.progress import Progress
-
     from model.study import layer_names, outputs
     from pipeline.batches import EvaluationBatches
     from pipeline.graph import CENTRE_VIEW
@@ -100,13 +102,12 @@ def look(run: "Trained", dataset: "Dataset") -> Seen:
         dataset, "val", views=CENTRE_VIEW, batch_size=run.batch_size(1), **run.image_options()
     )
     parts = []
-    with Progress(console=console(stderr=True), transient=True) as progress:
-        task = progress.add_task("val", total=len(batches.samples))
+    with progress("val", len(batches.samples)) as done:
         for images, labels in batches:
             found = outputs(run.network, images[:, 0], [hidden, last], run.precision)
             features = found[hidden].flatten(1).half().cpu().numpy()
             parts.append((found[last].softmax(1).cpu().numpy(), features, labels.cpu().numpy()))
-            progress.advance(task, len(labels))
+            done(len(labels))
     return Seen(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
@@ -273,10 +274,11 @@ def environment(about: dict[str, Any]) -> str:
 def commands(about: dict[str, Any], run: "Trained") -> str:
     from cli import page
 
-    given = f"--run {run.source} --data {about['data']['path']}"
+    source, data = shlex.quote(str(run.source)), shlex.quote(about["data"]["path"])
+    given = f"--run {source} --data {data}"
     return page.text("The run was started by") + page.code(
         start["command"] for start in about["starts"]
     ) + page.text("and these make its numbers again:") + page.code(
         [f"alexnet-dali eval {given}", f"alexnet-dali eval --ten-crop {given}",
-         f"alexnet-dali report --data {about['data']['path']} {run.source}"]
+         f"alexnet-dali report --data {data} {source}"]
     )  # fmt: skip

@@ -1,7 +1,6 @@
 """alexnet-dali reproduce."""
 
 import ctypes
-import json
 import os
 import shlex
 import signal
@@ -19,7 +18,7 @@ from cli import options
 from cli.shelf import Shelf, Step, chain, predictions
 from cli.signals import OUT_OF_TIME, SIGNALS, StopWish, handled
 from cli.tables import DATA, TABLES, Errors, Row, Speed, Table
-from cli.text import console, say
+from cli.text import console, say, write_json
 
 if TYPE_CHECKING:
     from pipeline.dataset import Dataset
@@ -48,7 +47,7 @@ folder = click.Path(path_type=Path)
 @click.option("--step", type=click.IntRange(1), help="Of the baselines; a larger one is quicker.")
 @click.option("--components", type=click.IntRange(1), help="Of baseline sift-fv.")
 @click.option("--words", type=click.IntRange(1), help="Of baseline sparse-coding.")
-@click.option("--json", "json_path", type=folder, help="Write the rows there.")
+@click.option("--json", "json_path", type=options.output, help="Write the rows there.")
 @click.option("--dry-run", is_flag=True, help="Print what would be run and how long it takes; run nothing.")
 @click.option(
     "--bench", "bench_path", type=folder, help="A file of bench --json to reckon with, for all nets alike."
@@ -86,12 +85,10 @@ def command(
             if lack := find_lack(row, shelf):
                 say(f"{row.name}: needs {lack}")
         return
-    if json_path:
-        options.make_ready(json_path)
     failed = work_off(steps)
     found = {name: [tell(row, shelf, failed) for row in one.rows] for name, one in tables.items()}
     if json_path:
-        json_path.write_text(json.dumps(found, indent=1) + "\n")
+        write_json(json_path, found)
     for name, one in tables.items():
         show(one, found[name])
     if failed:

@@ -152,5 +152,4 @@ def drawing(run: "Trained", source: Source, settings: dict[str, Any]) -> Iterato
         panels.guesses(drawn, settings["picture"], title)
         say(f"drawn: {settings['picture']}", err=True)
     else:
-        settings["picture"].unlink()
         say("no image to draw", err=True)

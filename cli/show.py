@@ -1,7 +1,5 @@
 """alexnet-dali show: pictures of a run, of its network and of what it reads."""
 
-import json
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +8,7 @@ import click
 import numpy as np
 
 from cli import options, trained
-from cli.text import say
+from cli.text import progress, say, write_json
 from model.recipe import RunError
 
 if TYPE_CHECKING:
@@ -18,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def out(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    return click.option("--out", type=trained.Picture(), default=name, help="The picture, .png or .pdf.")
+    return click.option("--out", type=options.picture, default=name, help="The picture, .png or .pdf.")
 
 
 @click.group("show")
@@ -88,7 +86,7 @@ def curves(runs: Sequence[str], out: Path) -> None:
     "--predictions", type=click.Path(exists=True, path_type=Path), help="Of eval, instead of a run."
 )
 @click.option("--pairs", type=click.IntRange(1), default=16, help="How many to name.")
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write pairs and counts there.")
+@click.option("--json", "json_path", type=options.output, help="Write pairs and counts there.")
 @out("confusion.png")
 def confusion(
     predictions: Path | None, pairs: int, json_path: Path | None, out: Path, **settings: Any
@@ -101,9 +99,8 @@ def confusion(
     for pair in found[:pairs]:
         say(f"{pair.images:>7,} of {pair.of:<7,}  {pair.true}  ->  {pair.taken}")
     if json_path:
-        options.make_ready(json_path)
         content = {"classes": names, "counts": counts.tolist(), "pairs": [vars(pair) for pair in found]}
-        json_path.write_text(json.dumps(content) + "\n")
+        write_json(json_path, content, indent=None)
     error = 1 - counts.trace() / max(1, counts.sum())
     title = f"Confusions among {counts.sum():,} images: top-1 error {100 * error:.1f} %"
     draw(out, panels.confusion, counts, names, found[:pairs], title=title)
@@ -125,12 +122,12 @@ def count_run(settings: dict[str, Any]) -> "tuple[list[str], np.ndarray]":
         **run.image_options(),
     )
     counts = np.zeros((run.recipe.classes,) * 2, np.int64)
-    with click.progressbar(length=len(batches.samples), label=settings["split"], file=sys.stderr) as bar:
+    with progress(settings["split"], len(batches.samples)) as done:
         for labels, probabilities in predict(run.network, batches, run.precision):
             if not probabilities.isfinite().all():
                 raise RunError(f"{run.path}: {LOST}")
             np.add.at(counts, (labels.numpy(), probabilities.argmax(1).numpy()), 1)
-            bar.update(len(labels))
+            done(len(labels))
     return [run.name(output) for output in range(run.recipe.classes)], counts
 
 
@@ -162,6 +159,5 @@ def confused(names: Sequence[str], counts: "np.ndarray") -> "list[Pair]":
 
 def draw(path: Path, picture: Any, *content: Any, title: str, **more: Any) -> None:
     """Draw and say so."""
-    options.make_ready(path)
     picture(*content, path=path, title=title, **more)
     say(f"drawn: {path}")

@@ -28,8 +28,8 @@ BLOCK = 64 << 20  # bytes of features in memory at a time, as float32
     help="The .npy file that `features` wrote.",
 )  # fmt: skip
 @click.option("--count", type=click.IntRange(1), default=6, help="Neighbours of each image.")
-@click.option("--json", "json_path", metavar="FILE", help="Write them; - is the terminal.")
-@click.option("--picture", type=trained.Picture(), help="Draw them, .png or .pdf.")
+@click.option("--json", "json_path", type=options.output_or_dash, help="Write them; - is the terminal.")
+@click.option("--picture", type=options.picture, help="Draw them, .png or .pdf.")
 @click.option("--rows", type=click.IntRange(1), default=8, help="Images in the picture, at most.")
 @options.machine
 def command(

@@ -64,7 +64,7 @@ def console(**options: Any) -> Console:
 
 
 @contextmanager
-def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+def progress(what: str, total: int, quiet: bool = False) -> Iterator[Callable[[int], None]]:
     """A bar on the terminal, if there is one: call it with how many more are done.
 
     What is printed meanwhile appears above it.
@@ -80,6 +80,7 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
         console=console(stderr=not terminal),
         transient=True,
         redirect_stdout=terminal,
+        disable=quiet,
     ) as bar:
         task = bar.add_task(plain(what), total=total)
         yield lambda more: bar.advance(task, more)
@@ -101,10 +102,10 @@ def lines(path: str) -> "Iterator[SupportsWrite[str]]":
             yield codecs.getwriter("utf-8")(file)
 
 
-def write_json(path: str | Path, content: Any) -> None:
+def write_json(path: str | Path, content: Any, indent: int | None = 1) -> None:
     """As `lines`, in ASCII. Python reads the names back byte by byte, those that are not UTF-8 as well."""
     with lines(str(path)) as file:
-        file.write(json.dumps(content, indent=1) + "\n")
+        file.write(json.dumps(content, indent=indent) + "\n")
 
 
 def open_streams() -> None:

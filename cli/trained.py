@@ -32,18 +32,6 @@ data = click.option(
 )
 
 
-class Picture(click.Path):
-    """A file to draw into, of a kind that can be drawn."""
-
-    def __init__(self) -> None:
-        super().__init__(path_type=Path)
-
-    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
-        if Path(value).suffix not in (".png", ".pdf"):
-            self.fail(f"{value}: pictures are .png or .pdf", parameter, context)
-        return super().convert(value, parameter, context)
-
-
 def using_network(command: Callable[..., None]) -> Callable[..., None]:
     """The options of a command that computes with a run's network."""
     for option in (options.machine, checkpoint, run):

@@ -5,13 +5,14 @@ It imports the standard library only, so that `model` may use it, too.
 
 import errno
 import fcntl
+import io
 import os
 import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 LINK = "is a symbolic link, which is not followed here; remove it"
 
@@ -23,7 +24,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     For files in folders that the program keeps: its temporary name is `path` with .tmp, and what a killed
     program left under that name is removed. Links are never followed, in either place. OSError names `path`.
     """
-    with _renamed(path.with_name(path.name + ".tmp"), path) as file:
+    with _renamed(path.with_name(path.name + ".tmp"), path, path) as file:
         yield file
 
 
@@ -31,38 +32,66 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 def writing(path: Path) -> Iterator[IO[bytes]]:
     """Open a file that the user named, for writing: whole, or the older one stays as it was.
 
-    A link stays a link, and the file that it leads to is replaced; a device or a pipe is written to.
-    OSError names `path`.
+    A link stays a link, and the file that it leads to is replaced; a device or a pipe is written to, and so
+    is what stdout or stderr lead to (/dev/stdout). OSError names `path`.
     """
-    with naming(path):
-        target = path.resolve()
-        regular = not target.exists() or stat.S_ISREG(target.stat().st_mode)
-    if regular:
-        with _renamed(target.with_name(f".{secrets.token_hex(8)}.tmp"), target) as file:
+    target, mode = _find(path)
+    stream = _standard(path)
+    if stat.S_ISREG(mode) and not stream:
+        with _renamed(_hidden(target), target, path) as file:
             yield file
     else:
-        with naming(path), open(target, "wb") as file:
+        descriptor = os.dup(stream) if stream else os.open(path, os.O_WRONLY)
+        with io.BufferedWriter(_File(descriptor, "w", path)) as file:
             yield file
 
 
 def make_ready(path: Path) -> None:
     """Fail now, rather than after the work, where a file that the user named cannot be written."""
-    with naming(path):
-        target = path.resolve()
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if target.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        if target.is_file() or not target.exists():
-            probe = target.with_name(f".{secrets.token_hex(8)}.tmp")
-            create(probe).close()
-            probe.unlink()
+    target, mode = _find(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if stat.S_ISREG(mode) and not _standard(path):
+        probe = _hidden(target)
+        create(probe, path).close()
+        probe.unlink()
 
 
-def create(path: Path) -> IO[bytes]:
-    """Open a new file of our own, in place of what has its name: a link there is removed, not followed."""
-    with naming(path):
+def _find(path: Path) -> tuple[Path, int]:
+    """Where a file is, or will be, at the end of all links, and its mode."""
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        mode = stat.S_IFREG
+    return Path(os.path.realpath(path)), mode
+
+
+def _standard(path: Path) -> int:
+    """The number of the standard stream that leads to the same file: 1, 2, or else 0."""
+    for number in (1, 2):
+        with suppress(OSError):
+            if os.path.samestat(os.stat(path), os.fstat(number)):
+                return number
+    return 0
+
+
+def _hidden(target: Path) -> Path:
+    return target.with_name(f".{secrets.token_hex(8)}.tmp")
+
+
+def create(path: Path, name: Path | None = None) -> IO[bytes]:
+    """Open a new file of our own, in place of what has its name: a link there is removed, not followed.
+
+    OSError calls it `name`, or else `path`.
+    """
+    try:
         path.unlink(missing_ok=True)
-        return open(path, "xb")
+        # to read, too: past a buffer for writing only NumPy writes by itself, and hides why it failed
+        return io.BufferedRandom(_File(path, "x+", name or path))
+    except OSError as error:
+        error.filename = str(name or path)
+        raise
 
 
 def append(path: Path) -> IO[bytes]:
@@ -120,22 +149,39 @@ def _not_following(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
 
 
+class _File(io.FileIO):
+    """Errors of writing call it `called`."""
+
+    def __init__(self, file: Path | int, mode: str, called: Path) -> None:
+        super().__init__(file, mode)
+        self.called = called
+
+    def write(self, data: Any) -> int:
+        with naming(self.called):
+            return super().write(data)
+
+
 @contextmanager
-def _renamed(temporary: Path, path: Path) -> Iterator[IO[bytes]]:
-    """A new file that gets its name when the block ends well, with the older one's permissions."""
+def _renamed(temporary: Path, path: Path, name: Path) -> Iterator[IO[bytes]]:
+    """A new file that becomes `path` when the block ends well, with the older one's owner and permissions.
+
+    OSError calls it `name`.
+    """
     try:
-        with naming(path):
-            with create(temporary) as file:
-                yield file
-                file.flush()
+        with create(temporary, name) as file:
+            yield file
+            file.flush()
+            with naming(name):
                 if path.is_file() and not path.is_symlink():
-                    os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
+                    with suppress(PermissionError):  # some file systems have none
+                        os.fchown(file.fileno(), path.stat().st_uid, path.stat().st_gid)
+                        os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
                 os.fsync(file.fileno())
-            os.replace(temporary, path)
+        os.replace(temporary, path)
         sync_folder(path.parent)
     except BaseException as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename == str(temporary):
-            error.filename, error.filename2 = str(path), None
+            error.filename, error.filename2 = str(name), None
         raise

@@ -35,15 +35,25 @@ def test_the_older_file_stays_until_the_block_ends_well(writer: Writer, tmp_path
     assert os.listdir(tmp_path) == ["file"]
 
 
+FULL = {  # ways of writing 5,000 bytes
+    "write": "file.write(bytes(5000))",
+    "numpy": "import numpy; numpy.save(file, numpy.zeros(5000, numpy.uint8))",
+    "buffer": "[file.write(bytes(1000)) for _ in range(5)]",
+}
+
+
+@pytest.mark.parametrize("how", FULL)
 @both
-def test_a_full_disk_keeps_the_older_file_and_names_the_path(writer: Writer, tmp_path: Path) -> None:
+def test_a_full_disk_keeps_the_older_file_and_names_the_path(
+    writer: Writer, how: str, tmp_path: Path
+) -> None:
     path = tmp_path / "file"
     path.write_text("old")
     # a limit of file size fails like a full disk, in a process of its own
     code = (
         "import resource, sys; from pathlib import Path; from pipeline.atomic import *\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
-        f"try:\n  with {writer.__name__}(Path(sys.argv[1])) as file: file.write(bytes(5000))\n"
+        f"try:\n  with {writer.__name__}(Path(sys.argv[1])) as file: {FULL[how]}\n"
         "except OSError as error: print(error.errno, error.filename)"
     )
     root = Path(__file__).parent.parent
@@ -75,6 +85,45 @@ def test_a_file_that_the_user_named_is_written_through_its_link(tmp_path: Path) 
             file.write(b"new")
     assert link.is_symlink() and target.read_text() == "new"
     assert dangling.is_symlink() and (tmp_path / "not yet there").read_text() == "new"
+
+
+@both
+def test_an_error_of_something_else_keeps_its_name(writer: Writer, tmp_path: Path) -> None:
+    for name in ("other", None):
+        with pytest.raises(OSError) as caught, writer(tmp_path / "file") as file:
+            file.write(b"half")
+            raise OSError(errno.EIO, "no disk", name)
+        assert caught.value.filename == name
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_stdout_leads_to_is_added_to(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    code = "from pathlib import Path; from pipeline.atomic import *; import sys; print('a', flush=True)\n"
+    code += "for name in ('/dev/stdout', sys.argv[1]):\n  make_ready(Path(name))\n"
+    code += "  with writing(Path(name)) as file: file.write(b'b\\n')\n  print('c', flush=True)"
+    with log.open("w") as out:
+        root = Path(__file__).parent.parent
+        subprocess.run([sys.executable, "-c", code, log], cwd=root, stdout=out, check=True)
+    assert log.read_text().split() == ["a", "b", "c", "b", "c"] and os.listdir(tmp_path) == ["log"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_a_file_stays_its_owners(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    os.chown(path, 1234, 1234)
+    with writing(path) as file:
+        file.write(b"new")
+    assert (path.stat().st_uid, path.stat().st_gid) == (1234, 1234)
+
+
+def test_links_in_a_circle_are_refused_by_name(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.symlink_to(other)
+    other.symlink_to(one)
+    with pytest.raises(OSError, match=str(one)):
+        make_ready(one)
 
 
 def test_a_device_stays_a_device() -> None:

@@ -10,7 +10,7 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from cli import main, options
+from cli import main
 from cli.failures import explain
 from model import checkpoint
 from model.network import AlexNet
@@ -168,17 +168,6 @@ def test_too_little_memory_and_a_bug(
     assert isinstance(bug, RuntimeError) and "inconsistent tensor size" in str(bug)
     assert explain(bug) is None and str(explain(MemoryError())).startswith("out of memory: free some")
     assert explain(RuntimeError("CUDA driver error: invalid argument")) is None
-
-
-def test_an_output_is_tried_and_left_as_it_was(tmp_path: Path) -> None:
-    (tmp_path / "old").write_text("old")
-    (tmp_path / "link").symlink_to("new")
-    for name in ("old", "link", "folder/new"):
-        options.make_ready(tmp_path / name)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "link", "old"]
-    assert (tmp_path / "old").read_text() == "old" and not list((tmp_path / "folder").iterdir())
-    with pytest.raises(IsADirectoryError):
-        options.make_ready(tmp_path / "folder")
 
 
 def test_a_dataset_of_more_classes(trained: Path, dataset: Dataset, tmp_path: Path) -> None:

@@ -183,7 +183,7 @@ def test_features_errors(originals: Dataset, trained: Path, tmp_path: Path) -> N
     (other / "dataset.json").write_text(description.replace(originals.classes[0].wnid, "n00000001"))
     given = ("features", "--data", originals.root, "--run", trained, "--device", "cpu")
     assert "no layer fc9; it has conv1" in error(*given, "--layer", "fc9")
-    assert "features are .npy files" in error(*given, "--out", tmp_path / "f.txt")
+    assert "does not end in .npy" in error(*given, "--out", tmp_path / "f.txt", status=2)
     assert "other classes than" in error(*given[:2], other, *given[3:])
     assert list(tmp_path.iterdir()) == [other]
 

@@ -92,9 +92,7 @@ def test_a_submission(tmp_path: Path) -> None:
     )
     best = np.argsort(-content.probabilities, axis=1)[:, :5]
     assert text.splitlines() == [" ".join(str(CLASSES - output) for output in row) for row in best]
-    path = tmp_path / "s.txt"
-    path.write_text(text)
-    predictions.check_submission(path, IMAGES, CLASSES)
+    predictions.check_submission(text, IMAGES, CLASSES)
     for spoilt, message in (
         (text + "1 2 3 4 5\n", "61 lines for 60 images"),
         ("1 2 3 4\n" + text.partition("\n")[2], "line 1"),
@@ -102,9 +100,8 @@ def test_a_submission(tmp_path: Path) -> None:
         ("0 2 3 4 5\n" + text.partition("\n")[2], "line 1"),
         ("13 2 3 4 5\n" + text.partition("\n")[2], "from 1 to 12"),
     ):
-        path.write_text(spoilt)
         with pytest.raises(RunError, match=message):
-            predictions.check_submission(path, IMAGES, CLASSES)
+            predictions.check_submission(spoilt, IMAGES, CLASSES)
 
 
 def test_a_submission_through_the_command(

@@ -85,7 +85,7 @@ def test_errors_of_the_command_line_are_plain() -> None:
         [bad],
         ["train", f"--{bad}"],
         ["train", "--width", bad],
-        ["eval", "--data", bad],
+        ["show", "curves", bad],
     ):
         result = CliRunner().invoke(main, words)
         assert result.exit_code in (1, 2) and SHOWN.removesuffix(r"\xe9") in result.stderr
