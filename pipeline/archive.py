@@ -19,6 +19,7 @@ from pipeline.sample import is_litter, one_line
 
 THREADS = 16  # the scan waits for the disk, not for the processor
 MAX_HEADER = CHUNK = 2**20
+COMPRESSED = (b"\x1f\x8b", b"PK\3\4", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf", b"Rar!")
 MAX_LINKS = 40  # in a chain, as the kernel allows
 FAULTS = {
     tarfile.GNUTYPE_SPARSE: "a sparse file, of which tar stores only parts",
@@ -86,6 +87,10 @@ def _opened(path: Path) -> Iterator[tuple[Read, int]]:
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from None
     try:
+        if os.pread(file, 8, 0).startswith(COMPRESSED):
+            raise DataError(
+                f"{path} is compressed, by its first bytes: unpack it; a plain tar is read in place"
+            )
         yield partial(os.pread, file), os.fstat(file).st_size
     finally:
         os.close(file)

@@ -61,7 +61,9 @@ class Made(Struct):
     images: Sha256  # of all labels and names
     pillow: str
     simplejpeg: str
-    rejected: Count = 0  # in dataset.json
+    rejected: Count = 0  # in dataset.json, as the next two
+    left_out: Count = 0
+    passed_over: Count = 0
 
 
 class Description(Struct):

@@ -49,7 +49,7 @@ def find_source(root: Path | str, val_fraction: float | None = None, seed: int =
         raise DataError(nothing_at(root))
     _check_classes(train)
     wnids = sorted(train.classes)
-    splits, found = {"train": _labelled(train, wnids)}, [train.place.name]
+    splits, found = {"train": _labelled(train, wnids)}, [train.place.name + train.linked]
     above = base.absolute().parents[:3] if base.name == "CLS-LOC" else ()
     labels = find_labels([base, *above], edition)
     if val and val_fraction is not None:
@@ -58,7 +58,7 @@ def find_source(root: Path | str, val_fraction: float | None = None, seed: int =
         splits["val"], by = _of_split("val", val, wnids, labels)
         if not by:
             raise DataError(_no_labels_for(val.place, edition))
-        found.append(f"{val.place.name} labelled by {by}")
+        found.append(f"{val.place.name}{val.linked} labelled by {by}")
     elif val_fraction is not None:
         splits = _hold_out(splits["train"], val_fraction, seed)
         found.append(f"{val_fraction:g} of each class for val")
@@ -68,7 +68,9 @@ def find_source(root: Path | str, val_fraction: float | None = None, seed: int =
         )
     if test:
         splits["test"], by = _of_split("test", test, wnids, labels)
-        found.append(test.place.name + (f" labelled by {by}" if by else _why_unlabelled(edition)))
+        found.append(
+            test.place.name + test.linked + (f" labelled by {by}" if by else _why_unlabelled(edition))
+        )
     others = [each.loose for each in read.values()] + [
         each for split in read.values() for each in split.classes.values()
     ]
@@ -119,11 +121,13 @@ def _describe(base: Path, edition: Edition, train: Split) -> str:
 def _check_classes(train: Split) -> None:
     """Every image has a class, every class an image."""
     _drop_empty(train)
-    if stray := sorted(image.path for image in train.loose.images):
+    if stray := _sorted(train.loose.images):
         raise DataError(
-            f"{stray[0]} lies beside the class folders, so it has no class: "
-            f"move it into the folder of its class or out of {train.place}"
+            f"{train.place} holds the image {stray[0].name} beside its classes, so it has none: "
+            "move it to its class, or away from there"
         )
+    if len(set(map(one_line, train.classes))) < len(train.classes):
+        raise DataError(f"{train.place} has classes that differ only in what cannot be printed: rename them")
     (name, found), *others = train.classes.items()
     folders = {
         Path(image.path).relative_to(train.place / name).parts[0] for image in found.images if image.size < 0
@@ -142,7 +146,7 @@ def _check_classes(train: Split) -> None:
 def _drop_empty(split: Split) -> None:
     """A folder without images is no class if it is not named as the classes are."""
     full = [name for name, found in split.classes.items() if found.images]
-    for name in set(split.classes).difference(full):
+    for name in sorted(set(split.classes).difference(full)):
         if full and (WNID.fullmatch(name) or not all(map(WNID.fullmatch, full))):
             raise DataError(
                 f"{split.place} has no images of the class {name}: add some, or remove {split.place / name}"

@@ -23,6 +23,7 @@ class Split:
     place: Path
     classes: dict[str, Found] = field(default_factory=dict)
     loose: Found = field(default_factory=Found)  # what lies beside the classes
+    linked: str = ""  # for the user, if all images are links that lead out of the root
 
     @property
     def images(self) -> list[Sample]:
@@ -34,8 +35,10 @@ class Split:
 
     def drop(self, name: str, reason: str) -> None:
         """Take a folder for no class: what lies in it is left out."""
-        self.loose.leave(self.classes.pop(name))
-        self.loose.left.append(LeftOut(str(self.place / name), one_line(name), reason))
+        found = self.classes.pop(name)
+        self.loose.leave(found)
+        if not found.left:
+            self.loose.left.append(LeftOut(str(self.place / name), one_line(name), reason))
 
 
 def read_archive(path: Path, split: str) -> Split:
@@ -55,6 +58,7 @@ def read_folder(place: Path, split: str, roots: Sequence[str], known: Collection
 
     `roots`: real paths of folders into which links may lead. A class folder may be a link to anywhere.
     """
+    roots = (*roots, os.path.realpath(place))
     walk = Walk(str(place), roots)
     folders = walk.look(known)
     read = Split(place, loose=walk.found)
@@ -188,5 +192,6 @@ def _refuse_packed(read: Split) -> None:
 
 def _follow(read: Split) -> None:
     """A split of links that all lead elsewhere is how some keep a choice of images: it is read as meant."""
+    read.linked = " (links that lead out of the root)"
     for found in (*read.classes.values(), read.loose):
         found.images = [image._replace(fault="") for image in found.images]

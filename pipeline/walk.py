@@ -49,7 +49,9 @@ class Walk:
         for entry in self._entries(self.todo.pop()[0]):
             if entry.name in known:
                 continue
-            if not os.path.isdir(entry.path):
+            if entry.name.lower().endswith(".tar") and os.path.isfile(entry.path):
+                self.found.archives.append(entry.path)  # a link to one may lead anywhere, too
+            elif not os.path.isdir(entry.path):
                 self._link(entry) if entry.is_symlink() else self._file(entry)
             elif self._enter(entry.path, os.path.realpath(entry.path)):
                 folders[entry.name] = entry.path
@@ -109,7 +111,10 @@ def scan(folder: str) -> list[os.DirEntry[str]]:
 
 def holds_only_ours(folder: str, depth: int = 3) -> bool:
     """Whether there is nothing in a folder but outputs of ours, as in data/ and runs/."""
-    entries = [entry for entry in scan(folder) if not is_litter(entry.name) or entry.name == WORK]
+    try:
+        entries = [entry for entry in scan(folder) if not is_litter(entry.name) or entry.name == WORK]
+    except DataError:
+        return False
     if is_ours({entry.name for entry in entries}):
         return True
     inside = all(entry.is_dir() and holds_only_ours(entry.path, depth - 1) for entry in entries)
