@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli import trained
+from cli import options, trained
 from cli.text import say
 from model.recipe import RunError
+from pipeline.atomic import make_ready, writing
 
 if TYPE_CHECKING:
     import torch
@@ -23,9 +24,7 @@ CHECKED, TOLERANCE = 8, 1e-4  # images, and by how much a probability may differ
 @trained.run
 @trained.checkpoint
 @click.option("--format", "kind", type=click.Choice(FORMATS), default="safetensors", help="See above.")
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="The file.  [default: RUN.safetensors, RUN.onnx]"
-)
+@click.option("--out", type=options.output, help="The file.  [default: RUN.safetensors, RUN.onnx]")
 @trained.data
 def command(run_name: str | None, checkpoint: str, kind: str, out: Path | None, data: Path | None) -> None:
     """Write a network as one file for other programs.
@@ -51,6 +50,7 @@ def command(run_name: str | None, checkpoint: str, kind: str, out: Path | None, 
     out = out or Path(trained.title(run.path) + suffix)
     if out.suffix != suffix:
         raise RunError(f"{out}: a file of this format ends in {suffix}")
+    make_ready(out)
     about = {
         "classes": [asdict(category) for category in run.facts.classes],
         "step": run.step,
@@ -68,24 +68,21 @@ def command(run_name: str | None, checkpoint: str, kind: str, out: Path | None, 
 
 
 def write_onnx(run: "Trained", out: Path, about: dict[str, Any], data: Path | None) -> None:
-    """Written under another name, compared, and only then the file."""
+    """Compared first, and only then written."""
     import torch
 
     from model import portable
 
     images = read_images(run, data)
-    new = out.with_name(out.name + ".tmp")
-    try:
-        portable.write_onnx(new, run.network, {"recipe": run.recipe.to_dict(), **about})
-        with torch.no_grad():
-            ours = run.network(images).softmax(1)
-        difference = (portable.run_onnx(new, images) - ours).abs().max().item()
-        if not difference <= TOLERANCE:
-            raise RunError(f"the ONNX network differs from ours by {difference:.2g}; it was not kept")
-        new.replace(out)
-    finally:
-        new.unlink(missing_ok=True)
-    size = out.stat().st_size / 1e6
+    content = portable.to_onnx(run.network, {"recipe": run.recipe.to_dict(), **about})
+    with torch.no_grad():
+        ours = run.network(images).softmax(1)
+    difference = (portable.run_onnx(content, images) - ours).abs().max().item()
+    if not difference <= TOLERANCE:
+        raise RunError(f"the ONNX network differs from ours by {difference:.2g}; it was not kept")
+    with writing(out) as file:
+        file.write(content)
+    size = len(content) / 1e6
     say(f"{out}: {size:,.1f} MB; on {len(images)} images its probabilities differ by {difference:.1g}")
 
 

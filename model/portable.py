@@ -4,7 +4,6 @@ import json
 import logging
 import warnings
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -62,8 +61,8 @@ def windows(x: Tensor, size: int, dims: tuple[int, ...]) -> Tensor:
     return x
 
 
-def write_onnx(path: Path, network: AlexNet, about: Mapping[str, Any]) -> None:
-    """RunError where the packages for it are missing."""
+def to_onnx(network: AlexNet, about: Mapping[str, Any]) -> bytes:
+    """The content of a file. RunError where the packages for it are missing."""
     try:
         import onnxscript  # noqa: F401
     except ImportError:
@@ -83,16 +82,16 @@ def write_onnx(path: Path, network: AlexNet, about: Mapping[str, Any]) -> None:
     assert program is not None
     for key, value in about.items():
         program.model.metadata_props[key] = value if isinstance(value, str) else json.dumps(value)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    program.save(path, external_data=False)
+    content: bytes = program.model_proto.SerializeToString(deterministic=True)
+    return content
 
 
-def run_onnx(path: Path, images: Tensor) -> Tensor:
+def run_onnx(content: bytes, images: Tensor) -> Tensor:
     """The probabilities that onnxruntime computes on the CPU."""
     try:
         import onnxruntime
     except ImportError:
         raise RunError("the check needs onnxruntime: pip install 'alexnet-dali[export]'") from None
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     (probabilities,) = session.run(None, {"images": images.numpy()})
     return torch.from_numpy(probabilities)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from model.network import AlexNet, State
 from model.recipe import Conv, Recipe, RunError
+from pipeline.atomic import writing
 
 FORMAT = "alexnet-dali 1"
 MEAN = "mean_image"  # (256, 256, 3), RGB, 0..255
@@ -29,15 +30,18 @@ class Weights:
 
 
 def save(path: Path, weights: Weights, naming: str) -> None:
-    from safetensors.torch import save_file
+    from safetensors.torch import save as serialized
 
     tensors = NAMINGS[naming][0](weights.state, weights.recipe) | {MEAN: weights.mean}
     about = {"recipe": weights.recipe.to_dict(), **weights.about}
     metadata = {"format": FORMAT, "naming": naming} | {key: json.dumps(value) for key, value in about.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata)
-    temporary.replace(path)
+    content = serialized({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata)
+    end = 8 + int.from_bytes(content[:8], "little")  # of the header, whose metadata the library shuffles
+    header = json.dumps(json.loads(content[8:end]), sort_keys=True).encode()
+    header += b" " * (-len(header) % 8)
+    with writing(path) as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.write(memoryview(content)[end:])
 
 
 def read(path: Path) -> Weights:

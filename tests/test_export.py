@@ -2,6 +2,7 @@
 
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from cli import main
 from model import checkpoint, weights
 from model.network import AlexNet
-from model.portable import Portable, run_onnx, write_onnx
+from model.portable import Portable, run_onnx, to_onnx
 from model.recipe import RECIPES, Recipe, RunError, get_recipe
 from pipeline.dataset import Dataset
 
@@ -53,6 +54,13 @@ def test_there_and_back(naming: str, name: str, tmp_path: Path) -> None:
     state = network.state()
     assert found.state.keys() == state.keys()
     assert all(torch.equal(found.state[key], state[key]) for key in state)  # a half is exact in binary
+
+
+def test_the_same_network_is_the_same_file(tmp_path: Path) -> None:
+    made = replace(content(paper()), about={f"fact {n}": n for n in range(8)})
+    for name in ("a", "b", "c"):
+        weights.save(tmp_path / name, made, "safetensors")
+    assert len({(tmp_path / name).read_bytes() for name in ("a", "b", "c")}) == 1
 
 
 def one_column(tensors: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
@@ -203,15 +211,14 @@ def test_the_portable_network_is_the_network(name: str) -> None:
 
 @pytest.mark.filterwarnings("default")  # the exporter's dependencies have their own
 @pytest.mark.parametrize("name", ["net131", "tanh4"])
-def test_onnx_of_what_other_nets_have(name: str, tmp_path: Path) -> None:
+def test_onnx_of_what_other_nets_have(name: str) -> None:
     pytest.importorskip("onnxscript", reason=ONNX)
     pytest.importorskip("onnxruntime", reason=ONNX)
     recipe, mean = get_recipe(name, width=1 / 16, classes=7), torch.full((3, 224, 224), 120.0)
     network = AlexNet(recipe, ["cpu"], 1, mean)
-    write_onnx(tmp_path / "w.onnx", network, {})
     with torch.no_grad():
         ours = network(pixels(3)).softmax(1)
-    assert torch.allclose(run_onnx(tmp_path / "w.onnx", pixels(3)), ours, atol=1e-5)
+    assert torch.allclose(run_onnx(to_onnx(network, {}), pixels(3)), ours, atol=1e-5)
 
 
 @pytest.mark.filterwarnings("default")  # the exporter's dependencies have their own
