@@ -2,8 +2,8 @@
 
 import base64
 import html
+import io
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 from cli.text import plain
 
@@ -89,9 +89,9 @@ def table(
     return f'<div class="scroll"><table>{head}<tbody>{body}</tbody></table></div>\n'
 
 
-def picture(path: Path, about: str) -> str:
+def picture(png: io.BytesIO, about: str) -> str:
     """A PNG inside the page. On a phone a wide one scrolls, so that it can be read."""
-    source = f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+    source = f"data:image/png;base64,{base64.b64encode(png.getbuffer()).decode()}"
     return (
         f'<figure><div class="scroll wide"><img alt="{escape(about)}" src="{source}"></div>'
         f"<figcaption>{escape(about)}</figcaption></figure>\n"

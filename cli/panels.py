@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from cli.pictures import box, new_figure, picture, save, short, tower_name, write
+from cli.pictures import Target, box, new_figure, picture, save, short, tower_name, write
 
 Image = npt.NDArray[np.uint8]  # (height, width, 3)
 TRUE, OTHER = "#e58b8b", "#a9c1de"
@@ -26,7 +25,7 @@ class Guess:
     correct: int | None  # which of the guesses is its own class
 
 
-def guesses(panels: Sequence[Guess], path: Path, title: str) -> None:
+def guesses(panels: Sequence[Guess], path: Target, title: str) -> None:
     """The paper's figure 4, left: under each image its class and five bars, its own class's in red."""
     side, gap, margin, bar, top = 196, 36, 28, 19, 62
     columns = min(4, len(panels))
@@ -59,7 +58,7 @@ class Neighbours:
     distances: list[float]
 
 
-def neighbours(rows: Sequence[Neighbours], path: Path, title: str) -> None:
+def neighbours(rows: Sequence[Neighbours], path: Target, title: str) -> None:
     """The paper's figure 4, right: a row an image, first itself, then those nearest to it."""
     side, gap, margin, first, top = 132, 8, 28, 30, 88
     columns = max(len(row.near) for row in rows)
@@ -82,7 +81,7 @@ def neighbours(rows: Sequence[Neighbours], path: Path, title: str) -> None:
     save(figure, path)
 
 
-def grid(rows: Mapping[str, Sequence[Image]], path: Path, title: str, captions: Sequence[str] = ()) -> None:
+def grid(rows: Mapping[str, Sequence[Image]], path: Target, title: str, captions: Sequence[str] = ()) -> None:
     """Images in named rows, with a caption to each column."""
     side, gap, margin, left, top = 150, 8, 20, 164, 62
     columns = max(len(row) for row in rows.values())
@@ -102,7 +101,7 @@ def grid(rows: Mapping[str, Sequence[Image]], path: Path, title: str, captions: 
 
 
 def layers(
-    image: Image, found: Mapping[str, npt.NDArray[Any]], path: Path, title: str, towers: int = 2
+    image: Image, found: Mapping[str, npt.NDArray[Any]], path: Target, title: str, towers: int = 2
 ) -> None:
     """Beside the image a strip of maps for each convolution, tower a above tower b; units of fc layers below.
 
@@ -137,7 +136,7 @@ def layers(
     save(figure, path)
 
 
-def maps(found: npt.NDArray[Any], path: Path, title: str, towers: int = 2) -> None:
+def maps(found: npt.NDArray[Any], path: Target, title: str, towers: int = 2) -> None:
     """Every map of a layer, (maps, height, width), tower a's above tower b's, in one range of values."""
     from matplotlib import colormaps
 
@@ -171,7 +170,7 @@ class Pair:
 
 
 def confusion(
-    counts: npt.NDArray[Any], names: Sequence[str], pairs: Sequence[Pair], path: Path, title: str
+    counts: npt.NDArray[Any], names: Sequence[str], pairs: Sequence[Pair], path: Target, title: str
 ) -> None:
     """The confusion matrix in percent of each true class, and the most frequent mistakes.
 

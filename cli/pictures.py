@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # matplotlib takes half a second to import, which --help shou
     from matplotlib.figure import Figure
 
 Row = dict[str, Any]
+Target = Path | io.BytesIO  # where a picture goes: a file, PNG or PDF by suffix, or memory, as PNG
 End = tuple[float, str, str]  # a curve's last value, as text, and its colour
 
 DPI = 100
@@ -26,7 +27,7 @@ TRAIN, TOP1, TOP5 = "#8a8f98", "#c8102e", "#1f5fa8"
 COLOURS = ("#c8102e", "#1f5fa8", "#2e8540", "#b8860b", "#6b4c9a", "#444444")  # of runs
 
 
-def filters(weight: npt.NDArray[Any], path: Path, title: str, towers: int = 2) -> None:
+def filters(weight: npt.NDArray[Any], path: Target, title: str, towers: int = 2) -> None:
     """The kernels of a convolution, (kernels, maps read, height, width), tower a's above tower b's.
 
     Three maps read are the colours of the image: the paper's figure 3. Others are told apart by column, a row
@@ -94,7 +95,7 @@ def signed(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     return np.rint(above * (255, 200, 120) + below * (110, 180, 255)).astype(np.uint8)
 
 
-def curves(metrics: Sequence[Row], path: Path, title: str) -> None:
+def curves(metrics: Sequence[Row], path: Target, title: str) -> None:
     """Loss and errors over the epochs; a vertical line where the learning rate changed."""
     train = [row for row in metrics if row["kind"] == "train"]
     val = [row for row in metrics if row["kind"] == "val"]
@@ -114,7 +115,7 @@ def curves(metrics: Sequence[Row], path: Path, title: str) -> None:
     save(figure, path)
 
 
-def compare(runs: Mapping[str, Sequence[Row]], path: Path, title: str) -> None:
+def compare(runs: Mapping[str, Sequence[Row]], path: Target, title: str) -> None:
     """Several runs over one another, a colour each: training faint, validation marked, top-5 dashed."""
     figure, loss, error = loss_and_error(title)
     ends: dict[Axes, list[End | None]] = {loss: [], error: []}
@@ -233,14 +234,15 @@ def new_figure(width: int, height: int, title: str = "", left: float = 28) -> "F
     return figure
 
 
-def save(figure: "Figure", path: Path) -> None:
-    """PNG or PDF by suffix. A letter that the font has not is an empty box."""
-    drawn = io.BytesIO()
+def save(figure: "Figure", path: Target) -> None:
+    """A letter that the font has not is an empty box."""
+    drawn, kind = (path, "png") if isinstance(path, io.BytesIO) else (io.BytesIO(), path.suffix[1:])
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")
-        figure.savefig(drawn, format=path.suffix[1:])
-    with writing(path) as file:
-        file.write(drawn.getbuffer())
+        figure.savefig(drawn, format=kind)
+    if isinstance(path, Path):
+        with writing(path) as file:
+            file.write(drawn.getbuffer())
 
 
 def box(figure: "Figure", left: float, top: float, width: float, height: float, **options: Any) -> "Axes":

@@ -1,12 +1,12 @@
 """alexnet-dali report."""
 
+import io
 import json
 import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -53,18 +53,17 @@ def command(run_name: str | None, checkpoint: str, ten_crop: bool, out: Path | N
     errors = {"this run, centre crop": seen.errors(run.path)}
     if ten_crop:
         errors["this run, ten views"] = ten_views(run, dataset)
-    with TemporaryDirectory() as scratch:
-        sections = [
-            ("Errors", error_table(errors, seen)),
-            ("Training", draw_curves(Path(scratch), metrics, folder.name)),
-            ("What conv1 has learned", draw_filters(Path(scratch), run)),
-            ("Guesses", draw_guesses(Path(scratch), run, dataset, seen)),
-            ("Confusions", draw_confusion(Path(scratch), run, seen)),
-            ("Similar images", draw_similar(Path(scratch), run, dataset, seen)),
-            ("Recipe", recipe_tables(run)),
-            ("Environment", environment(about)),
-            ("Commands", commands(about, run)),
-        ]
+    sections = [
+        ("Errors", error_table(errors, seen)),
+        ("Training", draw_curves(metrics, folder.name)),
+        ("What conv1 has learned", draw_filters(run)),
+        ("Guesses", draw_guesses(run, dataset, seen)),
+        ("Confusions", draw_confusion(run, seen)),
+        ("Similar images", draw_similar(run, dataset, seen)),
+        ("Recipe", recipe_tables(run)),
+        ("Environment", environment(about)),
+        ("Commands", commands(about, run)),
+    ]
     subtitle = (
         f"AlexNet, recipe {run.recipe.name}, {run.path.name} at step {run.step:,}; written "
         f"{time.strftime('%Y-%m-%d %H:%M')}"
@@ -140,24 +139,24 @@ def error_table(errors: dict[str, dict[str, float]], seen: Seen) -> str:
     )
 
 
-def draw_curves(scratch: Path, metrics: Sequence[dict[str, Any]], name: str) -> str:
+def draw_curves(metrics: Sequence[dict[str, Any]], name: str) -> str:
     from cli import page, pictures
 
-    path = scratch / "curves.png"
-    pictures.curves(metrics, path, f"Training of {name}")
-    return page.picture(path, "Loss and errors over the epochs; dotted where the learning rate fell.")
+    drawn = io.BytesIO()
+    pictures.curves(metrics, drawn, f"Training of {name}")
+    return page.picture(drawn, "Loss and errors over the epochs; dotted where the learning rate fell.")
 
 
-def draw_filters(scratch: Path, run: "Trained") -> str:
+def draw_filters(run: "Trained") -> str:
     from cli import page, pictures
 
-    path, first = scratch / "filters.png", run.network.shapes[0].layer.name
+    drawn, first = io.BytesIO(), run.network.shapes[0].layer.name
     weight = run.network.state()[f"{first}.weight"].numpy()
-    pictures.filters(weight, path, f"{first}: {len(weight)} kernels", run.recipe.towers)
-    return page.picture(path, "Each kernel in its own range of values; of two towers, a above b.")
+    pictures.filters(weight, drawn, f"{first}: {len(weight)} kernels", run.recipe.towers)
+    return page.picture(drawn, "Each kernel in its own range of values; of two towers, a above b.")
 
 
-def draw_guesses(scratch: Path, run: "Trained", dataset: "Dataset", seen: Seen) -> str:
+def draw_guesses(run: "Trained", dataset: "Dataset", seen: Seen) -> str:
     from cli import page, panels
     from pipeline.batches import Samples
     from pipeline.image import centre
@@ -179,28 +178,28 @@ def draw_guesses(scratch: Path, run: "Trained", dataset: "Dataset", seen: Seen) 
     result = ""
     for name, rows in (("first", np.arange(len(seen.labels))), ("mistaken", wrong)):
         if len(rows):
-            path = scratch / f"{name}.png"
-            panels.guesses([guess(int(row)) for row in rows[:SHOWN]], path, f"The {name} images")
+            drawn = io.BytesIO()
+            panels.guesses([guess(int(row)) for row in rows[:SHOWN]], drawn, f"The {name} images")
             what = "and the five likeliest classes, their own in red"
-            result += page.picture(path, f"The {name} validation images {what}.")
+            result += page.picture(drawn, f"The {name} validation images {what}.")
     return result
 
 
-def draw_confusion(scratch: Path, run: "Trained", seen: Seen) -> str:
+def draw_confusion(run: "Trained", seen: Seen) -> str:
     from cli import page, panels
     from cli.show import confused
 
     names = [run.name(output) for output in range(run.recipe.classes)]
     counts = np.zeros((len(names), len(names)), np.int64)
     np.add.at(counts, (seen.labels, seen.probabilities.argmax(1)), 1)
-    path = scratch / "confusion.png"
+    drawn = io.BytesIO()
     panels.confusion(
-        counts, names, confused(names, counts)[:16], path, "First guesses of the validation images"
+        counts, names, confused(names, counts)[:16], drawn, "First guesses of the validation images"
     )
-    return page.picture(path, "In percent of the true class, and the pairs most often confused.")
+    return page.picture(drawn, "In percent of the true class, and the pairs most often confused.")
 
 
-def draw_similar(scratch: Path, run: "Trained", dataset: "Dataset", seen: Seen) -> str:
+def draw_similar(run: "Trained", dataset: "Dataset", seen: Seen) -> str:
     from cli import page, panels
     from model.nearest import nearest
     from pipeline.batches import Samples
@@ -225,13 +224,13 @@ def draw_similar(scratch: Path, run: "Trained", dataset: "Dataset", seen: Seen) 
             distances=[distance for _, distance in near],
         )
 
-    path = scratch / "similar.png"
+    drawn = io.BytesIO()
     panels.neighbours(
-        [neighbours(query) for query in range(count)], path, "The most similar validation images"
+        [neighbours(query) for query in range(count)], drawn, "The most similar validation images"
     )
     hidden = run.network.shapes[-2].layer.name
     return page.picture(
-        path, f"By Euclidean distance of what {hidden} hands on; the first column is the image."
+        drawn, f"By Euclidean distance of what {hidden} hands on; the first column is the image."
     )
 
 
