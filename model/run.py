@@ -53,7 +53,8 @@ class RunDirectory:
                 with replacing(self.path / name) as written:
                     written.write(content)
             self.metrics = append(path)
-            self.events = Events(self.path / f"events.out.tfevents.{len(starts):010d}", step + 1)
+            self.events = Events(self.path / f"events.out.tfevents.{len(starts):010d}")
+            self.events.begin(step + 1)
 
     def add(self, row: Row) -> None:
         """One row of metrics; what it says of a step must be final, since rows are never changed."""
@@ -83,13 +84,16 @@ class RunDirectory:
 class Events:
     """The metrics for TensorBoard, written at once: its own writer is a thread that dies of a full disk."""
 
-    def __init__(self, path: Path, start: int) -> None:
-        """Events of step `start` and later, of starts of this run before this one, are to be ignored."""
-        from tensorboard.compat.proto.event_pb2 import SessionLog
+    def __init__(self, path: Path) -> None:
         from tensorboard.summary.writer.record_writer import RecordWriter
 
         self.path, self.file = path, create(path)
         self.records = RecordWriter(self.file)
+
+    def begin(self, start: int) -> None:
+        """Events of step `start` and later, of starts of this run before this one, are to be ignored."""
+        from tensorboard.compat.proto.event_pb2 import SessionLog
+
         self._write(file_version="brain.Event:2")
         self._write(step=start, session_log=SessionLog(status=SessionLog.START))
 

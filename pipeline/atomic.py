@@ -88,7 +88,7 @@ def create(path: Path, name: Path | None = None) -> IO[bytes]:
     try:
         path.unlink(missing_ok=True)
         # to read, too: past a buffer for writing only NumPy writes by itself, and hides why it failed
-        return io.BufferedRandom(_File(path, "x+", name or path))
+        return io.BufferedRandom(_File(path, "x+", name or path), 2**20)
     except OSError as error:
         error.filename = str(name or path)
         raise
