@@ -1,0 +1,65 @@
+"""The fuzzer finds what is there to be found, and a short run of it finds nothing."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import strategies as st
+
+from pipeline.drawn import write_folders
+from pipeline.prep import prepare
+from pipeline.source import find_source
+from tools.fuzz.damage import Change, Edit, damage, edit
+from tools.fuzz.harness import Fault, batch, compare, snapshot
+from tools.fuzz.roots import account
+
+
+class Divides:
+    """A part with a fault at 40 and above."""
+
+    inputs = st.integers(0, 100)
+    shrinks = True
+
+    def attempt(self, value: Any) -> int:
+        return 1 if value < 40 else 1 // 0
+
+
+def test_the_smallest_input_that_fails_is_kept_and_a_known_fault_is_not_told_again() -> None:
+    *_, last = batch(Divides(), 0, lambda value: None, set())
+    assert last.fault and last.fault.kind == "traceback" and "ZeroDivisionError" in last.fault.text
+    assert pickle.loads(last.value) == 40
+    again = batch(Divides(), 0, lambda value: None, {last.fault.where})
+    assert not any(one.fault for one in again) and sum(one.inputs for one in again) > 10
+
+
+def test_what_is_made_changed_or_removed_is_seen(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("a")
+    before = snapshot(tmp_path)
+    compare(before, snapshot(tmp_path))
+    (tmp_path / "a").write_text("b")
+    with pytest.raises(Fault, match="changed: "):
+        compare(before, snapshot(tmp_path))
+    (tmp_path / "a").rename(tmp_path / "b")
+    with pytest.raises(Fault, match="removed: "):
+        compare(before, snapshot(tmp_path))
+    before = snapshot(tmp_path)
+    (tmp_path / "out").mkdir()
+    compare(before, snapshot(tmp_path, leave=tmp_path / "out"))
+
+
+def test_a_file_of_which_prep_says_nothing_is_missed(tmp_path: Path) -> None:
+    write_folders(tmp_path / "root", classes=2, train=2, val=1, damaged=False)
+    source = find_source(tmp_path / "root")
+    dataset = prepare(source, tmp_path / "out", workers=1)
+    account(tmp_path / "root", tmp_path / "out", source, dataset)
+    (tmp_path / "root/train/x.txt").write_text("x")
+    with pytest.raises(Fault, match=r"^unaccounted: .*x\.txt"):
+        account(tmp_path / "root", tmp_path / "out", source, dataset)
+
+
+def test_damage_is_what_it_says() -> None:
+    assert damage(b"abcd", [Change("cut", 0.0, 2, b"")]) == b"ab"
+    assert damage(b"abcd", [Change("insert", 1.0, 3, b"x")]) == b"abcxd"
+    assert edit({"a": [1, 2]}, Edit("put", (0, 1), "x")) == {"a": [1, "x"]}
+    assert edit({"a": [1, 2]}, Edit("drop", (0,), None)) == {}
