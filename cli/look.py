@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli import options, show, trained
+from cli.text import say
 from model.recipe import RunError
 
 if TYPE_CHECKING:
@@ -16,24 +17,32 @@ if TYPE_CHECKING:
 @click.command("activations")
 @click.argument("image", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @trained.using_network
+@trained.exif
 @click.option("--layer", help="All maps of one convolution.  [default: the strongest of every layer]")
 @show.out("activations.png")
 def activations(
-    image: Path, run_name: str | None, checkpoint: str, layer: str | None, out: Path, **settings: Any
+    image: Path,
+    run_name: str | None,
+    checkpoint: str,
+    layer: str | None,
+    exif: str,
+    out: Path,
+    **settings: Any,
 ) -> None:
     """What each layer makes of IMAGE: what the next one reads, after ReLU, pooling and norms."""
     from cli import panels
     from model.study import layer_names, outputs
-    from pipeline.image import centre, stored
+    from pipeline.files import square
+    from pipeline.image import centre
 
     run = trained.open_run(run_name, checkpoint, settings)
-    ((_, images),) = read_images(run, [image])
+    ((_, images),) = read_images(run, [image], exif == "honour")
     wanted = [layer] if layer else layer_names(run.network)[:-1]
     found = outputs(run.network, images, wanted, run.precision)
     arrays = {name: values[0].cpu().numpy() for name, values in found.items()}
     who, towers = trained.title(run.path), run.recipe.towers
     if layer is None:
-        crop = centre(stored(image.read_bytes()), run.recipe.crop)
+        crop = centre(square(image, exif == "honour"), run.recipe.crop)
         show.draw(out, panels.layers, crop, arrays, title=f"What {who} makes of {image.name}", towers=towers)
     elif arrays[layer].ndim == 1:
         raise RunError(f"{layer} has units, not maps; without --layer they are drawn below the maps")
@@ -46,9 +55,16 @@ def activations(
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @trained.using_network
 @click.option("--class", "wnid", help="By its wnid, as n01440764.  [default: the likeliest]")
+@trained.exif
 @show.out("gradient.png")
 def gradient(
-    images: Sequence[str], run_name: str | None, checkpoint: str, wnid: str | None, out: Path, **settings: Any
+    images: Sequence[str],
+    run_name: str | None,
+    checkpoint: str,
+    wnid: str | None,
+    exif: str,
+    out: Path,
+    **settings: Any,
 ) -> None:
     """Which pixels a class's probability depends on.
 
@@ -61,8 +77,8 @@ def gradient(
     from cli import panels
     from cli.pictures import short
     from model.study import gradient as slope
-    from pipeline.files import find_images
-    from pipeline.image import centre, stored
+    from pipeline.files import find_images, square
+    from pipeline.image import centre
 
     run = trained.open_run(run_name, checkpoint, settings)
     numbers = {category.wnid: category.index for category in run.facts.classes}
@@ -71,12 +87,12 @@ def gradient(
         raise RunError(f"the network knows no class {wnid}; it knows {known}")
     rows: dict[str, list[Any]] = {"image": [], "gradient": [], "its size": []}
     captions = []
-    for path, values in read_images(run, find_images(images)[:8]):
+    for path, values in read_images(run, find_images(images)[:8], exif == "honour"):
         with torch.no_grad():
             output = numbers[wnid] if wnid else int(run.network(values).argmax())
         found = slope(run.network, values, torch.tensor([output]))[0].permute(1, 2, 0).cpu().numpy()
         level = found / (np.percentile(np.abs(found), 99.5) or 1)
-        rows["image"].append(centre(stored(path.read_bytes()), run.recipe.crop))
+        rows["image"].append(centre(square(path, exif == "honour"), run.recipe.crop))
         rows["gradient"].append(np.rint(127.5 + 127.5 * level.clip(-1, 1)).astype(np.uint8))
         size = np.abs(level).max(2, keepdims=True).clip(0, 1)
         rows["its size"].append(np.rint(255 * size).astype(np.uint8).repeat(3, axis=2))
@@ -90,15 +106,18 @@ def gradient(
     )
 
 
-def read_images(run: "Trained", paths: Sequence[Path]) -> Any:
+def read_images(run: "Trained", paths: Sequence[Path], upright: bool) -> Any:
     """(path, the (1, 3, crop, crop) that the network reads) of each; a broken image is an error."""
     from pipeline.dataset import DataError
     from pipeline.files import FileBatches
     from pipeline.graph import CENTRE_VIEW
 
-    batches = FileBatches(paths, views=CENTRE_VIEW, batch_size=1, **run.image_options())
+    batches = FileBatches(paths, views=CENTRE_VIEW, batch_size=1, upright=upright, **run.image_options())
     for images, labels in batches:
-        yield paths[int(labels)], images[:, 0]
+        path, note = paths[int(labels)], batches.notes.get(int(labels))
+        if note:
+            say(f"warning: {path} {note}", err=True)
+        yield path, images[:, 0]
     for number, fault in batches.faults.items():
         raise DataError(f"{paths[number]} {fault}")
 

@@ -194,7 +194,7 @@ class Parts:
         """What prep does to an image, in one process; the images are the dataset's own."""
         for numbers in self.chosen():
             for jpeg in self.jpegs(numbers[:8]):
-                prepare_image(jpeg.tobytes(), "256", self.dataset.store)
+                prepare_image(jpeg.tobytes(), "256", self.dataset.store, "ignore")
             yield 8
 
     def normalisations(self) -> Work:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     "--split", type=click.Choice(["val", "train", "test"]), help="Of a prepared dataset, not files."
 )
 @trained.data
+@trained.exif
 @click.option(
     "--json", "json_path", type=options.output_or_dash, help="Write a list of objects; - is the terminal."
 )
@@ -39,7 +40,7 @@ def command(images: Sequence[str], run_name: str | None, checkpoint: str, **sett
 
     Images are decoded, resized and cropped as in evaluation. The class of an image is known where its
     folder is called as the class is (n01440764), or its name begins so. An image that cannot be decoded is
-    a row that says why.
+    a row that says why; a damaged JPEG is decoded as far as it goes, with a note.
     """
     if bool(images) == bool(settings["split"]):
         raise click.UsageError("give images, folders or patterns, or else --split")
@@ -59,14 +60,17 @@ def command(images: Sequence[str], run_name: str | None, checkpoint: str, **sett
 
 
 def from_files(run: "Trained", arguments: Sequence[str], settings: dict[str, Any]) -> Source:
-    from pipeline.files import FileBatches, find_images
-    from pipeline.image import stored
+    from pipeline.files import FileBatches, find_images, square
 
     paths = find_images(arguments)
-    views = choose_views(settings)
+    views, upright = choose_views(settings), settings["exif"] == "honour"
     known = {category.wnid: category.index for category in run.facts.classes}
     batches = FileBatches(
-        paths, views=views, batch_size=run.batch_size(len(views), files=True), **run.image_options()
+        paths,
+        views=views,
+        batch_size=run.batch_size(len(views), files=True),
+        upright=upright,
+        **run.image_options(),
     )
 
     def truth(path: Path) -> int | None:
@@ -77,16 +81,16 @@ def from_files(run: "Trained", arguments: Sequence[str], settings: dict[str, Any
         following = 0
         for number, classes, probabilities in guess(run, batches):
             yield from map(broken, range(following, number))
-            yield Row(
-                str(paths[number]), truth(paths[number]), None if classes else LOST, classes, probabilities
-            )
+            fault = None if classes else LOST
+            note, path = batches.notes.get(number), paths[number]
+            yield Row(str(path), truth(path), fault, note, classes, probabilities)
             following = number + 1
         yield from map(broken, range(following, len(paths)))
 
     def broken(number: int) -> Row:
         return Row(str(paths[number]), truth(paths[number]), batches.faults[number])
 
-    return Source([str(path) for path in paths], rows, lambda number: stored(paths[number].read_bytes()))
+    return Source([str(path) for path in paths], rows, lambda number: square(paths[number], upright))
 
 
 def from_split(run: "Trained", settings: dict[str, Any]) -> Source:
@@ -102,7 +106,7 @@ def from_split(run: "Trained", settings: dict[str, Any]) -> Source:
     def rows() -> Iterator[Row]:
         for name, (label, classes, probabilities) in zip(names, guess(run, batches), strict=True):
             known = label if label >= 0 else None
-            yield Row(name, known, None if classes else LOST, classes, probabilities)
+            yield Row(name, known, None if classes else LOST, None, classes, probabilities)
 
     return Source(names, rows, batches.samples.square)
 
@@ -128,6 +132,7 @@ def guess(run: "Trained", batches: Any) -> Iterator[tuple[int, list[int], list[f
 class Totals:
     images: int = 0
     broken: int = 0
+    damaged: int = 0  # of the others
     known: int = 0
     top1: int = 0
     top5: int = 0
@@ -135,6 +140,7 @@ class Totals:
     def add(self, row: Row) -> None:
         self.images += 1
         self.broken += row.fault not in (None, LOST)
+        self.damaged += row.note is not None
         if row.truth is not None and row.fault in (None, LOST):
             self.known += 1
             self.top1 += row.wrong
@@ -142,6 +148,8 @@ class Totals:
 
     def tell(self, seconds: float) -> None:
         text = f"{self.images:,} images, {self.broken:,} broken, {self.images / seconds:,.0f} images/s"
+        if self.damaged:
+            text += f"; {self.damaged:,} damaged, decoded as far as they go"
         if self.known:
             text += f"; of {self.known:,} whose class is known, {100 * self.top1 / self.known:.2f} % wrong"
             text += f", {100 * self.top5 / self.known:.2f} % not among five guesses"

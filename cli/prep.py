@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from pipeline.repair import Progress
 
 EVERY = 5.0  # seconds between plain lines
+EXIF = {
+    "honour": "Images are turned as their EXIF orientation says; --exif ignore takes them as they are stored",
+    "ignore": "Images are taken as they are stored, as in 2012; --exif honour turns them as EXIF says",
+}
 
 
 @click.command("prep")
@@ -51,6 +55,11 @@ EVERY = 5.0  # seconds between plain lines
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     help="Of a root without val: the part of each class that becomes val.",
 )
+@click.option(
+    "--exif",
+    type=click.Choice(["honour", "ignore"]),
+    help="Turn images as their EXIF orientation says.  [default: honour; ignore for ILSVRC's own]",
+)
 @click.option("--workers", type=click.IntRange(1), help="Processes.  [default: one a core]")
 @click.option(
     "--max-rejected",
@@ -66,6 +75,7 @@ def command(
     store: str,
     seed: int,
     val_fraction: float | None,
+    exif: str | None,
     workers: int | None,
     max_rejected: float,
     verify: bool,
@@ -85,7 +95,7 @@ def command(
         raise click.UsageError("--store raw holds 256x256 pixels: leave out --size original")
     workers = workers or count_cores()
     with ended_in_order():
-        finished = find_finished(out, size, store, seed)
+        finished = find_finished(out, size, store, seed, exif)
         faults = find_faults(finished, verify, workers) if finished else {}
         if finished and not faults:
             say(f"{out} is prepared, every shard {'has its checksum' if verify else 'is there'}.")
@@ -100,6 +110,8 @@ def command(
         say(f"Looking at {imagenet_root} ...")
         source = find_source(imagenet_root, val_fraction, seed)
         say(f"Found {source.kind}")
+        if not finished:
+            say(EXIF[exif or source.exif])
         with _Display() as display:
             if finished:
                 dataset = repair(finished, faults, source, workers=workers, report=display)
@@ -110,6 +122,7 @@ def command(
                     size=size,
                     store=store,
                     seed=seed,
+                    exif=exif,
                     workers=workers,
                     max_rejected=max_rejected,
                     report=display,
@@ -130,6 +143,9 @@ def _show(dataset: "Dataset", rate: float | None) -> None:
         rows["left out"] = f"{left:,} that are no images or not read, listed there, too"
     if passed := dataset.made.get("passed_over"):
         rows["passed by"] = f"{passed:,} hidden files and folders and those of other programs"
+    if flaws := dataset.made.get("flawed"):
+        each = ", ".join(f"{count:,} with {flaw}" for flaw, count in flaws.items())
+        rows["flawed"] = f"{each}: harmless, kept, listed in {dataset.root / 'flawed.jsonl'}"
     size = sum(shard.bytes for shards in dataset.splits.values() for shard in shards)
     rows["on disk"] = f"{size / 1e9:,.2f} GB in {dataset.root}"
     if rate:

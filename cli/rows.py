@@ -29,6 +29,7 @@ class Row:
     name: str
     truth: int | None = None  # its class, where that is known
     fault: str | None = None  # why there are no guesses
+    note: str | None = None  # what is wrong with the image all the same
     classes: list[int] = field(default_factory=list)  # the likeliest first
     probabilities: list[float] = field(default_factory=list)
 
@@ -67,6 +68,9 @@ def print_row(run: "Trained", row: Row) -> None:
     name = row.name if len(row.name) <= 40 else "…" + row.name[-39:]
     if row.fault:
         say(f"{name:<40} {row.fault}")
+    elif row.note:
+        say(f"{name:<40} {row.note}")
+        name = ""
     for place, (output, p) in enumerate(zip(row.classes, row.probabilities, strict=True)):
         mark = "  <- its class" if output == row.truth else ""
         say(f"{'' if place else name:<40} {p:>11.2%}  {run.name(output)}{mark}")
@@ -88,6 +92,7 @@ def json_file(path: str, classes: "Sequence[Category]") -> Iterator[Sink]:
             content = {
                 "image": row.name,
                 "fault": row.fault,
+                "note": row.note,
                 "class": None if row.truth is None else named(row.truth),
                 "guesses": [{**named(output), "probability": p} for output, p in guesses],
             }
@@ -106,12 +111,12 @@ def csv_file(path: str, classes: "Sequence[Category]") -> Iterator[Sink]:
     with lines(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(
-            ["image", "fault", "class"]
+            ["image", "fault", "note", "class"]
             + [f"{what}_{n}" for n in range(1, GUESSES + 1) for what in ("guess", "words", "probability")]
         )
 
         def add(number: int, row: Row) -> None:
-            cells = [row.name, row.fault or "", wnid(row.truth)]
+            cells = [row.name, row.fault or "", row.note or "", wnid(row.truth)]
             for output, p in zip(row.classes, row.probabilities, strict=True):
                 cells += [wnid(output), trained.first_word(classes, output), f"{p:.6g}"]
             writer.writerow(map(cell, cells))

@@ -31,6 +31,7 @@ BLOCK = 64 << 20  # bytes of features in memory at a time, as float32
 @click.option("--json", "json_path", type=options.output_or_dash, help="Write them; - is the terminal.")
 @click.option("--picture", type=options.picture, help="Draw them, .png or .pdf.")
 @click.option("--rows", type=click.IntRange(1), default=8, help="Images in the picture, at most.")
+@trained.exif
 @options.machine
 def command(
     images: Sequence[str],
@@ -39,6 +40,7 @@ def command(
     json_path: str | None,
     picture: Path | None,
     rows: int,
+    exif: str,
     **settings: Any,
 ) -> None:
     """The most similar images: the paper's figure 4, right.
@@ -63,7 +65,7 @@ def command(
     if run.step != facts["step"]:
         steps = f"{run.path} is at step {run.step:,}, not {facts['step']:,}"
         raise RunError(f"{steps} as when {features} was made; make it again with alexnet-dali features")
-    paths, queries = describe(run, images, facts["layer"])
+    paths, queries = describe(run, images, facts["layer"], exif == "honour")
     started = time.monotonic()
     found, distances = nearest(queries, table, count, block=max(1, BLOCK // (4 * table.shape[1])))
     seconds = time.monotonic() - started
@@ -81,7 +83,7 @@ def command(
     if json_path:
         write_json(json_path, result)
     if picture:
-        draw(run, dataset, split, result[:rows], picture)
+        draw(run, dataset, split, result[:rows], picture, exif == "honour")
     if not json_path and not picture:
         for each in result:
             say(each["image"])
@@ -103,7 +105,9 @@ def read_facts(features: Path) -> dict[str, Any]:
         ) from None
 
 
-def describe(run: "Trained", arguments: Sequence[str], layer: str) -> "tuple[list[Path], np.ndarray]":
+def describe(
+    run: "Trained", arguments: Sequence[str], layer: str, upright: bool
+) -> "tuple[list[Path], np.ndarray]":
     """The files that can be decoded, and the features of each: (files, n) float32."""
     import numpy as np
 
@@ -113,7 +117,11 @@ def describe(run: "Trained", arguments: Sequence[str], layer: str) -> "tuple[lis
 
     paths = find_images(arguments)
     batches = FileBatches(
-        paths, views=CENTRE_VIEW, batch_size=run.batch_size(1, files=True), **run.image_options()
+        paths,
+        views=CENTRE_VIEW,
+        batch_size=run.batch_size(1, files=True),
+        upright=upright,
+        **run.image_options(),
     )
     good, found = [], []
     for images, numbers in batches:
@@ -121,7 +129,7 @@ def describe(run: "Trained", arguments: Sequence[str], layer: str) -> "tuple[lis
         found.append(
             outputs(run.network, images[:, 0], [layer], run.precision)[layer].flatten(1).cpu().numpy()
         )
-    for number, fault in sorted(batches.faults.items()):
+    for number, fault in sorted((batches.faults | batches.notes).items()):
         say(f"warning: {paths[number]} {fault}", err=True)
     if not good:
         raise RunError("none of the images can be decoded")
@@ -132,17 +140,20 @@ def word(run: "Trained", label: int) -> str | None:
     return run.name(int(label)) if label >= 0 else None
 
 
-def draw(run: "Trained", dataset: Any, split: str, result: Sequence[dict[str, Any]], path: Path) -> None:
+def draw(
+    run: "Trained", dataset: Any, split: str, result: Sequence[dict[str, Any]], path: Path, upright: bool
+) -> None:
     from cli import panels, show
     from pipeline.batches import Samples
-    from pipeline.image import centre, stored
+    from pipeline.files import square
+    from pipeline.image import centre
 
     samples, crop = Samples(dataset, split), run.recipe.crop
 
     def neighbours(each: dict[str, Any]) -> panels.Neighbours:
         near = each["neighbours"]
         return panels.Neighbours(
-            image=centre(stored(Path(each["image"]).read_bytes()), crop),
+            image=centre(square(Path(each["image"]), upright), crop),
             caption=Path(each["image"]).name,
             near=[centre(samples.square(one["row"]), crop) for one in near],
             captions=[one["class"] or one["name"] for one in near],

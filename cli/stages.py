@@ -27,7 +27,7 @@ from model.sparse import SparseCodes
 from pipeline import image
 from pipeline.atomic import make_folder, replacing
 from pipeline.batches import Samples
-from pipeline.dataset import DataError, Dataset, open_dataset
+from pipeline.dataset import Dataset, open_dataset
 from pipeline.workers import run_tasks
 
 Codebook = FisherVectors | SparseCodes
@@ -110,7 +110,7 @@ def read_grey(samples: Samples, number: int) -> np.ndarray:
     try:
         pixels = samples.square(number)
     except image.BadImage:
-        raise DataError(samples.find_damage(np.array([number]))) from None
+        raise samples.damage(number) from None
     return np.asarray(Image.fromarray(pixels).convert("L"))
 
 

@@ -30,6 +30,12 @@ checkpoint = click.option(
 data = click.option(
     "--data", type=click.Path(path_type=Path), help="The prepared dataset.  [default: the one of the run]"
 )
+exif = click.option(
+    "--exif",
+    type=click.Choice(["honour", "ignore"]),
+    default="honour",
+    help="Turn image files as their EXIF orientation says, or take them as they are stored.",
+)
 
 
 def using_network(command: Callable[..., None]) -> Callable[..., None]:

@@ -10,6 +10,7 @@ import resource
 from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ AHEAD = 4  # batches that the disk is told of before they are read; two are insi
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 Colour = Callable[[int], np.ndarray]
-Feed = Iterator[tuple[np.ndarray, tuple[Any, ...]]]  # sample numbers, and what the graph takes
+Fed = tuple[np.ndarray, tuple[Any, ...]]  # sample numbers, and what the graph takes
+Feed = Iterator[Fed]
 
 
 class TrainBatches:
@@ -61,7 +63,7 @@ class TrainBatches:
             kind=dataset.kind,
             **executor(device, threads, -(-batch_size // world)),
         )
-        self._stream = Stream(make, self._feed(), self.samples.find_damage, device)
+        self._stream = Stream(make, self._feed(), self.samples.damage, device)
 
     def __iter__(self) -> Iterator[Batch]:
         return self._stream
@@ -120,7 +122,7 @@ class EvaluationBatches:
             views=views,
             **executor(device, threads, batch_size),
         )
-        self._stream = Stream(make, self._feed(), self.samples.find_damage, device)
+        self._stream = Stream(make, self._feed(), self.samples.damage, device)
 
     def __iter__(self) -> Iterator[Batch]:
         return self._stream
@@ -169,38 +171,38 @@ class Samples:
         rows = self.index[chosen]
         return zip(rows["shard"].tolist(), rows["offset"].tolist(), rows["size"].tolist(), strict=True)
 
-    def find_damage(self, chosen: np.ndarray) -> str | None:
-        """The first of the samples that cannot be decoded, where it lies, and what to do."""
-        for number in chosen.tolist():
-            try:
-                self.square(number)
-            except image.BadImage as error:
-                row = self.index[number]
-                path = self.dataset.root / self.dataset.splits[self.split][row["shard"]].name
-                name = read_names(self.dataset, self.split)[number]
-                return (
-                    f"{path}, byte {row['offset']}: {name} cannot be decoded ({error}); "
-                    f"check with alexnet-dali prep --out {self.dataset.root} --verify"
-                )
-        return None
+    def damage(self, number: int) -> DataError:
+        """What to raise of a sample that cannot be decoded: where it lies, why, and what to do."""
+        try:
+            self.square(number)
+            reason = "DALI does not take it"
+        except image.BadImage as error:
+            reason = str(error)
+        row = self.index[number]
+        path = self.dataset.root / self.dataset.splits[self.split][row["shard"]].name
+        name = read_names(self.dataset, self.split)[number]
+        return DataError(
+            f"{path}, byte {row['offset']}: {name} cannot be decoded ({reason}); "
+            f"check with alexnet-dali prep --out {self.dataset.root} --verify"
+        )
 
 
 class Stream:
     """A DALI pipeline as an iterator of torch batches: images (..., 3, height, width), and labels.
 
-    `make` builds the graph around a source, `feed` is what the source yields; `damage` says which of a
-    batch's samples cannot be decoded.
+    `make` builds the graph around a source, `feed` is what the source yields. `damage` is told the number of
+    a sample that DALI cannot decode, and gives what to raise; if that is nothing, the stream leaves it out.
     """
 
     def __init__(
         self,
         make: Callable[..., Any],
         feed: Feed,
-        damage: Callable[[np.ndarray], str | None],
+        damage: Callable[[int], DataError | None],
         device: torch.device,
     ) -> None:
-        self.feed, self.damage, self.device = feed, damage, device
-        self.running: deque[np.ndarray] = deque()  # the samples of each batch that is inside DALI
+        self.make, self.feed, self.damage, self.device = make, feed, damage, device
+        self.running: deque[Fed] = deque()  # the batches inside DALI
         self.pipe = make(self._source)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -214,21 +216,45 @@ class Stream:
             # The graph and this hold each other; threads, files and device memory are to go at once.
             vars(self).clear()
             raise
-        except RuntimeError:
-            for chosen in self.running:
-                if damage := self.damage(chosen):
-                    raise DataError(damage) from None
-            raise
-        rows = len(self.running.popleft())
+        except RuntimeError as error:
+            self._leave_out_damage(error)
+            return next(self)
+        rows = len(self.running.popleft()[0])
         pixels, numbers = (
             to_torch_tensor(found.as_tensor(), copy=stream is not None)[:rows] for found in (images, labels)
         )
         return pixels.movedim(-1, -3), numbers
 
     def _source(self) -> tuple[Any, ...]:
-        chosen, inputs = next(self.feed)
-        self.running.append(chosen)
-        return inputs
+        self.running.append(next(self.feed))
+        return self.running[-1][1]
+
+    def _leave_out_damage(self, error: RuntimeError) -> None:
+        """Tries the samples inside DALI one at a time, and starts it again with those that it decodes."""
+        again: list[Fed] = []
+        for chosen, inputs in self.running:
+            good = [row for row in range(len(chosen)) if self._decodes(inputs, row)]
+            for number in np.delete(chosen, good).tolist():
+                if damage := self.damage(number):
+                    raise damage from None
+            if good:
+                kept = (
+                    [part[row] for row in good] if isinstance(part, list) else part[good] for part in inputs
+                )
+                again.append((chosen[good], tuple(kept)))
+        if sum(len(chosen) for chosen, _ in again) == sum(len(chosen) for chosen, _ in self.running):
+            raise error  # no image's fault
+        self.feed = chain(again, self.feed)
+        self.running.clear()
+        self.pipe = self.make(self._source)
+
+    def _decodes(self, inputs: tuple[Any, ...], row: int) -> bool:
+        alone = tuple(part[row : row + 1] for part in inputs)
+        try:
+            self.make(lambda: alone).run()
+        except RuntimeError:
+            return False
+        return True
 
 
 def executor(device: torch.device, threads: int, batch_size: int) -> dict[str, Any]:

@@ -61,9 +61,11 @@ class Made(Struct):
     images: Sha256  # of all labels and names
     pillow: str
     simplejpeg: str
-    rejected: Count = 0  # in dataset.json, as the next two
+    exif: Literal["honour", "ignore"] = "ignore"  # as it was before it could be chosen
+    rejected: Count = 0  # in dataset.json, as the next three
     left_out: Count = 0
     passed_over: Count = 0
+    flawed: dict[str, Count] = {}  # how many images have each harmless flaw
 
 
 class Description(Struct):

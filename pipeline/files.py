@@ -2,6 +2,7 @@
 
 import glob
 import os
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -13,24 +14,24 @@ import torch
 from pipeline import graph, image
 from pipeline.batches import Batch, Feed, Stream, executor
 from pipeline.dataset import DataError
-
-SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".gif")
+from pipeline.formats import HEAD, SUFFIXES, begins_as_image
+from pipeline.image import MAX_BYTES, BadImage, Decoded
+from pipeline.sample import is_litter
 
 
 def find_images(arguments: Sequence[str]) -> list[Path]:
-    """Files as named, the images of a folder at any depth, what matches a pattern; sorted within each."""
+    """Find files as named, the images of a folder at any depth, what matches a pattern; each sorted."""
     found: list[Path] = []
     for argument in arguments:
         if os.path.isdir(argument):
-            inside = (Path(folder, name) for folder, _, names in os.walk(argument) for name in names)
-            here = sorted(path for path in inside if path.suffix.lower() in SUFFIXES)
-        elif os.path.exists(argument):
+            here = sorted(_walk(argument))
+        elif os.path.lexists(argument):
             here = [Path(argument)]
         else:
             here = sorted(Path(name) for name in glob.glob(argument, recursive=True) if os.path.isfile(name))
         if not here:
             if os.path.isdir(argument):
-                raise DataError(f"{argument} holds no images, which end in {', '.join(SUFFIXES)}")
+                raise DataError(f"{argument} holds no images")
             raise DataError(f"{argument}: no such file or folder, and nothing matches it as a pattern")
         found += here
     return found
@@ -39,8 +40,9 @@ def find_images(arguments: Sequence[str]) -> list[Path]:
 class FileBatches:
     """Each file once and in order; labels are the files' numbers, so that rows can be told apart.
 
-    Images are uint8 (rows, views, 3, crop, crop). A file that cannot be decoded is in no batch: `faults` has
-    its number and why, by the time a later file is given out.
+    Images are uint8 (rows, views, 3, crop, crop), turned as their EXIF orientation says if `upright`. A file
+    that cannot be decoded is in no batch: `faults` has its number and why, by the time a later file is given
+    out; `notes` likewise, what is wrong with one that is in a batch.
     """
 
     def __init__(
@@ -52,9 +54,11 @@ class FileBatches:
         batch_size: int,
         device: torch.device,
         threads: int,
+        upright: bool = True,
     ) -> None:
-        self.paths, self.batch_size, self.threads = paths, batch_size, threads
+        self.paths, self.batch_size, self.threads, self.upright = paths, batch_size, threads, upright
         self.faults: dict[int, str] = {}
+        self.notes: dict[int, str] = {}
         make: Callable[..., object] = partial(
             graph.evaluation_graph,
             crop=crop,
@@ -62,7 +66,7 @@ class FileBatches:
             views=views,
             **executor(device, threads, batch_size),
         )
-        self._stream = Stream(make, self._feed(), lambda chosen: None, device)
+        self._stream = Stream(make, self._feed(), self._leave_out, device)
 
     def __iter__(self) -> Iterator[Batch]:
         return self._stream
@@ -77,14 +81,72 @@ class FileBatches:
                     yield np.array(list(good)), (list(good.values()), np.array(list(good), np.int64))
 
     def _read(self, number: int) -> np.ndarray | None:
-        """The bytes of a file that is known to decode, in a format that DALI has."""
+        """A file that DALI reads in place of this one."""
         try:
-            data = self.paths[number].read_bytes()
-            pixels = image.decode(data)
+            data, decoded = _decode(self.paths[number], self.upright)
         except OSError as error:
             self.faults[number] = f"cannot be read: {error.strerror}"
             return None
-        except image.BadImage as error:
+        except BadImage as error:
             self.faults[number] = f"cannot be decoded: {error}"
             return None
-        return np.frombuffer(data if image.dali_reads(data) else image.encode(pixels), np.uint8)
+        if decoded.damage:
+            self.notes[number] = f"damaged: {decoded.damage}; decoded as far as it goes"
+        return np.frombuffer(decoded.file(data), np.uint8)
+
+    def _leave_out(self, number: int) -> None:
+        self.faults[number] = "cannot be decoded by DALI"
+
+
+def square(path: Path, upright: bool) -> np.ndarray:
+    """The (256, 256, 3) uint8 centre of a file that was in a batch; for pictures."""
+    return np.asarray(image.square(_decode(path, upright)[1].image))
+
+
+def _decode(path: Path, upright: bool) -> tuple[bytes, Decoded]:
+    data = _read_file(path)
+    return data, image.decode(data, upright=upright, partly=True)
+
+
+def _walk(folder: str) -> Iterator[Path]:
+    """The images of a folder at any depth; a folder that several links lead to, once."""
+    seen = {str(above) for above in Path(folder).resolve().parents}
+    unread: list[Path] = []  # folders, each of which is to be a row that says so
+    for here, folders, names in os.walk(
+        folder, followlinks=True, onerror=lambda error: unread.append(Path(error.filename))
+    ):
+        if (real := os.path.realpath(here)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        inside = [name for name in folders if not is_litter(name)]
+        folders[:] = sorted(inside, key=lambda name: (os.path.islink(os.path.join(here, name)), name))
+        paths = (Path(here, name) for name in names if not is_litter(name))
+        yield from (path for path in paths if _promises_image(path))
+    yield from unread
+
+
+def _promises_image(path: Path) -> bool:
+    """By its suffix, or else by its first bytes."""
+    if path.name.lower().endswith(SUFFIXES):
+        return True
+    try:
+        with open(path, "rb", opener=_open_file) as file:
+            return begins_as_image(file.read(HEAD))
+    except (OSError, BadImage):
+        return False
+
+
+def _read_file(path: Path) -> bytes:
+    with open(path, "rb", opener=_open_file) as file:
+        data = file.read(MAX_BYTES + 1) if os.fstat(file.fileno()).st_size <= MAX_BYTES else None
+    if data is None or len(data) > MAX_BYTES:
+        raise BadImage(f"larger than {MAX_BYTES:,} bytes")
+    return data
+
+
+def _open_file(path: str, flags: int) -> int:
+    """Opens a regular file; a BadImage is anything else, for which one could wait for ever."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise BadImage("it is no file, but a folder, a pipe, a socket or a device")
+    return os.open(path, flags | os.O_NONBLOCK)

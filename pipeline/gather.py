@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ class Gathered:
         self.sums = Sums()
         self.splits: dict[str, tuple[Shard, ...]] = {}
         self.rejected: list[dict[str, Any]] = []
+        self.flawed: list[dict[str, Any]] = []
         self.files: dict[str, str] = {}  # name -> SHA-256
 
     def add(self, split: str, tasks: Iterable[Task]) -> None:
@@ -33,6 +35,7 @@ class Gathered:
             rows.append(record.rows)
             names += record.names
             self.rejected += record.rejected
+            self.flawed += record.flawed
             self.sums.merge(record.sums.images, record.sums.pixels, record.sums.products)
         self.splits[split] = tuple(shards)
         with replacing(self.out / split / "samples.npy") as file:
@@ -57,6 +60,13 @@ class Gathered:
         with replacing(path) as file:
             file.write("".join(json.dumps(line) + "\n" for line in lines).encode())
         return path
+
+    def write_flawed(self) -> dict[str, int]:
+        """Lists the images with harmless flaws; how many have each."""
+        if self.flawed:
+            with replacing(self.out / "flawed.jsonl") as file:
+                file.write("".join(json.dumps(line) + "\n" for line in self.flawed).encode())
+        return dict(Counter(line["flaw"] for line in self.flawed))
 
     def write_statistics(self) -> None:
         Statistics.of(self.sums).save(self.out / "statistics.npz")

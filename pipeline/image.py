@@ -1,27 +1,56 @@
-"""One image: any bytes that ImageNet calls .JPEG -> RGB pixels -> the 256x256 that AlexNet is trained on."""
+"""Third stop's tool: the bytes of any image file -> RGB pixels -> the 256x256 that AlexNet is trained on."""
 
 import io
+import re
 import warnings
+import zlib
+from typing import NamedTuple
 
 import numpy as np
-import simplejpeg
 from PIL import Image, UnidentifiedImageError
+
+from pipeline import jpeg
 
 MAX_PIXELS = 100_000_000  # declared: what would take more than this much memory is no photograph
 MAX_BYTES = 2**28
 MAX_SCANS = 100  # of a progressive JPEG; they have about ten
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
-DALI_FORMATS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"RIFF")  # all of them but GIF
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
+# Compressions of TIFF that tell damage; JPEG and fax codes inside a TIFF do not
+TIFF = ("raw", "packbits", "tiff_lzw", "tiff_deflate", "tiff_adobe_deflate")
+ORIENTATION = 0x0112  # the EXIF tag, and what turns an image upright by its value
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class BadImage(Exception):
     """Why an image cannot be used."""
 
 
-def decode(data: bytes) -> Image.Image:
-    """The RGB image in `data`. Any damage is a BadImage, also what libjpeg only warns of and pads with grey.
+class Decoded(NamedTuple):
+    """An image, and what is to be said of it."""
 
-    Pixels in stored order: the EXIF rotation is ignored, as the 2012 code ignored it.
+    image: Image.Image  # RGB
+    flaws: tuple[str, ...] = ()  # that change no pixel
+    damage: str = ""  # why it is only decoded as far as it goes
+    usual: bool = False  # DALI, too, makes these pixels of its bytes
+
+    def file(self, data: bytes) -> bytes:
+        """The file that DALI reads in place of `data`: the same, or else our JPEG of the pixels."""
+        return data if self.usual else encode(self.image)
+
+
+def decode(data: bytes, *, upright: bool = False, partly: bool = False) -> Decoded:
+    """Decode an image strictly: any damage is a BadImage, also what libjpeg only warns of and pads with grey.
+
+    upright: turned as its EXIF orientation says, else in the stored order, as the 2012 code took it.
+    partly: a damaged JPEG is decoded as far as it goes.
     """
     if not data:
         raise BadImage("empty file")
@@ -31,13 +60,16 @@ def decode(data: bytes) -> Image.Image:
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
             # MPO, a JPEG with more pictures behind it, is what some cameras write
-            return _decode_jpeg(data, image) if image.format in ("JPEG", "MPO") else _to_rgb(image)
+            decoded = (
+                _decode_jpeg(data, image, partly) if image.format in ("JPEG", "MPO") else _decode(data, image)
+            )
+            return _turn(decoded, image) if upright else decoded
     except (BadImage, MemoryError):
         raise
     except Image.DecompressionBombError:
         raise BadImage(f"declares more pixels than the limit of {MAX_PIXELS:,}") from None
     except UnidentifiedImageError:
-        raise BadImage(f"no image format known here: it begins with {data[:12]!r}") from None
+        raise BadImage(_why_unknown(data)) from None
     except Exception as error:  # damaged bytes make Pillow raise nearly anything
         raise BadImage(f"{error or type(error).__name__}") from None
 
@@ -53,7 +85,7 @@ def square(image: Image.Image, size: int = 256) -> Image.Image:
 
 def stored(data: bytes) -> np.ndarray:
     """The (256, 256, 3) uint8 square that prep would store of an image, for pictures."""
-    return np.asarray(square(decode(data)))
+    return np.asarray(square(decode(data).image))
 
 
 def centre(pixels: np.ndarray, crop: int) -> np.ndarray:
@@ -81,30 +113,91 @@ def encode(image: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def dali_reads(data: bytes) -> bool:
-    """Whether DALI decodes what `decode` accepts, going by the first bytes."""
-    return data.startswith(DALI_FORMATS)
-
-
-def _decode_jpeg(data: bytes, image: Image.Image) -> Image.Image:
+def _decode_jpeg(data: bytes, image: Image.Image, partly: bool) -> Decoded:
     """simplejpeg is the same libjpeg-turbo as Pillow's and DALI's, and tells its warnings."""
     if data.count(b"\xff\xda") > MAX_SCANS:
         raise BadImage(f"more than {MAX_SCANS} scans: made to keep a decoder busy")
     colours = "CMYK" if image.mode == "CMYK" else "RGB"
     try:
-        pixels = simplejpeg.decode_jpeg(data, colours, fastdct=False, fastupsample=False, strict=True)
+        pixels, flaws, damage = jpeg.decode(data, colours, partly)
     except ValueError as error:
         if "subsampling" not in str(error):
             raise
-        return image.convert("RGB")  # sampled in a way that the TurboJPEG interface has no name for
+        # Sampled in a way that the TurboJPEG interface has no name for. Pillow tells when data is missing.
+        return Decoded(image.convert("RGB"))
     if colours == "CMYK":
-        return image.convert("RGB")
-    return Image.fromarray(pixels)
+        return Decoded(image.convert("RGB"), flaws, damage)
+    if flaws and not damage and not np.array_equal(pixels, np.asarray(image.convert("RGB"))):
+        raise BadImage(f"{' and '.join(flaws)}, of which two decoders make different pixels")
+    return Decoded(Image.fromarray(pixels), flaws, damage, not flaws and not damage and jpeg.is_usual(data))
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Pillow's own conversion drops alpha, as wanted, but clips 16 bits to 8 where they need scaling."""
-    if image.mode.startswith("I;16"):
-        wide = np.asarray(image).astype(np.uint32)
+def _decode(data: bytes, image: Image.Image) -> Decoded:
+    """Any other format: the first picture of several, on white where it is transparent."""
+    if image.format == "PNG":
+        _check_png(data)
+    elif image.format == "GIF":
+        _check_gif(data)
+    elif image.format == "TIFF" and image.info.get("compression") not in TIFF:
+        raise BadImage(
+            f"TIFF with {image.info.get('compression')} inside is not read here: convert it to PNG"
+        )
+    if image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM"):
+        wide = np.asarray(image).astype(np.uint32)  # Pillow would clip 16 bits to 8, where they need scaling
         image = Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8))
-    return image.convert("RGB")
+    if image.mode in ("I", "F"):
+        raise BadImage("its numbers have no range that means black to white: convert it to 8 or 16 bits")
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        return Decoded(Image.alpha_composite(white, image.convert("RGBA")).convert("RGB"))
+    return Decoded(image.convert("RGB"))
+
+
+def _check_png(data: bytes) -> None:
+    """The checksum of each chunk, to the last."""
+    place, kind = 8, b""
+    while kind != b"IEND":
+        size, kind = int.from_bytes(data[place : place + 4], "big"), data[place + 4 : place + 8]
+        place, start = place + 12 + size, place + 4
+        if place > len(data):
+            raise BadImage("the end of the PNG is missing")
+        if zlib.crc32(data[start : place - 4]) != int.from_bytes(data[place - 4 : place], "big"):
+            raise BadImage(f"the checksum of a PNG chunk, {kind!r}, is wrong")
+
+
+def _check_gif(data: bytes) -> None:
+    """The chain of blocks, to its end mark."""
+
+    def table(flags: int) -> int:
+        return 3 << (flags & 7) + 1 if flags & 0x80 else 0
+
+    try:
+        place = 13 + table(data[10])
+        while (kind := data[place]) != 0x3B:
+            if kind not in (0x21, 0x2C):
+                raise BadImage(f"a GIF block of the unknown kind {kind:#04x}")
+            place += 2 if kind == 0x21 else 11 + table(data[place + 9])
+            while data[place]:
+                place += 1 + data[place]
+            place += 1
+    except IndexError:
+        raise BadImage("the end of the GIF is missing") from None
+
+
+def _turn(decoded: Decoded, image: Image.Image) -> Decoded:
+    """Upright, by the EXIF orientation of what Pillow opened; where that makes no sense, as it is."""
+    try:
+        turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
+    except Exception:  # as for decoding
+        return decoded
+    if turn is None:
+        return decoded
+    return decoded._replace(image=decoded.image.transpose(turn), usual=False)
+
+
+def _why_unknown(data: bytes) -> str:
+    if re.match(rb"....ftyp(hei|hev|mif1|msf1|avi)", data, re.DOTALL):
+        return f"{'AVIF' if data[8:11] == b'avi' else 'HEIC'} is not read here: convert it to JPEG"
+    if data.startswith(b"\xff\xd8\xff"):
+        return "a JPEG whose header is damaged, or of more than 8 bits a colour"
+    return f"no image format known here: it begins with {data[:12]!r}"

@@ -20,7 +20,7 @@ PER_SHARD, FEWEST_PER_SHARD, SHARDS = 1024, 64, 32
 PLAN = "plan.json"
 
 
-def plan(source: Source, size: str, store: str, seed: int, work: Path) -> list[Task]:
+def plan(source: Source, size: str, store: str, seed: int, exif: str, work: Path) -> list[Task]:
     """The shards in their order. train is shuffled as a whole, once; val and test keep the source's order."""
     tasks = []
     for split, samples in source.splits.items():
@@ -29,11 +29,13 @@ def plan(source: Source, size: str, store: str, seed: int, work: Path) -> list[T
         step = min(PER_SHARD, max(FEWEST_PER_SHARD, -(-count // SHARDS)))
         for number, first in enumerate(range(0, count, step)):
             part = tuple(samples[place] for place in order[first : first + step])
-            tasks.append(Task(split, number, first, size, store, part, work))
+            tasks.append(Task(split, number, first, size, store, exif, part, work))
     return tasks
 
 
-def describe(source: Source, size: str, store: str, seed: int, tasks: list[Task]) -> dict[str, Any]:
+def describe(
+    source: Source, size: str, store: str, seed: int, exif: str, tasks: list[Task]
+) -> dict[str, Any]:
     """What decides the bytes of the dataset, whichever layout the images come in."""
     digest = hashlib.sha256(json.dumps([category.wnid for category in source.classes]).encode())
     for task in tasks:
@@ -44,6 +46,7 @@ def describe(source: Source, size: str, store: str, seed: int, tasks: list[Task]
         "size": size,
         "store": store,
         "seed": seed,
+        "exif": exif,
         "images": digest.hexdigest(),
         "pillow": PIL.__version__,
         "simplejpeg": simplejpeg.__version__,
@@ -65,7 +68,8 @@ def begin(work: Path, made: dict[str, Any]) -> None:
 
 
 def refuse_other(out: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    for name in ("size", "store", "seed", "images", "pillow", "simplejpeg"):
+    before = {"exif": "ignore"} | before  # as was done before it could be chosen
+    for name in ("size", "store", "seed", "exif", "images", "pillow", "simplejpeg"):
         if before.get(name) != now[name]:
             what = "other images" if name == "images" else f"{name} {before.get(name)}, not {now[name]}"
             raise DataError(f"{out} was begun with {what}: go on as it was begun, or choose another --out")

@@ -26,18 +26,23 @@ def prepare(
     size: str = "256",
     store: str = "jpeg",
     seed: int = 0,
+    exif: str | None = None,
     workers: int | None = None,
     max_rejected: float = 0.001,
     report: Report = lambda progress: None,
 ) -> Dataset:
-    """Makes the dataset at `out`, or what an earlier run left of it, or what was damaged since."""
+    """Makes the dataset at `out`, or what an earlier run left of it, or what was damaged since.
+
+    exif: "honour" or "ignore" the images' orientation; ILSVRC's own is by default ignored, as in 2012.
+    """
     out = Path(out)
-    if dataset := find_finished(out, size, store, seed):
+    if dataset := find_finished(out, size, store, seed, exif):
         faults = find_faults(dataset)
         return repair(dataset, faults, source, workers=workers, report=report) if faults else dataset
+    exif = exif or source.exif
     with work_folder(out) as work:
-        tasks = plan(source, size, store, seed, work)
-        made = describe(source, size, store, seed, tasks)
+        tasks = plan(source, size, store, seed, exif, work)
+        made = describe(source, size, store, seed, exif, tasks)
         begin(work, made)
         for split in source.splits:
             make_folder(out / split)
@@ -88,7 +93,8 @@ def _finish(
         if not any(shard.samples for shard in shards):
             raise DataError(f"not one image of {split} can be used; {listed} says why")
     gathered.write_statistics()
-    made = made | {"rejected": count, "left_out": len(source.left), "passed_over": source.passed}
+    left, flawed = {"left_out": len(source.left), "passed_over": source.passed}, gathered.write_flawed()
+    made = made | {"rejected": count, "flawed": flawed} | left
     dataset = Dataset(out, made["size"], made["store"], source.classes, gathered.splits, gathered.files, made)
     write_description(dataset)
     return dataset

@@ -23,8 +23,11 @@ class Progress:
 Report = Callable[[Progress], None]
 
 
-def find_finished(out: Path, size: str, store: str, seed: int) -> Dataset | None:
-    """The dataset at `out` if it is finished; a DataError if it was made with other settings."""
+def find_finished(out: Path, size: str, store: str, seed: int, exif: str | None = None) -> Dataset | None:
+    """The dataset at `out` if it is finished; a DataError if it was made with other settings.
+
+    exif: None accepts either choice.
+    """
     if not (out / "dataset.json").exists():
         return None
     dataset = read_description(out)
@@ -32,6 +35,7 @@ def find_finished(out: Path, size: str, store: str, seed: int) -> Dataset | None
         "--size": (dataset.size, size),
         "--store": (dataset.store, store),
         "--seed": (dataset.made.get("seed"), seed),
+        "--exif": (_exif(dataset), exif or _exif(dataset)),
     }
     for name, (here, asked) in settings.items():
         if here != asked:
@@ -52,14 +56,14 @@ def repair(
 ) -> Dataset:
     """Makes shards again from their source; for a damaged file beside them, all the shards of its split."""
     out, faults = dataset.root, set(faults)
-    seed = dataset.made["seed"]
+    seed, exif = dataset.made["seed"], _exif(dataset)
     whole = {split for split in dataset.splits for name in _beside(split) if name in faults}
     shards = [shard for shards in dataset.splits.values() for shard in shards]
     checksums = {shard.name: shard.sha256 for shard in shards}
     faults |= {shard.name for shard in shards if index_name(shard) in faults}
     with work_folder(out) as work:
-        tasks = plan(source, dataset.size, dataset.store, seed, work)
-        refuse_other(out, dataset.made, describe(source, dataset.size, dataset.store, seed, tasks))
+        tasks = plan(source, dataset.size, dataset.store, seed, exif, work)
+        refuse_other(out, dataset.made, describe(source, dataset.size, dataset.store, seed, exif, tasks))
         bad = [task for task in tasks if task.name in faults or task.split in whole]
         done, rejected, total = 0, 0, sum(len(task.samples) for task in bad)
         for task, count in run_tasks(make_shard, bad, count_workers(workers, len(bad))):
@@ -82,6 +86,11 @@ def repair(
 
 def count_workers(workers: int | None, tasks: int) -> int:
     return min(workers or count_cores(), tasks)
+
+
+def _exif(dataset: Dataset) -> str:
+    """Whether its images were turned upright: not before that could be chosen."""
+    return str(dataset.made.get("exif", "ignore"))
 
 
 def _beside(split: str) -> list[str]:

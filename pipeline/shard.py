@@ -16,7 +16,7 @@ import numpy as np
 
 from pipeline.atomic import replacing
 from pipeline.dataset import INDEX, DataError
-from pipeline.image import MAX_BYTES, BadImage, dali_reads, decode, encode, square
+from pipeline.image import MAX_BYTES, BadImage, decode, encode, square
 from pipeline.sample import Sample
 from pipeline.schema import Array, Positive, Sha256, Unfit, parse, read_npz
 from pipeline.statistics import SIDE, Sums
@@ -37,6 +37,7 @@ class Task:
     first: int  # place of the first sample in its split, which names it: a rejected one leaves a gap
     size: str
     store: str
+    exif: str  # "honour" or "ignore" the orientation
     samples: tuple[Sample, ...]
     folder: Path  # prep's work folder
 
@@ -56,6 +57,7 @@ class Text(NamedTuple):
     sha256: Sha256
     names: list[str]
     rejected: list[dict[str, Any]]
+    flawed: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -67,10 +69,11 @@ class Record:
     rows: np.ndarray  # INDEX
     names: list[str]
     rejected: list[dict[str, Any]]
+    flawed: list[dict[str, Any]]  # kept all the same
     sums: Sums
 
     def save(self, path: Path) -> None:
-        text = json.dumps([self.bytes, self.sha256, self.names, self.rejected])
+        text = json.dumps([self.bytes, self.sha256, self.names, self.rejected, self.flawed])
         with replacing(path) as file:
             np.savez(
                 file,
@@ -88,7 +91,7 @@ class Record:
         try:
             arrays = read_npz(path, RECORD)
             rows, images, pixels = (arrays[name] for name in ("rows", "images", "pixels"))
-            size, sha256, names, rejected = parse(arrays["text"].tobytes(), Text)
+            size, sha256, names, rejected, flawed = parse(arrays["text"].tobytes(), Text)
             if len(names) != len(rows) or np.any(rows["offset"] + rows["size"] > size):
                 raise Unfit("its rows do not fit its names or its shard")
             if not 0 <= images <= len(rows) or len(pixels) != (SIDE if images else 0):
@@ -99,7 +102,7 @@ class Record:
             raise DataError(f"{path} is damaged: {error}") from None
         if images:
             sums.merge(int(images), pixels, arrays["products"])
-        return cls(size, sha256, rows, names, rejected, sums)
+        return cls(size, sha256, rows, names, rejected, flawed, sums)
 
 
 class ShardWriter:
@@ -142,20 +145,19 @@ class ShardWriter:
 
 def make_shard(task: Task) -> int:
     """Makes the shard and its record in the work folder; how many images were rejected."""
-    rows, names, rejected, sums = [], [], [], Sums()
+    rows, names, rejected, flawed, sums = [], [], [], [], Sums()
     with replacing(task.made(".tar")) as file:
         shard = ShardWriter(file)
         for key, sample in enumerate(task.samples, task.first):
+            where = {"split": task.split, "name": sample.name, "file": sample.path, "offset": sample.offset}
             try:
                 if sample.fault:
                     raise BadImage(sample.fault)
-                pixels, image = prepare_image(sample.read(MAX_BYTES), task.size, task.store)
+                pixels, image, flaws = prepare_image(sample.read(MAX_BYTES), task.size, task.store, task.exif)
             except BadImage as error:
-                rejected.append(
-                    {"split": task.split, "name": sample.name, "file": sample.path, "offset": sample.offset}
-                    | {"label": sample.label, "reason": str(error)}
-                )
+                rejected.append(where | {"label": sample.label, "reason": str(error)})
                 continue
+            flawed += [where | {"flaw": flaw} for flaw in flaws]
             suffix, size = ("npy", pixels.nbytes) if task.store == "raw" else ("jpg", len(image))
             end = shard.add(key, suffix, image, sample.label)  # behind a .npy's header, the pixels end it
             rows.append((task.number, end - size, size, sample.label))
@@ -166,24 +168,24 @@ def make_shard(task: Task) -> int:
     with replacing(task.made(".idx")) as file:
         file.write(index.encode())
     digest = shard.hash.hexdigest()
-    Record(shard.bytes, digest, np.array(rows, INDEX), names, rejected, sums).save(task.made(".made"))
+    Record(shard.bytes, digest, np.array(rows, INDEX), names, rejected, flawed, sums).save(task.made(".made"))
     return len(rejected)
 
 
-def prepare_image(data: bytes | None, size: str, store: str) -> tuple[np.ndarray, bytes]:
-    """A source's bytes -> the 256x256 pixels (256, 256, 3) uint8, and the file that is stored."""
+def prepare_image(
+    data: bytes | None, size: str, store: str, exif: str
+) -> tuple[np.ndarray, bytes, tuple[str, ...]]:
+    """Turn a source's bytes into the (256, 256, 3) uint8 pixels, the file that is stored, harmless flaws."""
     if data is None:
         raise BadImage(f"larger than {MAX_BYTES:,} bytes")
-    image = decode(data)
-    small = square(image)
+    decoded = decode(data, upright=exif == "honour")
+    small = square(decoded.image)
     pixels = np.asarray(small)
     if store == "raw":
         file = io.BytesIO()
         np.save(file, pixels)
-        return pixels, file.getvalue()
-    if size == "256":
-        return pixels, encode(small)
-    return pixels, data if dali_reads(data) else encode(image)
+        return pixels, file.getvalue(), decoded.flaws
+    return pixels, encode(small) if size == "256" else decoded.file(data), decoded.flaws
 
 
 def commit(task: Task, out: Path) -> None:

@@ -9,6 +9,7 @@ Each split may come in its own shape. A label is the place of the class among th
 """
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,12 @@ class Source:
     splits: dict[str, list[Sample]]  # train sorted by class and name, val and test by name
     left: tuple[LeftOut, ...] = ()  # what else is there and is not used
     passed: int = 0  # how many hidden files and the like
+    official: bool = False  # ILSVRC's own files
+
+    @property
+    def exif(self) -> str:
+        """What to do by default about the images' orientation: 2012's way is the record."""
+        return "ignore" if self.official else "honour"
 
     @property
     def count(self) -> int:
@@ -83,7 +90,12 @@ def find_source(root: Path | str, val_fraction: float | None = None, seed: int =
     kind = f"{_describe(base, edition, train)} in {base}: {', '.join(found)}"
     classes = tuple(_category(index, wnid, labels) for index, wnid in enumerate(wnids))
     left = sorted(left for each in others for left in each.left)
-    return Source(kind, classes, splits, tuple(left), sum(each.passed for each in others))
+    official = base.name == "CLS-LOC" or train.place.is_file() or bool(labels.ids) or _are_ilsvrc(wnids)
+    return Source(kind, classes, splits, tuple(left), sum(each.passed for each in others), official)
+
+
+def _are_ilsvrc(wnids: list[str]) -> bool:
+    return len(wnids) == 1000 and all(re.fullmatch(r"n\d{8}", wnid) for wnid in wnids)
 
 
 def _read(split: str, places: list[Path], root: Path, edition: Edition) -> Split:

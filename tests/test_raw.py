@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from pipeline.batches import EvaluationBatches, Samples, TrainBatches
 from pipeline.dataset import Dataset, find_faults, open_dataset, read_names
@@ -25,8 +25,8 @@ CPU = {"device": torch.device("cpu"), "threads": 2, "crop": 224}
 
 
 def square(path: Path) -> np.ndarray:
-    """Pillow's: shorter side to 256, centre 256x256."""
-    image = Image.open(path).convert("RGB")
+    """Pillow's: upright, shorter side to 256, centre 256x256."""
+    image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
     side = min(image.size)
     left, top = ((length - side) / 2 for length in image.size)
     box = (left, top, left + side, top + side)

@@ -72,7 +72,9 @@ def main() -> None:
             alone.mkdir()
             one = measure(
                 options.images,
-                lambda: [make_shard(task) for task in plan(source, options.size, "jpeg", 0, alone)],
+                lambda: [
+                    make_shard(task) for task in plan(source, options.size, "jpeg", 0, source.exif, alone)
+                ],
             )
             many = measure(
                 options.images, lambda: prepare(source, out, size=options.size, workers=options.workers)
