@@ -71,7 +71,7 @@ def probabilities(
 def test_predict_is_eval(photos: Path, trained: Path, probabilities: Found, tmp_path: Path) -> None:
     fine("predict", photos, "--run", trained, "--device", "cpu", "--json", tmp_path / "p.json")
     rows = json.loads((tmp_path / "p.json").read_text())
-    good = [row for row in rows if not row["fault"]]
+    good = [row for row in rows if not row["fault"] and not row["note"]]
     assert {Path(row["image"]).name for row in good} == probabilities.keys()
     for row in good:
         theirs = probabilities[Path(row["image"]).name]
@@ -87,12 +87,16 @@ def test_predict_says_what_is_broken_where_it_is(photos: Path, trained: Path) ->
     result = fine("predict", photos, "--run", trained, "--device", "cpu", "--csv", "-")
     rows = list(csv.DictReader(io.StringIO(result.stdout)))
     assert [row["image"] for row in rows] == sorted(row["image"] for row in rows) and len(rows) == 11
-    faults = {Path(row["image"]).name: row["fault"] for row in rows if row["fault"]}
-    assert faults.keys() == {"empty.jpg", "half.jpg"}
-    assert (
-        faults["empty.jpg"] == "cannot be decoded: empty file" and "cannot be decoded" in faults["half.jpg"]
+    said = {Path(row["image"]).name: (row["fault"], row["note"], bool(row["guess_1"])) for row in rows}
+    assert said.pop("empty.jpg") == ("cannot be decoded: empty file", "", False)
+    assert said.pop("half.jpg") == (
+        "",
+        "damaged: Premature end of JPEG file; decoded as far as it goes",
+        True,
     )
-    assert "11 images, 2 broken" in result.stderr and "of 9 whose class is known" in result.stderr
+    assert set(said.values()) == {("", "", True)}
+    assert "11 images, 1 broken" in result.stderr and "1 damaged" in result.stderr
+    assert "of 10 whose class is known" in result.stderr
 
 
 def test_predict_nothing_but_broken_files(photos: Path, trained: Path) -> None:
@@ -195,8 +199,9 @@ def test_similar_finds_each_image_itself_and_the_others_in_order(
     assert "a second" in result.stderr and result.stderr.count("warning:") == 2
     table, names = np.load(features).astype(np.float64), read_names(originals, "val")
     rows = json.loads((tmp_path / "s.json").read_text())
-    assert len(rows) == 9
-    for row in rows:
+    whole = [row for row in rows if not row["image"].endswith("half.jpg")]
+    assert len(rows) == 10 and len(whole) == 9
+    for row in whole:
         query = table[names.index(Path(row["image"]).name)]
         distances = np.linalg.norm(table - query, axis=1)
         near = row["neighbours"]
@@ -213,7 +218,7 @@ def test_similar_computes_as_precisely_as_the_features_were(
     fine("features", *given, "--out", path)
     worst = []
     for words in (), ("--precision", "float32"):
-        fine("similar", photos, "--features", path, "--json", tmp_path / "s.json", *words)
+        fine("similar", photos / "*/*.JPEG", "--features", path, "--json", tmp_path / "s.json", *words)
         rows = json.loads((tmp_path / "s.json").read_text())
         worst.append(max(row["neighbours"][0]["distance"] for row in rows))
     assert worst[0] < worst[1] / 10
