@@ -37,9 +37,9 @@ COMMON = (
         "--out", type=click.Path(path_type=Path), help="The run's folder.  [default: runs/baseline-NAME]"
     ),
     click.option("--sample", type=click.IntRange(100), default=250_000, help="Descriptors to learn from."),
-    click.option("--epochs", type=click.IntRange(1), default=20, help="Of the classifiers' training."),
-    click.option("--seed", default=0, help="Of all that is drawn."),
-    click.option("--workers", type=click.IntRange(1), help="Processes.  [default: one a core]"),
+    click.option("--epochs", type=options.EPOCHS, default=20, help="Of the classifiers' training."),
+    click.option("--seed", type=options.SEED, default=0, help="Of all that is drawn."),
+    click.option("--workers", type=options.THREADS, help="Processes.  [default: one a core]"),
 )
 
 

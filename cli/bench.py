@@ -28,10 +28,10 @@ Meter = Callable[[float], float]  # works for so many seconds and says how many 
 @click.option(
     "--recipe", "recipe_name", type=click.Choice(list(RECIPES)), default="original", help="Whose step."
 )
-@click.option("--width", type=click.FloatRange(0, min_open=True), help="Of every layer.  [default: 1]")
-@click.option("--batch-size", type=click.IntRange(1), help="Images a step.  [default: the recipe's]")
+@click.option("--width", type=options.WIDTH, help="Of every layer.  [default: 1]")
+@click.option("--batch-size", type=options.SEVERAL, help="Images a step.  [default: the recipe's]")
 @click.option(
-    "--seconds", type=click.FloatRange(0, min_open=True), default=5.0, help="For a part in a round."
+    "--seconds", type=options.Number(0, 1e6, min_open=True), default=5.0, help="For a part in a round."
 )
 @click.option(
     "--compare", is_flag=True, help="Also what one would have used instead: DataLoader, webdataset, FFCV."

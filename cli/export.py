@@ -41,8 +41,10 @@ def command(run_name: str | None, checkpoint: str, kind: str, out: Path | None, 
 
     The first three are read back by `train --init-from` and by --run.
     """
-    from model import weights
+    from model import portable, weights
 
+    if kind == "onnx":
+        portable.need_packages()
     run = trained.open_run(
         run_name, checkpoint, {"gpus": None, "device": "cpu", "precision": "float32", "workers": None}
     )

@@ -125,8 +125,8 @@ def read_images(run: "Trained", paths: Sequence[Path], upright: bool) -> Any:
 @click.command("batch")
 @options.data
 @click.option("--run", "run_name", help="Take recipe, seed and dataset of this run.  [default: none]")
-@click.option("--seed", default=0, help="Of a training without --run.")
-@click.option("--step", type=click.IntRange(0), default=0, help="Which batch of the training.")
+@click.option("--seed", type=options.SEED, default=0, help="Of a training without --run.")
+@click.option("--step", type=click.IntRange(0, 2**62), default=0, help="Which batch of the training.")
 @click.option("--count", type=click.IntRange(1, 16), default=6, help="Images of it.")
 @show.out("batch.png")
 def batch(data: Path, run_name: str | None, seed: int, step: int, count: int, out: Path) -> None:
@@ -172,6 +172,7 @@ def training_images(
         """(N, 3, crop, crop) in 0..255 -> pictures."""
         return list(np.rint(values).clip(0, 255).astype(np.uint8).transpose(0, 2, 3, 1))
 
+    count = min(count, noisy.total(step))
     (images, labels), (noisy_images, _) = next(iter(plain)), next(iter(noisy))
     cropped, noisy_ones = images[:count].numpy(), noisy_images[:count].numpy()
     epoch, skip = divmod(step, noisy.steps_per_epoch)

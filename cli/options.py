@@ -1,5 +1,6 @@
 """Options that several commands share."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,24 @@ cuda_graph = click.option(
     is_flag=True,
     help="Record the step and launch it as one. Off: nobody has measured it yet.",
 )
-workers = click.option("--workers", type=click.IntRange(1), help="Cores for decoding.  [default: all]")
+
+
+class Number(click.FloatRange):
+    """A number of a range, and not NaN, which click lets into any."""
+
+    name = "number"
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        number = super().convert(value, parameter, context)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", parameter, context)
+        return number
+
+
+# The limits are those of a recipe, of torch's generators, and of what DALI can start threads for.
+SEVERAL, EPOCHS, THREADS = click.IntRange(1, 2**20), click.IntRange(1, 100_000), click.IntRange(1, 1024)
+WIDTH, SEED, MINUTES = Number(0, 1000, min_open=True), click.IntRange(0, 2**64 - 1), Number(0, 1e6)
+workers = click.option("--workers", type=THREADS, help="Cores for decoding.  [default: all]")
 RUNS = Path("runs")
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli import options
 from cli.signals import ended_in_order
 from cli.text import console, say
 
@@ -49,10 +50,10 @@ EXIF = {
     default="jpeg",
     help="Store JPEGs, or raw pixels: nothing to decode, 252 GB for ImageNet instead of some 75.",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, help="Of the order of train.")
+@click.option("--seed", type=options.SEED, default=0, help="Of the order of train.")
 @click.option(
     "--val-fraction",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=options.Number(0, 1, min_open=True, max_open=True),
     help="Of a root without val: the part of each class that becomes val.",
 )
 @click.option(
@@ -60,10 +61,10 @@ EXIF = {
     type=click.Choice(["honour", "ignore"]),
     help="Turn images as their EXIF orientation says.  [default: honour; ignore for ILSVRC's own]",
 )
-@click.option("--workers", type=click.IntRange(1), help="Processes.  [default: one a core]")
+@click.option("--workers", type=options.THREADS, help="Processes.  [default: one a core]")
 @click.option(
     "--max-rejected",
-    type=click.FloatRange(0, 1),
+    type=options.Number(0, 1),
     default=0.001,
     help="The part of the images that may be unusable; one image always may.",
 )

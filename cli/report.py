@@ -39,9 +39,11 @@ def command(run_name: str | None, checkpoint: str, ten_crop: bool, out: Path | N
     from cli import page
     from model.run import read_metrics
     from pipeline.atomic import make_ready, writing
+    from pipeline.dataset import need_labels
 
     run = trained.open_run(run_name, checkpoint, settings)
     folder, dataset = run.source, run.data(settings["data"])
+    need_labels(dataset, "val")
     try:
         about = json.loads((folder / "run.json").read_text())
         metrics = read_metrics(folder / "metrics.jsonl")

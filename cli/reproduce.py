@@ -37,10 +37,10 @@ folder = click.Path(path_type=Path)
 @click.option("--cifar", type=folder, help="CIFAR-10, prepared as any classes, for figure 1.")
 @click.option("--runs", type=folder, default="runs/reproduce", help="Folder of all runs.")
 @options.machine
-@click.option("--width", type=click.FloatRange(0, min_open=True), help="Of every net.  [default: 1]")
-@click.option("--batch-size", type=click.IntRange(1), help="Of every training.  [default: 128]")
-@click.option("--epochs", type=click.IntRange(1), help="Of every training.  [default: the schedules' own]")
-@click.option("--seed", default=0, help="Of every run.")
+@click.option("--width", type=options.WIDTH, help="Of every net.  [default: 1]")
+@click.option("--batch-size", type=options.SEVERAL, help="Of every training.  [default: 128]")
+@click.option("--epochs", type=options.EPOCHS, help="Of every training.  [default: the schedules' own]")
+@click.option("--seed", type=options.SEED, default=0, help="Of every run.")
 @click.option(
     "--sample", type=click.IntRange(100), help="Of the baselines, as the next three: see `baseline`."
 )

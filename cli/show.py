@@ -111,11 +111,14 @@ def count_run(settings: dict[str, Any]) -> "tuple[list[str], np.ndarray]":
     from model.evaluate import LOST
     from model.study import predict
     from pipeline.batches import EvaluationBatches
+    from pipeline.dataset import need_labels
     from pipeline.graph import CENTRE_VIEW
 
     run = trained.open_run(settings["run_name"], settings["checkpoint"], settings)
+    dataset = run.data(settings["data"])
+    need_labels(dataset, settings["split"])
     batches = EvaluationBatches(
-        run.data(settings["data"]),
+        dataset,
         settings["split"],
         views=CENTRE_VIEW,
         batch_size=run.batch_size(1),

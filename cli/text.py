@@ -73,14 +73,15 @@ def progress(what: str, total: int, quiet: bool = False) -> Iterator[Callable[[i
     from rich.progress import TimeRemainingColumn as Remaining
 
     terminal = sys.stdout.isatty()
+    screen = console(stderr=not terminal)
     columns = (BarColumn(), TaskProgressColumn(), Remaining(), MofNCompleteColumn())
     with Progress(
         TextColumn("{task.description}", markup=False),
         *columns,
-        console=console(stderr=not terminal),
+        console=screen,
         transient=True,
         redirect_stdout=terminal,
-        disable=quiet,
+        disable=quiet or not screen.is_interactive,  # or it would print an empty line
     ) as bar:
         task = bar.add_task(plain(what), total=total)
         yield lambda more: bar.advance(task, more)

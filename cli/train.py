@@ -3,6 +3,7 @@
 import os
 import platform
 import shlex
+import shutil
 import signal
 import sys
 import time
@@ -39,24 +40,27 @@ if TYPE_CHECKING:
     "--recipe", "recipe_name", type=click.Choice(list(RECIPES)), default="original", help="The numbers."
 )
 @click.option("--run", "run_name", help="Name of the run, or a path.  [default: the recipe's name, in runs/]")
+@click.option("--epochs", type=options.EPOCHS, help="Stretches the schedule.  [default: the schedule's own]")
 @click.option(
-    "--epochs", type=click.IntRange(1), help="Stretches the schedule.  [default: the schedule's own]"
-)
-@click.option(
-    "--batch-size", type=click.IntRange(1), help="Images an update, over all processes.  [default: 128]"
+    "--batch-size", type=options.SEVERAL, help="Images an update, over all processes.  [default: 128]"
 )
 @click.option(
     "--schedule", type=click.Choice(list(SCHEDULES)), help="Of learning rates.  [default: the recipe's]"
 )
-@click.option("--classes", type=click.IntRange(2), help="Outputs.  [default: the dataset's classes]")
+@click.option("--classes", type=click.IntRange(2, 2**20), help="Outputs.  [default: the dataset's classes]")
+@click.option("--width", type=options.WIDTH, help="Of every layer: 0.25 is a quarter.  [default: 1]")
 @click.option(
-    "--width",
-    type=click.FloatRange(0, min_open=True),
-    help="Of every layer: 0.25 is a quarter.  [default: 1]",
+    "--seed", type=options.SEED, default=0, help="Of the initial weights and all else that is drawn."
 )
-@click.option("--seed", default=0, help="Of the initial weights and all else that is drawn.")
-@click.option("--save-minutes", default=10.0, help="Between checkpoints, beside the one each epoch.")
-@click.option("--stop-after", type=float, metavar="MINUTES", help="Save and stop then, with exit status 75.")
+@click.option(
+    "--save-minutes",
+    type=options.MINUTES,
+    default=10.0,
+    help="Between checkpoints, beside the one each epoch.",
+)
+@click.option(
+    "--stop-after", type=options.MINUTES, metavar="MINUTES", help="Save and stop then, with exit status 75."
+)
 @click.option(
     "--allow-changes",
     is_flag=True,
@@ -85,9 +89,10 @@ def command(recipe_name: str, show_recipe: bool, data: Path, **settings: Any) ->
 
         print_recipe(get_recipe(recipe_name, **changes))
         return
-    from pipeline.dataset import open_dataset
+    from pipeline.dataset import need_labels, open_dataset
 
     dataset = open_dataset(data)
+    need_labels(dataset, "train", "val")
     recipe = get_recipe(recipe_name, **{"classes": len(dataset.classes), **changes})
     if recipe.classes < len(dataset.classes):
         raise RunError(f"--classes {recipe.classes}: {data} has {len(dataset.classes)} classes")
@@ -163,6 +168,7 @@ def make_trainer(
     if settings["init_from"] and state.step == 0:
         begin(network, settings["init_from"], replicas)
     if replicas.first:
+        tell_room(run.path, recipe)
         # what predict must know, should the data be gone
         known = [dataset.root / name for name in ("dataset.json", "statistics.npz")]
         run.open(state.step, len(state.history), describe(dataset, identity), known)
@@ -180,6 +186,17 @@ def make_trainer(
         replicas=replicas,
         save_seconds=60 * settings["save_minutes"],
     )
+
+
+def tell_room(folder: Path, recipe: Recipe) -> None:
+    """Warn where the states that a run keeps may not find room: a new one, last, previous and best."""
+    size = 2 * 4 * sum(shape.parameters for shape in recipe.shapes())  # weights and velocities
+    there, free = sum(path.stat().st_size for path in folder.glob("*.pt")), shutil.disk_usage(folder).free
+    if free + there < 4 * size:
+        warn(
+            f"{folder} will hold up to four states of {size / 1e6:,.1f} MB each, and {free / 1e6:,.1f} MB "
+            "are free there"
+        )
 
 
 def begin(network: "AlexNet", source: str, replicas: "Replicas") -> None:

@@ -4,6 +4,7 @@ import json
 import logging
 import warnings
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -61,12 +62,14 @@ def windows(x: Tensor, size: int, dims: tuple[int, ...]) -> Tensor:
     return x
 
 
+def need_packages() -> None:
+    """RunError where those for ONNX are missing."""
+    if missing := [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]:
+        raise RunError(f"ONNX needs {' and '.join(missing)}: pip install 'alexnet-dali[export]'")
+
+
 def to_onnx(network: AlexNet, about: Mapping[str, Any]) -> bytes:
-    """The content of a file. RunError where the packages for it are missing."""
-    try:
-        import onnxscript  # noqa: F401
-    except ImportError:
-        raise RunError("ONNX needs more packages: pip install 'alexnet-dali[export]'") from None
+    """The content of a file. The packages of `need_packages` must be there."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it tells what else is not installed
     example = torch.zeros(2, 3, network.recipe.crop, network.recipe.crop)
     with warnings.catch_warnings(action="ignore"), torch.no_grad():  # of the exporter's own deprecations
@@ -88,10 +91,8 @@ def to_onnx(network: AlexNet, about: Mapping[str, Any]) -> bytes:
 
 def run_onnx(content: bytes, images: Tensor) -> Tensor:
     """The probabilities that onnxruntime computes on the CPU."""
-    try:
-        import onnxruntime
-    except ImportError:
-        raise RunError("the check needs onnxruntime: pip install 'alexnet-dali[export]'") from None
+    import onnxruntime
+
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     (probabilities,) = session.run(None, {"images": images.numpy()})
     return torch.from_numpy(probabilities)

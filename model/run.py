@@ -23,6 +23,7 @@ class RunDirectory:
         self.path = path
         if not first:
             return
+        self.made = not path.exists()
         with kept(path):
             path.mkdir(parents=True, exist_ok=True)
             try:
@@ -79,6 +80,10 @@ class RunDirectory:
             if hasattr(self, name):
                 with suppress(OSError):  # every row was written out; what could not be has been reported
                     getattr(self, name).close()
+        if hasattr(self, "lock") and self.made and not hasattr(self, "metrics"):  # nothing came of it
+            with suppress(OSError):
+                (self.path / "lock").unlink()
+                self.path.rmdir()
 
 
 class Events:

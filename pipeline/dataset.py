@@ -219,6 +219,15 @@ def has_labels(dataset: Dataset, split: str) -> bool:
     return bool((read_index(dataset, split)["label"] >= 0).all())
 
 
+def need_labels(dataset: Dataset, *splits: str) -> None:
+    """DataError where a split has no images, or not every one of them has a label."""
+    for split in splits:
+        if not has_labels(dataset, split):
+            raise DataError(
+                f"not all {split} images of {dataset.root} have labels; prepare a root that has them"
+            )
+
+
 def read_names(dataset: Dataset, split: str) -> list[str]:
     """Each sample's file name in the source, in dataset order."""
     path = dataset.root / split / "names.txt"

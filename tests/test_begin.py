@@ -134,3 +134,4 @@ def test_wrong_kinds(dataset: Dataset, tmp_path: Path, name: str, content: bytes
     result = train(dataset, tmp_path / "run", "--width", 0.02, "--init-from", path)
     assert result.exit_code == 1
     assert text.format(path=path) in result.output and len(result.output.splitlines()) == 1
+    assert not (tmp_path / "run").exists()

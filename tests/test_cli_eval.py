@@ -1,7 +1,10 @@
 """alexnet-dali eval, through the command line."""
 
+import hashlib
 import io
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +13,13 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from cli import main
+from cli import main, predictions
 from cli.failures import explain
 from model import checkpoint
 from model.network import AlexNet
 from model.recipe import Recipe
 from pipeline.batches import Samples
-from pipeline.dataset import Dataset, open_dataset, read_names
+from pipeline.dataset import Dataset, open_dataset, read_names, write_description
 from pipeline.statistics import Statistics
 
 
@@ -170,10 +173,80 @@ def test_too_little_memory_and_a_bug(
     assert explain(RuntimeError("CUDA driver error: invalid argument")) is None
 
 
-def test_a_dataset_of_more_classes(trained: Path, dataset: Dataset, tmp_path: Path) -> None:
-    from dataclasses import replace
+def test_a_run_that_is_not_there_or_not_trained(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for number in range(12):
+        (tmp_path / f"runs/net{number:02d}").mkdir(parents=True)
+        (tmp_path / f"runs/net{number:02d}/run.json").touch()
+    shutil.copy(trained / "last.pt", "runs/net03/previous.pt")
+    names = ", ".join(f"net{number:02d}" for number in range(10))
+    for words, text in (
+        (["eval", "--run", "nett"], f"there is no run runs/nett; runs has {names} and 2 others"),
+        (["report", "nett"], "there is no run runs/nett"),
+        (["predict", "--split", "val", "--run", "net02"], "runs/net02 has no last.pt: its training has not"),
+        (["show", "filters", "--run", "net03", "--checkpoint", "best"], "net03 has no best.pt: it has previ"),
+    ):
+        result = run(*words)
+        assert result.exit_code == 1 and text in result.output, result.output
+        assert len(result.output.splitlines()) == 1
 
-    from pipeline.dataset import Category, write_description
+
+def test_the_dataset_of_the_run_and_its_mean(
+    dataset: Dataset, originals: Dataset, trained: Path, tmp_path: Path
+) -> None:
+    """Without --data it is that of the run; the mean is the run's, whatever the dataset's."""
+    result = run("eval", "--run", trained, "--ten-crop")  # on a CPU, as there is no GPU
+    assert result.exit_code == 0, result.output
+    said = f"{trained}/last.pt at step 4, 9 val images of {dataset.root}, "
+    assert result.output.replace("\n", "").startswith(said) or torch.cuda.is_available()
+    shutil.copytree(dataset.root, tmp_path / "dark")
+    statistics = Statistics.load(dataset.root / "statistics.npz")
+    replace(statistics, mean=statistics.mean / 2).save(tmp_path / "dark/statistics.npz")
+    sha256 = hashlib.sha256((tmp_path / "dark/statistics.npz").read_bytes()).hexdigest()
+    files = {**dataset.files, "statistics.npz": sha256}
+    dark = replace(dataset, root=tmp_path / "dark", files=files)
+    write_description(dark)
+    found = []
+    for number, each in enumerate((dataset, dark)):
+        evaluate(each, trained, "--predictions", tmp_path / f"{number}.npz")
+        found.append(predictions.read(tmp_path / f"{number}.npz").probabilities)
+    assert (found[0] == found[1]).all()
+    shutil.copytree(trained, tmp_path / "run")
+    about = json.loads((trained / "run.json").read_text())
+    about["data"]["path"] = "/nowhere"
+    (tmp_path / "run/run.json").write_text(json.dumps(about))
+    result = run("eval", "--run", tmp_path / "run")
+    assert result.exit_code == 1 and "/nowhere, which" in result.output and "--data" in result.output
+
+
+def test_outputs_that_are_not_finite(dataset: Dataset, trained: Path, tmp_path: Path) -> None:
+    """Weights that are finite, but so large that what they make of an image is not."""
+    shutil.copytree(trained, tmp_path / "run")
+    saved = checkpoint.read(trained / "last.pt")
+    for name in ("fc7.weight", "fc7.bias", "fc8.weight"):
+        saved["weights"][name][:] = 3e38
+    del saved["format"]
+    checkpoint.save(tmp_path / "run/last.pt", saved)
+    words = ("--run", tmp_path / "run", "--device", "cpu")
+    for arguments in (
+        ("eval", *words),
+        ("features", *words, "--out", tmp_path / "f.npy"),
+        ("report", tmp_path / "run", "--device", "cpu", "--out", tmp_path / "r.html"),
+        ("show", "confusion", *words, "--out", tmp_path / "c.png"),
+    ):
+        result = run(*arguments)
+        assert result.exit_code == 1 and "not finite" in result.output, result.output
+        assert "Traceback" not in result.output
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    result = run("predict", "--split", "val", *words)
+    assert result.output.count("the network's outputs for it are not finite") == 9
+    assert "of 9 whose class is known, 100.00 % wrong" in result.output
+
+
+def test_a_dataset_of_more_classes(trained: Path, dataset: Dataset, tmp_path: Path) -> None:
+    from pipeline.dataset import Category
 
     for entry in dataset.root.iterdir():
         (tmp_path / entry.name).symlink_to(entry)

@@ -1,17 +1,22 @@
 """alexnet-dali train as a command: its options, what it writes, what it refuses."""
 
+import hashlib
 import json
 import platform
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from runs import description
 from traps import Trap, die
 
 from cli import main, options
+from cli.look import training_images
 from model.recipe import RECIPES, get_recipe
-from pipeline.dataset import Dataset
+from pipeline.dataset import Dataset, write_description
 from tools.commands import Command
 
 
@@ -39,7 +44,7 @@ def test_a_narrow_copy_of_every_recipe_trains(name: str, dataset: Dataset, tmp_p
 @pytest.mark.parametrize(
     ("words", "status", "text"),
     [
-        (["--batch-size", "0"], 2, "0 is not in the range x>=1"),
+        (["--batch-size", "0"], 2, "0 is not in the range 1<=x<="),
         (["--recipe", "modern"], 2, "'modern' is not one of"),
         (["--epoch", "3"], 2, "No such option '--epoch'. Did you mean '--epochs'?"),
         (["--classes", "2"], 1, "--classes 2: {data} has 3 classes"),
@@ -56,6 +61,69 @@ def test_what_is_refused(dataset: Dataset, tmp_path: Path, words: list[str], sta
     command = Command(*given, folder=tmp_path)
     assert command.wait() == status
     assert text.format(data=dataset.root) in command.text and "Traceback" not in command.text
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train", "--seed", "-1"],
+        ["train", "--seed", f"{2**64}"],
+        ["train", "--width", "1e307"],
+        ["train", "--width", "nan"],
+        ["train", "--batch-size", f"{2**31}"],
+        ["train", "--workers", "5000"],
+        ["train", "--epochs", f"{10**9}"],
+        ["train", "--classes", f"{2**31}"],
+        ["train", "--save-minutes", "nan"],
+        ["train", "--save-minutes", "-1"],
+        ["train", "--stop-after", "-1"],
+        ["train", "--stop-after", "inf"],
+        ["eval", "--workers", f"{2**40}"],
+        ["show", "batch", "--seed", "-1"],
+        ["show", "batch", "--step", f"{2**70}"],
+        ["prep", "--max-rejected", "nan"],
+        ["reproduce", "all", "--seed", "-1"],
+        ["baseline", "sift-fv", "--seed", f"{2**64}"],
+        ["bench", "--seconds", "nan"],
+    ],
+)
+def test_numbers_that_cannot_be(words: list[str]) -> None:
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 2
+    assert f"Invalid value for '{words[-2]}'" in result.output
+
+
+@pytest.mark.parametrize("text", ["has no val images", "not all val images"])
+def test_validation_is_asked_for_before_the_first_step(dataset: Dataset, tmp_path: Path, text: str) -> None:
+    """No validation images at all, or one that has no label."""
+    data = tmp_path / "data"
+    for entry in dataset.root.rglob("*"):
+        if entry.is_file() and entry.name != "dataset.json":
+            (data / entry.relative_to(dataset.root)).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(entry, data / entry.relative_to(dataset.root))
+    changed = replace(dataset, root=data)
+    if "all" in text:
+        index = np.load(data / "val/samples.npy")
+        index["label"][4] = -1
+        np.save(data / "val/samples.npy", index)
+        sha256 = hashlib.sha256((data / "val/samples.npy").read_bytes()).hexdigest()
+        changed = replace(changed, files={**dataset.files, "val/samples.npy": sha256})
+    else:
+        files = {name: sum_ for name, sum_ in dataset.files.items() if not name.startswith("val/")}
+        splits = {name: shards for name, shards in dataset.splits.items() if name != "val"}
+        changed = replace(changed, splits=splits, files=files)
+    write_description(changed)
+    words = ["train", "--data", str(data), "--run", str(tmp_path / "run"), "--device", "cpu"]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 1 and len(result.output.splitlines()) == 1
+    assert text in result.output and str(data) in result.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_batch_of_fewer_images_than_are_shown(dataset: Dataset) -> None:
+    """The last of an epoch of 28 images by three."""
+    rows, captions = training_images(dataset, get_recipe("original", batch_size=3), 0, 9, 6)
+    assert {len(row) for row in rows.values()} == {len(captions)} == {1}
 
 
 def test_no_data_and_no_gpu(tmp_path: Path) -> None:

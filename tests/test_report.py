@@ -116,7 +116,7 @@ def test_names_cannot_break_the_page() -> None:
 
 
 def test_errors(trained: Path, dataset: Dataset, tmp_path: Path) -> None:
-    assert "train first" in run("report", tmp_path / "none").output
+    assert "there is no run" in run("report", tmp_path / "none").output
     shutil.copytree(trained, tmp_path / "run")
     (tmp_path / "run" / "run.json").write_text("{no\n")
     result = run("report", tmp_path / "run", "--device", "cpu", "--data", dataset.root)
