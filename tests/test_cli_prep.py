@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from PIL import Image
 
 from cli import main
 from pipeline.dataset import open_dataset
@@ -206,3 +207,19 @@ def test_environment_and_fraction(bigger: Path, tmp_path: Path, monkeypatch: pyt
     dataset = open_dataset(out)
     assert (dataset.samples("train"), dataset.samples("val")) == (540, 60)
     assert re.search("next +alexnet-dali train\n", result.output)
+
+
+def test_what_is_done_about_orientation_and_flaws_is_said(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    for name in "ab":
+        for number in range(2):
+            path = root / name / f"{number}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.effect_mandelbrot((80, 60), (-2, -1, 1, 1), 50).save(path)
+    flawed = root / "a/0.jpg"
+    flawed.write_bytes(flawed.read_bytes()[:-2] + b"to be skipped, as it lies before the end\xff\xd9")
+    result = run("--imagenet-root", root, "--val-fraction", 0.5, "--out", tmp_path / "out", "--workers", 1)
+    assert "turned as their EXIF orientation says; --exif ignore" in result.output
+    assert re.search(r"flawed +1 with extraneous bytes before a marker: harmless", result.output)
+    options = ("--imagenet-root", root, "--val-fraction", 0.5, "--out", tmp_path / "out", "--exif", "ignore")
+    assert "was prepared with --exif honour, not ignore: choose another --out" in run(*options).output
