@@ -24,6 +24,7 @@ from cli import (
     report,
     reproduce,
     show,
+    signals,
     similar,
     text,
     train,
@@ -71,7 +72,7 @@ class Boundary(click.Group):
             return super().make_context(*arguments, **options)
 
     def invoke(self, ctx: click.Context) -> Any:
-        with in_one_line():
+        with in_one_line(), signals.handled(signals.leave):
             return super().invoke(ctx)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli import options, trained
-from cli.text import say
+from cli.text import plain, say
 from model.recipe import RunError
 from pipeline.atomic import make_ready, writing
 
@@ -56,7 +56,7 @@ def command(run_name: str | None, checkpoint: str, kind: str, out: Path | None, 
     about = {
         "classes": [asdict(category) for category in run.facts.classes],
         "step": run.step,
-        "run": trained.title(run.path),
+        "run": plain(trained.title(run.path)),
         "dataset": run.facts.dataset,
     }
     if kind == "onnx":

@@ -53,11 +53,11 @@ class Source:
 def open_sinks(run: "Trained", source: Source, settings: dict[str, Any], stack: ExitStack) -> Iterator[Sink]:
     """Where rows go: to the files asked for, or else as a table to the terminal."""
     classes = run.facts.classes
+    if settings["picture"]:  # opened first, written last: rows are not lost with it
+        yield stack.enter_context(drawing(run, source, settings))
     for path, sink in ((settings["json_path"], json_file), (settings["csv_path"], csv_file)):
         if path:
             yield stack.enter_context(sink(path, classes))
-    if settings["picture"]:
-        yield stack.enter_context(drawing(run, source, settings))
     if not any(settings[name] for name in ("json_path", "csv_path", "picture")):
         say(f"{'image':<40} {'probability':>11}  class")
         yield lambda number, row: print_row(run, row)
@@ -65,7 +65,8 @@ def open_sinks(run: "Trained", source: Source, settings: dict[str, Any], stack: 
 
 def print_row(run: "Trained", row: Row) -> None:
     """Five lines of the table; an image's own class is marked."""
-    name = row.name if len(row.name) <= 40 else "…" + row.name[-39:]
+    name = plain(row.name)
+    name = name if len(name) <= 40 else "…" + name[-39:]
     if row.fault:
         say(f"{name:<40} {row.fault}")
     elif row.note:

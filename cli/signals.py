@@ -45,6 +45,11 @@ def handled(handler: Handler) -> Iterator[Callable[[Handler], None]]:
             signal.signal(number, former)
 
 
+def leave(number: int, frame: FrameType | None) -> None:
+    """A handler: leave, and let what is half written be removed on the way out."""
+    raise SystemExit(128 + number)
+
+
 @contextmanager
 def ended_in_order() -> Iterator[None]:
     """End the block at a signal, with a line; for work that is kept piece by piece as it is done."""

@@ -59,11 +59,14 @@ def make_ready(path: Path) -> None:
 
 
 def _find(path: Path) -> tuple[Path, int]:
-    """Where a file is, or will be, at the end of all links, and its mode."""
+    """Where a file is, or will be, at the end of all links, and its mode. OSError where it is protected."""
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
         mode = stat.S_IFREG
+    else:
+        if not os.access(path, os.W_OK, effective_ids=True):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
     return Path(os.path.realpath(path)), mode
 
 

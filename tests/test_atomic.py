@@ -118,6 +118,28 @@ def test_a_file_stays_its_owners(tmp_path: Path) -> None:
     assert (path.stat().st_uid, path.stat().st_gid) == (1234, 1234)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
+def test_what_is_protected_stays(tmp_path: Path) -> None:
+    for each in (tmp_path, *tmp_path.parents[:2]):
+        each.chmod(0o755)  # for another user to enter
+    (tmp_path / "his").mkdir()
+    path, closed = tmp_path / "his" / "file", tmp_path / "new"
+    path.write_text("old")
+    path.chmod(0o444)
+    os.chown(path.parent, 1234, 1234)
+    os.chown(path, 1234, 1234)
+    os.seteuid(1234)
+    try:
+        for each in (path, closed):
+            for work in (make_ready, lambda path: writing(path).__enter__()):
+                with pytest.raises(PermissionError) as caught:
+                    work(each)
+                assert caught.value.filename == str(each)
+    finally:
+        os.seteuid(0)
+    assert path.read_text() == "old" and os.listdir(path.parent) == ["file"] and not closed.exists()
+
+
 def test_links_in_a_circle_are_refused_by_name(tmp_path: Path) -> None:
     one, other = tmp_path / "one", tmp_path / "other"
     one.symlink_to(other)

@@ -4,12 +4,15 @@ import ast
 import csv
 import io
 import json
+import os
 import resource
 import shutil
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -18,7 +21,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 from test_report import Page
 
-from cli import main, options
+from cli import features, main, options
 from pipeline import drawn
 from pipeline.prep import prepare
 from pipeline.source import find_source
@@ -231,6 +234,23 @@ def test_an_output_is_whole_or_the_older_one_stays(name: str, odd: Odd, tmp_path
 )
 def test_names_on_the_terminal(words: str, odd: Odd) -> None:
     assert r"\x1b" in fine(*(odd.words.get(word, word) for word in words.split())).stdout
+
+
+def test_a_signal_leaves_nothing_half_written(
+    odd: Odd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = features.compute
+
+    def compute(*arguments: Any) -> Iterator[np.ndarray]:
+        yield from found(*arguments)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(features, "compute", compute)
+    (tmp_path / "f.npy").write_text("old")
+    before = signal.getsignal(signal.SIGTERM)
+    assert run("features", "--run", odd.run, "--device", "cpu", "--out", tmp_path / "f.npy").exit_code == 143
+    assert os.listdir(tmp_path) == ["f.npy"] and (tmp_path / "f.npy").read_text() == "old"
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_what_is_not_drawn_leaves_the_older_picture(odd: Odd, tmp_path: Path) -> None:
