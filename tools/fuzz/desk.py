@@ -1,5 +1,6 @@
 """A small dataset, a run of it and all that commands make of them, in one folder; how commands run here."""
 
+import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -39,23 +40,26 @@ class Desk:
         if baseline := self.has_baseline():
             small = ("--epochs", 1, "--sample", 500, "--step", 64, "--components", 2, "--dimensions", 4)
             self.must("baseline", "sift-fv", *data, "--out", folder / "sift", "--workers", 1, *small)
+        parts = ("train", "eval, centre", "eval, ten views")
+        about = {"width": 0.02, "batch_size": 8, "parts": {name: {"img_s": 9.0} for name in parts}}
+        (folder / "bench.json").write_text(json.dumps(about))
         image = folder / "image.JPEG"
         image.write_bytes(drawn.jpeg(drawn.Miniature().image(0, 0, 0)))
         self.commands: dict[str, tuple[Any, ...]] = {
             "prep": ("prep", "--out", folder / "data", "--workers", 1),
             "verify": ("prep", "--out", folder / "data", "--workers", 1, "--verify"),
             "repair": ("prep", "--imagenet-root", folder / "root", "--out", folder / "data", "--workers", 1),
-            "go on": ("prep", "--imagenet-root", folder / "bad", "--out", folder / "half", "--workers", 1,
+            "go_on": ("prep", "--imagenet-root", folder / "bad", "--out", folder / "half", "--workers", 1,
             "--max-rejected", 1),
             "train": ("train", *data, *run, *training),
             "more": ("train", *data, *run, *training[:-1], 2, "--allow-changes"),
             "begin": ("train", *data, "--run", self.out / "new", *CPU, *training, "--init-from",
             folder / "safetensors.safetensors"),
             "eval": ("eval", *data, *run, "--predictions", "p.npz"),
-            "eval weights": ("eval", *data, "--run", folder / "safetensors.safetensors", *CPU),
-            "eval caffe": ("eval", *data, "--run", folder / "caffe.safetensors", *CPU),
+            "eval_weights": ("eval", *data, "--run", folder / "safetensors.safetensors", *CPU),
+            "eval_caffe": ("eval", *data, "--run", folder / "caffe.safetensors", *CPU),
             "predict": ("predict", image, *run, "--json", "p.json"),
-            "predict split": ("predict", "--split", "val", *run, "--csv", "p.csv"),
+            "predict_split": ("predict", "--split", "val", *run, "--csv", "p.csv"),
             "features": ("features", *run, "--out", "f.npy"),
             "similar": ("similar", image, "--features", folder / "features.npy", "--json", "s.json", *CPU),
             "ensemble": ("ensemble", folder / "val.npz", folder / "val.npz", "--out", "e.npz", *data,
@@ -67,6 +71,9 @@ class Desk:
             "batch": ("show", "batch", *data, *run[:2]),
             "confusion": ("show", "confusion", *run, "--predictions", folder / "val.npz"),
             "doctor": ("doctor", *data),
+            "reproduce": ("reproduce", "ilsvrc-2012", *data, *CPU, *training[:-2], "--dry-run", "--runs",
+            "runs",
+                          "--bench", folder / "bench.json"),
         }  # fmt: skip
         if baseline:
             self.commands["baseline"] = (
@@ -116,7 +123,8 @@ class Desk:
             raise Fault("no line", f"status {words[0]}", f"{words} ended with {result.exit_code}")
         if result.exit_code == 1:
             said = result.stderr.rpartition("Error: ")[2]
-            check_line(said.removesuffix("\n"), *(names or ("",)))
+            check_line(said.removesuffix("\n"), "")
+            check_line(result.output.replace("\n", " "), *(names or ("",)))
 
     def restore(self) -> None:
         """As it was."""

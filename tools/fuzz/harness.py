@@ -21,6 +21,7 @@ from hypothesis.strategies import SearchStrategy
 
 import pipeline.workers
 from cli import stages
+from cli.text import plain
 from model.recipe import RunError
 from pipeline import devkit, prep, repair
 from pipeline.dataset import DataError
@@ -124,11 +125,11 @@ def one_line(work: Callable[[], Any], *names: str) -> Any:
     try:
         return work()
     except (DataError, RunError) as error:
-        text = str(error)
+        text = plain(str(error))
     except OSError as error:
         if error.filename is None:
             raise
-        text = f"{error.filename}: {error.strerror}"
+        text = plain(f"{error.filename}: {error.strerror}")
     check_line(text, *names)
     return None
 

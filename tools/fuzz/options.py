@@ -26,7 +26,8 @@ OUTPUTS = ("out", "json", "csv", "picture", "submission", "runs")
 NUMBERS = (
     "0", "1", "2", "-1", "3", "7", "1.5", "0.5", "", "x", "nan", "inf", "-inf", "1e308", "1e-320", "1e12",
     "-0", "0x10", "1_0",
-    "2147483648", "4294967296", "9223372036854775807", "18446744073709551616", "9" * 30, "9" * 5000, "\uff11",
+    "2147483648", "4294967296", "9223372036854775807", "18446744073709551616", "9" * 30, "9" * 5000,
+    "\uff11",
     "1,2", " 1", "1e400",
 )  # fmt: skip
 TEXTS = ("", " ", "-", "--", ".", "..", "x", "a b", "[b]x[/b]", "$x_1$", "<i>", "=1+1", "\udcff",
@@ -175,6 +176,7 @@ def bases(desk: Desk) -> dict[tuple[str, ...], tuple[Any, ...]]:
     folder = desk.folder
     data, run, image = ("--data", folder / "data"), ("--run", folder / "run", *CPU), folder / "image.JPEG"
     small = ("--width", 0.02, "--batch-size", 8)
+    bench = folder / "bench.json"
     few = ("--epochs", 1, "--sample", 200, "--step", 64, "--workers", 1, "--out", "new")
     return {
         ("prep",): ("--imagenet-root", folder / "root", "--out", "new", "--workers", 1),
@@ -197,7 +199,7 @@ def bases(desk: Desk) -> dict[tuple[str, ...], tuple[Any, ...]]:
         ("report",): (folder / "run", *CPU, "--out", "new.html"),
         ("baseline", "sift-fv"): (*data, *few, "--components", 2, "--dimensions", 4),
         ("baseline", "sparse-coding"): (*data, *few, "--words", 4),
-        ("reproduce",): ("ilsvrc-2012", *data, *CPU, *small, "--epochs", 1, "--runs", "new", "--dry-run"),
+        ("reproduce",): ("ilsvrc-2012", *data, *CPU, *small, "--runs", "new", "--dry-run", "--bench", bench),
     }
 
 
