@@ -20,7 +20,7 @@ from tools.fuzz.files import look
 from tools.fuzz.harness import Fault
 
 SECONDS = 30  # of processor time, after which a command is stopped
-LONG = {"demo": 3, "bench": 3, "reproduce": 3, "baseline": 10, "train": 10}  # those that may well take longer
+LONG = {"demo": 3, "bench": 3, "reproduce": 3, "baseline": 5, "train": 10}  # those that may well take longer
 MEMORY = 3 * 2**30  # bytes that the process may take beside what it has
 OUTPUTS = ("out", "json", "csv", "picture", "submission", "runs")
 NUMBERS = (
@@ -57,8 +57,14 @@ def leaves(
 
 
 COMMANDS = dict(leaves(main))
-SELDOM = (("demo",), ("bench",), ("reproduce",), ("report",))  # they take long where they have what they need
-NAMES = [words for words in COMMANDS for _ in range(1 if words in SELDOM else 5)]
+SELDOM = (
+    ("demo",),
+    ("bench",),
+    ("report",),
+    ("baseline", "sift-fv"),
+    ("baseline", "sparse-coding"),
+)  # they take long where they have what they need
+NAMES = [words for words in COMMANDS for _ in range(1 if words in SELDOM else 6)]
 
 
 def values(words: tuple[str, ...], option: click.Parameter) -> SearchStrategy[str]:
