@@ -151,16 +151,16 @@ def need_libraries() -> None:
 def refuse_changes(plan: "Plan", dataset: "Dataset") -> None:
     """What is in the folder must be of the same settings and images."""
     from model.checkpoint import differences
+    from model.run import read_about
 
     path = plan.folder / "run.json"
     if not path.exists():
         return
-    try:
-        before = json.loads(path.read_text())
-        found = list(differences(before["baseline"], plan.settings()))
-        same = before["data"]["fingerprint"] == dataset.fingerprint
-    except (ValueError, KeyError, TypeError):
-        raise RunError(f"{path} is not that of a baseline; use another --out") from None
+    before = read_about(path)
+    if not before.get("baseline"):
+        raise RunError(f"{path} is not that of a baseline; use another --out")
+    found = list(differences(before["baseline"], plan.settings()))
+    same = before["data"]["fingerprint"] == dataset.fingerprint
     texts = ", ".join([text for _, text in found] + ([] if same else ["other images"]))
     if texts:
         raise RunError(f"{plan.folder} was started with {texts}; go on with that, or use another --out")

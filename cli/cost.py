@@ -1,10 +1,11 @@
 """What `reproduce` would run, and how long that takes at the speed of this machine."""
 
-import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from msgspec import Meta, Struct
 
 from cli.tables import BASELINES
 from cli.text import say
@@ -13,7 +14,20 @@ from model.recipe import Recipe, RunError
 if TYPE_CHECKING:
     from cli.shelf import Shelf, Step
 
+Rate = Annotated[float, Meta(gt=0, le=1e300)]
 SECONDS = 1.0  # for each part of each net
+
+
+class Part(Struct):
+    img_s: Rate
+
+
+class Bench(Struct):
+    """What is asked of a file of bench --json."""
+
+    width: Rate
+    batch_size: int
+    parts: dict[str, Part]
 
 
 def tell_cost(steps: "Sequence[Step]", shelf: "Shelf", bench_path: Path | None) -> None:
@@ -49,16 +63,17 @@ def spell(seconds: float) -> str:
 
 def read_rates(path: Path, recipe: Recipe) -> dict[str, float]:
     """Images a second by part, from a file of bench --json for networks of this width and batch."""
+    from pipeline.schema import Unfit, read_json
+
     try:
-        found = json.loads(path.read_text())
-        rates = {name: float(part["img_s"]) for name, part in found["parts"].items()}
-        made = (found["width"], found["batch_size"])
-        whole = min(rates[part] for part in ("train", "eval, centre", "eval, ten views")) > 0
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        whole = False
-    if not whole:
-        raise RunError(f"{path} has no images/s of training; make it with alexnet-dali bench --json {path}")
-    if made != (recipe.width, recipe.batch_size):
+        found = read_json(path, Bench)
+        rates = {name: found.parts[name].img_s for name in ("train", "eval, centre", "eval, ten views")}
+    except (OSError, Unfit, KeyError) as error:
+        what = error.strerror if isinstance(error, OSError) else error
+        raise RunError(
+            f"{path} has no images/s of training ({what}); make it with alexnet-dali bench --json {path}"
+        ) from None
+    if (found.width, found.batch_size) != (recipe.width, recipe.batch_size):
         wanted = f"--width {recipe.width:g} --batch-size {recipe.batch_size}"
         raise RunError(f"{path} was measured otherwise; make it with alexnet-dali bench {wanted}")
     return rates

@@ -1,7 +1,6 @@
 """alexnet-dali report."""
 
 import io
-import json
 import shlex
 import time
 from collections.abc import Sequence
@@ -37,7 +36,7 @@ def command(run_name: str | None, checkpoint: str, ten_crop: bool, out: Path | N
     It needs no network and no other file. RUN is a name in runs/ or a folder; without one it is the newest.
     """
     from cli import page
-    from model.run import read_metrics
+    from model.run import read_about, read_metrics
     from pipeline.atomic import make_ready, writing
     from pipeline.dataset import need_labels
 
@@ -45,9 +44,8 @@ def command(run_name: str | None, checkpoint: str, ten_crop: bool, out: Path | N
     folder, dataset = run.source, run.data(settings["data"])
     need_labels(dataset, "val")
     try:
-        about = json.loads((folder / "run.json").read_text())
-        metrics = read_metrics(folder / "metrics.jsonl")
-    except (OSError, ValueError) as error:
+        about, metrics = read_about(folder / "run.json"), read_metrics(folder / "metrics.jsonl")
+    except OSError as error:
         raise RunError(f"{folder} is no run of alexnet-dali train ({error})") from None
     out = out or folder / "report.html"
     make_ready(out)

@@ -1,14 +1,16 @@
 """What `reproduce` keeps in a folder: a folder for each run, what made it, what of it is missing."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from msgspec import Struct
+
 from cli.tables import BASELINES, DATA, RUNS, Row, Speed, Table
 from model import schedule
 from model.recipe import Recipe, RunError, get_recipe
+from pipeline.schema import Count, Unfit, read_json
 
 if TYPE_CHECKING:
     from pipeline.dataset import Dataset
@@ -16,6 +18,18 @@ if TYPE_CHECKING:
 TRAINING = ("width", "batch_size", "epochs")  # of a recipe; None: its own
 MACHINE = ("gpus", "device", "precision", "workers")
 SIZES = {"sift-fv": ("sample", "step", "components"), "sparse-coding": ("sample", "step", "words")}
+
+
+class Evaluated(Struct):
+    """What is asked of the result of an eval."""
+
+    step: Count
+
+
+class Result(Struct):
+    """The same of a baseline."""
+
+    split: str
 
 
 @dataclass(frozen=True)
@@ -140,41 +154,43 @@ class Shelf:
         recipe, rows = self.recipe(name), self.validations(name)
         if not schedule.finished(recipe, [row["top1_err"] for row in rows]):
             return schedule.epochs(recipe) - len(rows)
-        about, seed = self.about(name), self.settings["seed"] + RUNS[name].seed
-        found = {"recipe": about["recipe"], "seed": about["starts"][0]["seed"]}
-        self.refuse_another(name, found, {"recipe": json.loads(json.dumps(recipe.to_dict())), "seed": seed})
+        about, seed = self.about(name, "recipe"), self.settings["seed"] + RUNS[name].seed
+        found = {"recipe": about["recipe"], "seed": about["starts"][0].get("seed")}
+        self.refuse_another(name, found, {"recipe": recipe.to_dict(), "seed": seed})
         return 0
 
     def is_evaluated(self, name: str, views: str) -> bool:
         rows, out = self.validations(name), self.predictions(name, views)
         try:
-            said = json.loads(out.with_suffix(".json").read_text())
-        except (OSError, ValueError):  # eval empties it first and writes it last
+            said = read_json(out.with_suffix(".json"), Evaluated)
+        except (OSError, Unfit):  # eval writes it last
             return False
-        return bool(rows) and said["step"] == rows[-1]["step"] and out.exists()
+        return bool(rows) and said.step == rows[-1]["step"] and out.exists()
 
     def is_made(self, name: str) -> bool:
         """Whether a baseline is finished and evaluated on our split; RunError where it is another."""
         path = self.folder / name / "result.json"
-        if not path.exists():
+        try:
+            split = read_json(path, Result).split
+        except (OSError, Unfit):  # baseline writes it last
             return False
-        about = self.about(name)["baseline"]
+        about = self.about(name, "baseline")["baseline"]
         wanted = {
             k: v for k, v in self.given(("seed", *SIZES[BASELINES[name].command])).items() if v is not None
         }
         found = about | about["sizes"] | about["grid"]
-        self.refuse_another(name, {key: found[key] for key in wanted}, wanted)
-        return bool(json.loads(path.read_text())["split"] == self.split(name))
+        self.refuse_another(name, {key: found.get(key) for key in wanted}, wanted)
+        return split == self.split(name)
 
-    def about(self, name: str) -> dict[str, Any]:
-        """The run.json of a finished run, which must be of the same images."""
+    def about(self, name: str, kind: str) -> dict[str, Any]:
+        """The run.json of a finished run of a kind, recipe or baseline, which must be of the same images."""
+        from model.run import read_about
+
         path = self.folder / name / "run.json"
-        try:
-            about: dict[str, Any] = json.loads(path.read_text())
-            fingerprint = about["data"]["fingerprint"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RunError(f"{path} does not say what the run is ({error}); use another --runs") from None
-        if fingerprint != self.images(name).fingerprint:
+        about = read_about(path) if path.exists() else {}
+        if not about.get(kind):
+            raise RunError(f"{path} does not say of which {kind} the run is; use another --runs")
+        if about["data"]["fingerprint"] != self.images(name).fingerprint:
             raise RunError(
                 f"{path.parent} is of other images than {self.images(name).root}; use another --runs"
             )

@@ -14,12 +14,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from msgspec import Struct
 from PIL import Image
 
 from model import checkpoint
 from model.evaluate import Batch, Evaluation, evaluate, rates, tally
 from model.fisher import FisherVectors
 from model.linear import BATCH, RATE, OneVsRest
+from model.network import fit
 from model.recipe import RunError
 from model.run import RunDirectory
 from model.sift import Grid, describe, regions
@@ -28,6 +30,7 @@ from pipeline import image
 from pipeline.atomic import make_folder, replacing
 from pipeline.batches import Samples
 from pipeline.dataset import Dataset, open_dataset
+from pipeline.schema import Array, Count, Positive, Unfit, map_npy, read_npz
 from pipeline.workers import run_tasks
 
 Codebook = FisherVectors | SparseCodes
@@ -37,8 +40,29 @@ CODEBOOKS: dict[str, type[FisherVectors] | type[SparseCodes]] = {
     "sift-fv": FisherVectors,
     "sparse-coding": SparseCodes,
 }
+FLOAT = (np.float32,)
+ARRAYS = {  # of codebook.npz
+    "sift-fv": {
+        "centre": Array(FLOAT, (128,)),
+        "axes": Array(FLOAT, ("dimensions", 128)),
+        "weights": Array(FLOAT, ("components",)),
+        "means": Array(FLOAT, ("components", "dimensions")),
+        "variances": Array(FLOAT, ("components", "dimensions")),
+    },
+    "sparse-coding": {"dictionary": Array(FLOAT, ("words", 128))},
+}
 SAMPLED, A_TASK = 5000, 16  # images that descriptors are sampled from, at most; of them in a task
 EVALUATED = 256  # images at a time
+
+
+class Classifier(Struct, forbid_unknown_fields=True):
+    """The content of classifier.pt."""
+
+    format: int
+    epochs: Positive
+    epoch: Positive
+    step: Count
+    weights: dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -101,8 +125,14 @@ def open_samples(root: Path, split: str) -> Samples:
 
 
 def open_codebook(plan: Plan) -> Codebook:
-    with np.load(plan.codebook_path) as arrays:
-        return CODEBOOKS[plan.baseline](**arrays)
+    path, kind = plan.codebook_path, CODEBOOKS[plan.baseline]
+    try:
+        arrays = read_npz(path, ARRAYS[plan.baseline])
+        if not all(np.isfinite(array).all() for array in arrays.values()):
+            raise Unfit("it holds NaN or infinite numbers")
+    except Unfit as error:
+        raise RunError(f"{path} is damaged: {error}; remove it and run the same command again") from None
+    return kind(**arrays)
 
 
 def read_grey(samples: Samples, number: int) -> np.ndarray:
@@ -147,12 +177,11 @@ def read_features(plan: Plan, shard: Shard) -> Batch:
     """(images, n) float16 and labels (images,) int64."""
     samples, path = open_samples(plan.data, shard[0]), plan.features_path(shard)
     labels = samples.index["label"][samples.index["shard"] == shard[1]].astype(np.int64)
+    shape = (len(labels), plan.regions * open_codebook(plan).length)
     try:
-        features = np.load(path)
-    except ValueError:
-        features = np.empty(0)
-    if len(features) != len(labels):
-        raise RunError(f"{path} is damaged; remove it and run the same command again")
+        features = np.array(map_npy(path, Array((np.float16,), shape)))
+    except Unfit as error:
+        raise RunError(f"{path} is damaged: {error}; remove it and run the same command again") from None
     return torch.from_numpy(features), torch.from_numpy(labels)
 
 
@@ -163,7 +192,7 @@ def read_state(folder: Path, epochs: int) -> dict[str, Any]:
         return {"step": 0, "epoch": 0}
     again = "remove it to train again on the same features"
     try:
-        state = checkpoint.read(path)
+        state = checkpoint.read_content(path, Classifier)
     except checkpoint.Damaged as error:
         raise RunError(f"{error}; {again}") from None
     if state["epochs"] != epochs:
@@ -181,6 +210,10 @@ class Training:
         self.classifiers = OneVsRest(features, len(dataset.classes))
         self.step, self.epoch = state["step"], state["epoch"]
         if self.epoch:
+            try:
+                fit(state["weights"], {n: tuple(t.shape) for n, t in self.classifiers.state_dict().items()})
+            except RunError as error:
+                raise RunError(f"{error}: remove {plan.folder / 'classifier.pt'} to train again") from None
             self.classifiers.load_state_dict(state["weights"])
 
     def train(self, run: RunDirectory, each: Each) -> None:

@@ -202,17 +202,9 @@ def tell_room(folder: Path, recipe: Recipe) -> None:
 def begin(network: "AlexNet", source: str, replicas: "Replicas") -> None:
     """The weights of another training, as far as they fit, in place of those drawn."""
     from cli import trained
-    from model import checkpoint, weights
+    from model import weights
 
-    path = Path(source)
-    if path.suffix == ".pt":
-        saved = checkpoint.read(path)
-    elif path.is_file() and path.suffix != ".safetensors":
-        raise RunError(
-            f"--init-from {source}: not a run, a .pt of one or a .safetensors of alexnet-dali export"
-        )
-    else:
-        path, saved = trained.open_checkpoint(source, "last")
+    path, saved = trained.open_checkpoint(source, "last")
     try:
         drawn = weights.begin(network, saved["weights"])
     except RunError as error:

@@ -1,6 +1,5 @@
 """What the commands that study a trained network share: its run, the network, the facts about its images."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,30 +155,46 @@ def known_runs(place: Path) -> str:
 
 def open_checkpoint(run_name: str | None, state: str) -> tuple[Path, dict[str, Any]]:
     """A run's checkpoint and its content; or an exported file, and as much of that as it has."""
-    from model import checkpoint, weights
-    from pipeline.dataset import Category
+    from model import checkpoint
 
-    if run_name and run_name.endswith(".safetensors"):
-        path = Path(run_name)
-        file = weights.read(path)
-        try:
-            classes = tuple(Category(**fields) for fields in file.about["classes"])
-            step, dataset = file.about["step"], file.about["dataset"]
-        except (KeyError, TypeError) as error:
-            raise RunError(f"{path} was not written by alexnet-dali export ({error})") from None
-        return path, {
-            "weights": file.state,
-            "step": step,
-            "identity": {"recipe": file.recipe.to_dict(), "dataset": dataset},
-            "facts": Facts(classes, file.mean.numpy(), dataset),
-        }
-    folder = find_run(run_name)
-    path = folder / f"{state}.pt"
-    if not path.exists():
-        there = ", ".join(sorted(found.name for found in folder.glob("*.pt")))
-        what = f"it has {there}" if there else "its training has not saved a state (alexnet-dali train)"
-        raise RunError(f"{folder} has no {path.name}: {what}")
-    return path, checkpoint.read(path)
+    path = Path(run_name or "")
+    if path.suffix == ".safetensors":
+        return path, read_export(path)
+    if path.suffix != ".pt":
+        if path.is_file():
+            raise RunError(f"{path}: not a run, a .pt of one or a .safetensors of alexnet-dali export")
+        folder = find_run(run_name)
+        path = folder / f"{state}.pt"
+        if not path.exists():
+            there = ", ".join(sorted(found.name for found in folder.glob("*.pt")))
+            what = f"it has {there}" if there else "its training has not saved a state (alexnet-dali train)"
+            raise RunError(f"{folder} has no {path.name}: {what}")
+    try:
+        return path, checkpoint.read(path)
+    except checkpoint.Damaged as error:
+        others = [path.with_name(name) for name in ("last.pt", "previous.pt", "best.pt")]
+        there = " and ".join(str(other) for other in others if other != path and other.exists())
+        raise RunError(f"{error}" + (f"; --run also takes {there}" if there else "")) from None
+
+
+def read_export(path: Path) -> dict[str, Any]:
+    """What a checkpoint has, as much of it as a file of `export` holds, and the facts."""
+    from model import weights
+    from pipeline.dataset import Category
+    from pipeline.schema import Unfit, convert
+
+    file = weights.read(path)
+    step, dataset = file.about["step"], file.about["dataset"]
+    try:
+        classes = convert(file.about["classes"], tuple[Category, ...])
+    except Unfit as error:
+        raise RunError(f"{path} was not written by alexnet-dali export, or is damaged: {error}") from None
+    return {
+        "weights": file.state,
+        "step": step,
+        "identity": {"recipe": file.recipe.to_dict(), "dataset": dataset},
+        "facts": Facts(classes, file.mean.numpy(), dataset),
+    }
 
 
 def find_facts(folder: Path, fingerprint: str) -> Facts:
@@ -196,14 +211,14 @@ def find_facts(folder: Path, fingerprint: str) -> Facts:
 
 def recorded_data(folder: Path) -> Path:
     """Where the dataset was when the run was trained."""
+    from model.run import read_about
+
     if not folder.is_dir():
         raise RunError(f"{folder} does not say where a dataset is; name one with --data")
     try:
-        return Path(json.loads((folder / "run.json").read_text())["data"]["path"])
+        return Path(read_about(folder / "run.json")["data"]["path"])
     except FileNotFoundError:
         raise RunError(f"{folder} has no run.json, which says where its dataset is; give --data") from None
-    except (KeyError, TypeError, ValueError):
-        raise RunError(f"{folder / 'run.json'} does not say where the dataset is; give --data") from None
 
 
 def title(path: Path) -> str:

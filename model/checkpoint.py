@@ -2,23 +2,45 @@
 
 import io
 import os
-import pickle
+import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from msgspec import Struct
 
-from model.recipe import RunError
-from model.run import kept
+from model.network import fit
+from model.recipe import Recipe, RunError
+from model.run import Validation, kept
 from pipeline.atomic import replacing, sync_folder
+from pipeline.schema import Count, Fingerprint, Unfit, convert, need_file, told
 
 FORMAT = 1
 # Newest first. new.pt is there only if a process died after writing it and before it took last.pt's name.
 NEW, LAST, PREVIOUS = NAMES = ("new.pt", "last.pt", "previous.pt")
 # What may change in the middle of a run, if its bits need not be those of an undisturbed one.
 MAY_CHANGE = ("epochs", "schedule", "processes", "devices", "precision", "torch", "dali")
+
+
+class Identity(Struct):
+    """Of what a run must be the same when it is taken up again, that which reading it needs."""
+
+    recipe: dict[str, Any]
+    dataset: Fingerprint
+
+
+class Run(Struct, forbid_unknown_fields=True):
+    """The content of a run's checkpoint."""
+
+    format: int
+    identity: Identity
+    step: Count
+    history: list[Validation]
+    sums: torch.Tensor  # (processes, 4) or (0,)
+    weights: dict[str, torch.Tensor]
+    velocities: dict[str, torch.Tensor]
 
 
 class Damaged(RunError):
@@ -61,30 +83,76 @@ def not_finite(content: Any, name: str = "") -> Iterator[str]:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint, every byte checked. Damaged, or RunError when it is of another format."""
+    """The content of a run's checkpoint, every byte checked, and that it is one whole state of its recipe's
+    network: Damaged where it is not, RunError where it is of another format or not there."""
+    content = read_content(path, Run)
     try:
-        with zipfile.ZipFile(path) as archive:
-            if archive.testzip() is not None:
-                raise zipfile.BadZipFile("checksum")
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        format = content["format"]
+        shapes = Recipe.from_dict(content["identity"]["recipe"]).shapes()
+        sizes = {f"{s.layer.name}.{kind}": size for s in shapes for kind, size in s.tensors.items()}
+        for kind in ("weights", "velocities"):
+            fit(content[kind], sizes)
+        if content["sums"].numel() and content["sums"].shape[1:] != (4,):
+            raise Unfit(f"sums: expected rows of 4 numbers, not {tuple(content['sums'].shape)}")
+    except (RunError, Unfit) as error:
+        raise Damaged(f"{path} is damaged: {error}") from None
+    return content
+
+
+def read_content(path: Path, kind: type) -> dict[str, Any]:
+    """What `save` wrote, if it fits a schema, `kind`, and all its numbers are finite. Errors as of `read`."""
+    try:
+        need_file(path)
+        content = _load(path)
+        if not isinstance(content, dict) or "format" not in content:
+            held = f", but {list(content)[:2]}" if isinstance(content, dict) else ""
+            raise Unfit(f"it was not written by alexnet-dali train: it holds no format{held}")
+        if content["format"] != FORMAT:
+            raise RunError(f"{path} has format {content['format']!r}, this version reads {FORMAT}")
+        convert(content, kind)
+        if broken := next(not_finite(content), None):
+            raise Unfit(f"it holds NaN or infinite numbers in {broken}")
     except FileNotFoundError:
         raise RunError(f"no checkpoint {path}; train first: alexnet-dali train") from None
     except OSError as error:
         raise RunError(f"cannot read {path}: {error.strerror}") from None
-    except (
-        EOFError,
-        RuntimeError,
-        KeyError,
-        TypeError,
-        ValueError,
-        zipfile.BadZipFile,
-        pickle.UnpicklingError,
-    ) as error:
-        raise Damaged(f"{path} is damaged ({str(error).splitlines()[0][:80]})") from None
-    if format != FORMAT:
-        raise RunError(f"{path} has format {format!r}, this version reads {FORMAT}")
-    return dict(content)
+    except Unfit as error:
+        raise Damaged(f"{path} is damaged: {error}") from None
+    return content
+
+
+def _load(path: Path) -> Any:
+    """What torch reads, once it is sure that this takes no more memory than the file has bytes."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            packed = any(member.compress_type != zipfile.ZIP_STORED for member in members)
+            if packed or sum(member.file_size for member in members) > path.stat().st_size:
+                raise Unfit("it claims to hold more than its size")
+            if damaged := archive.testzip():
+                raise Unfit(f"the checksum of its {damaged} differs")
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (Unfit, OSError, MemoryError):
+        raise
+    except Exception as error:  # damage makes torch, zipfile and pickle raise nearly anything
+        raise Unfit(told(error)) from None
+    # Torch believes what the file says of the sizes of its parts, even where that is not there.
+    held = sorted(m.file_size for m in members if re.search(r"/data/\d+$", m.filename) and m.file_size)
+    storages = {s.data_ptr(): s.nbytes() for s in (t.untyped_storage() for t in _tensors(content))}
+    if sorted(size for size in storages.values() if size) != held:
+        raise Unfit("its tensors are of other sizes than it says")
+    return content
+
+
+def _tensors(content: Any) -> Iterator[torch.Tensor]:
+    """All that there are; Unfit for one of a kind that no run saves, as of one number 10^15 times."""
+    if isinstance(content, torch.Tensor):
+        usual = content.layout == torch.strided and content.is_contiguous()
+        if not usual or content.dtype not in (torch.float32, torch.float64):
+            raise Unfit(f"it holds a tensor of {content.dtype} {tuple(content.shape)}, or one with gaps")
+        yield content
+    elif isinstance(content, dict | list | tuple):
+        for value in content.values() if isinstance(content, dict) else content:
+            yield from _tensors(value)
 
 
 def latest(folder: Path, warn: Callable[[str], None]) -> dict[str, Any] | None:

@@ -7,13 +7,67 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Annotated, Any
 
-from model.recipe import RunError
+from msgspec import Meta, Struct
+
+from model.recipe import Recipe, RunError
 from pipeline.atomic import append, create, lock, naming, replacing
+from pipeline.schema import Count, Fingerprint, Unfit, convert, parse, read_json
 
 Row = dict[str, Any]
 OTHER = "another --run (of a baseline: --out)"
+Percent = Annotated[float, Meta(ge=0, le=100)]
+Amount = Annotated[float, Meta(ge=0, le=1e300)]
+
+
+class Validation(Struct, tag_field="kind", tag="val"):
+    """A row of metrics after an epoch: what evaluation measured."""
+
+    step: Count
+    epoch: Amount
+    loss: Amount
+    top1_err: Percent
+    top5_err: Percent
+
+
+class Training(Validation, tag_field="kind", tag="train"):
+    """A row of metrics of the steps since the one before."""
+
+    img_s: Amount
+    lr: Amount = 0.0  # a baseline has neither this
+    data_time: Amount = 0.0  # nor this
+
+
+class Data(Struct):
+    path: str
+    fingerprint: Fingerprint
+
+
+class Start(Struct):
+    """How a run was started once."""
+
+    command: str
+    seed: int | None = None
+
+
+class Baseline(Struct):
+    """The settings of a baseline."""
+
+    baseline: str
+    seed: int
+    sample: int
+    sizes: dict[str, int]
+    grid: dict[str, Any]
+
+
+class About(Struct):
+    """What run.json must hold: of a training its recipe, or of a baseline its settings."""
+
+    data: Data
+    starts: Annotated[list[Start], Meta(min_length=1)]
+    recipe: dict[str, Any] | None = None
+    baseline: Baseline | None = None
 
 
 class RunDirectory:
@@ -39,7 +93,7 @@ class RunDirectory:
         copies: files that the run's folder is to have, too.
         """
         about, path = self.path / "run.json", self.path / "metrics.jsonl"
-        starts = _starts(about)
+        starts = read_about(about)["starts"] if about.exists() else []
         kept_rows = [
             row
             for row in (read_metrics(path) if path.exists() else [])
@@ -122,24 +176,30 @@ class Events:
 
 def read_metrics(path: Path) -> list[Row]:
     """The rows of a metrics.jsonl; a last line that a kill cut short is left out."""
+    *lines, _ = path.read_bytes().split(b"\n")
     rows = []
-    for number, line in enumerate(path.read_text().splitlines(keepends=True), 1):
-        if line.endswith("\n"):
-            try:
-                rows.append(json.loads(line))
-            except ValueError:
-                raise RunError(f"{path}, line {number} is damaged; remove that line") from None
+    for number, line in enumerate(lines, 1):
+        try:
+            row = parse(line, Row)
+            convert(row, Training | Validation)  # type: ignore[arg-type]
+        except Unfit as error:
+            raise RunError(f"{path}, line {number} is damaged: {error}; remove that line") from None
+        rows.append(row)
     return rows
 
 
-def _starts(about: Path) -> list[Row]:
-    """The earlier starts of a run, from its run.json."""
+def read_about(path: Path) -> Row:
+    """What a run.json says; FileNotFoundError where there is none."""
     try:
-        return list(json.loads(about.read_text())["starts"])
-    except FileNotFoundError:
-        return []
-    except (ValueError, KeyError, TypeError):
-        raise RunError(f"{about} is damaged; remove it, the run goes on without it") from None
+        about = read_json(path, Row)
+        if recipe := convert(about, About).recipe:
+            Recipe.from_dict(recipe)
+    except (Unfit, RunError) as error:
+        raise RunError(
+            f"{path} is damaged: {error}; move it away: train goes on without it and writes another, and the "
+            "other commands need --data then"
+        ) from None
+    return about
 
 
 @contextmanager

@@ -11,14 +11,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from msgspec import Struct
 from torch import Tensor
 
-from model.network import AlexNet, State
-from model.recipe import Conv, Recipe, RunError
+from model.network import AlexNet, State, fit
+from model.recipe import STORED, Conv, Recipe, RunError
 from pipeline.atomic import writing
+from pipeline.schema import Count, Fingerprint, Unfit, convert, need_file, parse
 
 FORMAT = "alexnet-dali 1"
 MEAN = "mean_image"  # (256, 256, 3), RGB, 0..255
+
+
+class About(Struct):
+    """The metadata beside format and naming, each as JSON."""
+
+    recipe: dict[str, Any]
+    classes: list[dict[str, Any]]
+    step: Count
+    dataset: Fingerprint
+    run: str = ""
 
 
 @dataclass(frozen=True)
@@ -45,23 +57,42 @@ def save(path: Path, weights: Weights, naming: str) -> None:
 
 
 def read(path: Path) -> Weights:
-    """RunError where the file was not written by `save`, or is damaged."""
+    """RunError where the file was not written by `save`, or is damaged. Other types of numbers may have taken
+    the place of float32."""
     from safetensors import SafetensorError, safe_open
 
     try:
+        need_file(path)
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if metadata.pop("format") != FORMAT:
-            raise RunError(f"{path} has another format than this version's {FORMAT!r}")
-        back = NAMINGS[metadata.pop("naming")][1]
-        about = {key: json.loads(value) for key, value in metadata.items()}
-        recipe, mean = Recipe.from_dict(about.pop("recipe")), tensors.pop(MEAN)
-        return Weights(recipe, back(tensors, recipe), mean, about)
+        if "format" not in metadata:
+            raise Unfit(f"it says no format and holds {sorted(tensors)[:2]}")
+        said, naming = metadata.pop("format"), metadata.pop("naming", "none")
+        if said != FORMAT or naming not in NAMINGS:
+            raise Unfit(f"it has format {said!r} and names of {naming}; this version reads {FORMAT!r}")
+        about = {key: parse(value, Any) for key, value in metadata.items()}
+        convert(about, About)
+        recipe = Recipe.from_dict(about.pop("recipe"))
+        state, mean = _checked(tensors, NAMINGS[naming][0], recipe)
+        return Weights(recipe, NAMINGS[naming][1](state, recipe), mean, about)
     except FileNotFoundError:
         raise RunError(f"there is no file {path}; make it with alexnet-dali export") from None
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise RunError(f"{path} was not written by alexnet-dali export, or is damaged ({error})") from None
+    except (SafetensorError, OSError, Unfit, RunError) as error:
+        raise RunError(f"{path} was not written by alexnet-dali export, or is damaged: {error}") from None
+
+
+def _checked(tensors: State, names: "Naming", recipe: Recipe) -> tuple[State, Tensor]:
+    """The state under the names of others, in float32, and the mean image, if they fit the recipe."""
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point() or not tensor.float().isfinite().all():
+            raise Unfit(f"{name} holds {tensor.dtype}, or NaN or infinite numbers")
+    whole = {name: tensor.float() for name, tensor in tensors.items()}
+    meta = {f"{s.layer.name}.{kind}": torch.empty(size, device="meta")
+            for s in recipe.shapes() for kind, size in s.tensors.items()}  # fmt: skip
+    sizes = {name: tuple(tensor.shape) for name, tensor in names(meta, recipe).items()}
+    fit(whole, {**sizes, MEAN: (STORED, STORED, 3)})
+    return whole, whole.pop(MEAN)
 
 
 def begin(network: AlexNet, state: State) -> list[str]:

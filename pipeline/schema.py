@@ -19,6 +19,7 @@ from msgspec import Meta
 T = TypeVar("T")
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Positive = Annotated[int, Meta(ge=1, le=2**63 - 1)]
+Fingerprint = Annotated[str, Meta(pattern="^[0-9a-f]{16,64}$")]  # of a dataset, or the beginning of it
 Finite = Annotated[float, Meta(ge=-1e300, le=1e300)]  # NaN is neither
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 EXPANSION = 200  # how many times its size a compressed file may hold
@@ -57,13 +58,13 @@ def parse(text: bytes | str, kind: type[T]) -> T:
 
 def read_json(path: Path, kind: type[T]) -> T:
     """The same of a file; an OSError where it cannot be read."""
-    _need_file(path)
+    need_file(path)
     return parse(path.read_bytes(), kind)
 
 
 def read_npz(path: Path, arrays: Mapping[str, Array]) -> dict[str, np.ndarray]:
     """These arrays of a .npz; memory is taken only when all that the file says of them fits."""
-    _need_file(path)
+    need_file(path)
     sizes: dict[str, int] = {}
     try:
         with zipfile.ZipFile(path) as archive:
@@ -80,12 +81,12 @@ def read_npz(path: Path, arrays: Mapping[str, Array]) -> dict[str, np.ndarray]:
     except KeyError as error:
         raise Unfit(str(error.args[0])) from None
     except Exception as error:  # damage makes NumPy, zipfile and zlib raise nearly anything
-        raise Unfit(_told(error)) from None
+        raise Unfit(told(error)) from None
 
 
 def map_npy(path: Path, array: Array) -> np.ndarray:
     """The array of a .npy file, mapped into memory, to be read only."""
-    _need_file(path)
+    need_file(path)
     try:
         with open(path, "rb") as file:
             dtype, shape, order = _read_header(file, "", array, {}, path.stat().st_size)
@@ -96,7 +97,7 @@ def map_npy(path: Path, array: Array) -> np.ndarray:
     except (Unfit, OSError):
         raise
     except Exception as error:  # damage makes NumPy raise nearly anything
-        raise Unfit(_told(error)) from None
+        raise Unfit(told(error)) from None
 
 
 def _read_header(
@@ -120,11 +121,12 @@ def _read_header(
     return dtype, shape, "F" if fortran else "C"
 
 
-def _need_file(path: Path) -> None:
-    """A named pipe would be waited for."""
+def need_file(path: Path) -> None:
+    """Unfit where `path` is a folder, a device or a named pipe, which would be waited for."""
     if path.exists() and not path.is_file():
         raise Unfit("it is no file")
 
 
-def _told(error: Exception) -> str:
+def told(error: Exception) -> str:
+    """What an error of another library says, in a line that is not too long."""
     return f"{type(error).__name__}: {str(error)[:100]}".splitlines()[0].rstrip(": ")

@@ -1,7 +1,10 @@
 """Checkpoints and the run directory: what was written is read, what was not is never taken for it."""
 
+import copy
 import json
+import math
 import random
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -10,10 +13,23 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from model import checkpoint
 from model.checkpoint import Damaged
-from model.recipe import RunError
-from model.run import RunDirectory, read_metrics
+from model.recipe import RunError, get_recipe
+from model.run import RunDirectory, read_about, read_metrics
+from tools.soak import differing
 
-CONTENT = {"step": 3, "history": [{"loss": 1.5}], "weights": {"a": torch.arange(6.0).view(2, 3)}}
+RECIPE = get_recipe("relu4", width=0.05, classes=2)
+SHAPES = {
+    f"{shape.layer.name}.{kind}": size for shape in RECIPE.shapes() for kind, size in shape.tensors.items()
+}
+WEIGHTS = {name: torch.arange(math.prod(size)).float().view(size) for name, size in SHAPES.items()}
+CONTENT = {
+    "identity": {"recipe": RECIPE.to_dict(), "dataset": 16 * "0", "seed": 0},
+    "step": 3,
+    "history": [{"kind": "val", "step": 2, "epoch": 1, "loss": 1.5, "top1_err": 50.0, "top5_err": 0}],
+    "sums": torch.zeros(1, 4, dtype=torch.float64),
+    "weights": WEIGHTS,
+    "velocities": {name: -values for name, values in WEIGHTS.items()},
+}
 
 
 def saved(folder: Path, step: int) -> None:
@@ -24,7 +40,7 @@ def test_what_was_saved_is_read(tmp_path: Path) -> None:
     saved(tmp_path, 3)
     content = checkpoint.read(tmp_path / "last.pt")
     assert content["history"] == CONTENT["history"] and content["step"] == 3
-    assert torch.equal(content["weights"]["a"], torch.arange(6.0).view(2, 3))
+    assert all(torch.equal(content["weights"][name], WEIGHTS[name]) for name in SHAPES)
     assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
 
 
@@ -47,7 +63,7 @@ def test_any_bit_and_any_length(tmp_path: Path) -> None:
             assert str(path) in str(error) and "\n" not in str(error)
             refused += 1
         else:
-            assert content["step"] == 3 and torch.equal(content["weights"]["a"], CONTENT["weights"]["a"])
+            assert differing(content, {"format": 1, **CONTENT}) == []
     assert refused > 200
 
 
@@ -84,7 +100,7 @@ def test_the_newest_that_is_whole(tmp_path: Path) -> None:
     saved(tmp_path, 4)
     (tmp_path / "last.pt").write_bytes(b"")
     (tmp_path / "previous.pt").write_bytes(b"")
-    with pytest.raises(RunError, match=r"last.pt is damaged .*; .*previous.pt is damaged .*--run"):
+    with pytest.raises(RunError, match=r"last.pt is damaged: .*; .*previous.pt is damaged: .*--run"):
         latest()
     saved(tmp_path, 5)
     assert latest() == 5
@@ -101,12 +117,23 @@ def test_differences_are_named() -> None:
     ]
 
 
+DATA = {"path": "data", "fingerprint": 64 * "0"}
+
+
 def row(kind: str, step: int, epoch: float) -> dict[str, object]:
-    return {"kind": kind, "step": step, "epoch": epoch, "loss": step / 10}
+    more = {"img_s": 1.0} if kind == "train" else {}
+    return {
+        "kind": kind,
+        "step": step,
+        "epoch": epoch,
+        "loss": step / 10,
+        "top1_err": 1,
+        "top5_err": 0,
+    } | more
 
 
 def test_rows_of_a_lost_stretch_are_taken_back(tmp_path: Path) -> None:
-    description = {"starts": {"command": "alexnet-dali train"}}
+    description = {"data": DATA, "starts": {"command": "alexnet-dali train"}}
     rows = [row("train", 5, 0.5), row("train", 10, 1.0), row("val", 10, 1), row("train", 15, 1.5)]
     with RunDirectory(tmp_path) as run:
         run.open(0, 0, description)
@@ -128,13 +155,128 @@ def test_rows_of_a_lost_stretch_are_taken_back(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_a_damaged_run_directory(tmp_path: Path) -> None:
-    (tmp_path / "metrics.jsonl").write_text('{"kind": "train", "step": 1}\nnonsense\n')
-    with RunDirectory(tmp_path) as run, pytest.raises(RunError, match=r"metrics.jsonl, line 2 is damaged"):
+GOOD = json.dumps(row("train", 1, 0.5))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "nonsense",
+        "3",
+        "[" * 100_000,
+        '{"step": 1}',
+        GOOD.replace("0.1", "NaN"),
+        GOOD.replace("train", "test"),
+        GOOD.replace('"step": 1', '"step": "1"'),
+        GOOD.replace('"step": 1', '"step": -1'),
+        GOOD.replace('"top1_err": 1', '"top1_err": 101'),
+        GOOD.replace("train", "tr\udca0in"),
+    ],
+)
+def test_a_damaged_row_is_named_by_its_line(tmp_path: Path, line: str) -> None:
+    (tmp_path / "metrics.jsonl").write_text(f"{GOOD}\n{line}\n{GOOD}\n", errors="surrogateescape")
+    with (
+        RunDirectory(tmp_path) as run,
+        pytest.raises(RunError, match=r"metrics.jsonl, line 2 is damaged: .*; remove that line"),
+    ):
         run.open(5, 0, {"starts": {}})
-    (tmp_path / "run.json").write_text("[]")
-    with RunDirectory(tmp_path) as run, pytest.raises(RunError, match=r"run.json is damaged"):
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "[]",
+        "[" * 100_000,
+        {"starts": []},
+        {"starts": [1]},
+        {"starts": [{}]},
+        {"data": 7},
+        {"data": {"path": "data", "fingerprint": "?"}},
+        {"recipe": RECIPE.to_dict() | {"width": 1e307}},
+    ],
+)
+def test_a_damaged_run_json_says_what_still_works(tmp_path: Path, change: str | dict[str, object]) -> None:
+    whole = {"data": DATA, "starts": [{"command": "x"}], "recipe": RECIPE.to_dict()}
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps(whole))
+    assert read_about(path) == whole
+    path.write_text(change if isinstance(change, str) else json.dumps(whole | change))
+    with (
+        RunDirectory(tmp_path) as run,
+        pytest.raises(RunError, match=r"run.json is damaged: .*; move it away: "),
+    ):
         run.open(5, 0, {"starts": {}})
+
+
+def spoilt(*keys: str, value: object = None) -> dict[str, object]:
+    """A checkpoint's content with another value at a place, or without that place."""
+    content = copy.deepcopy({"format": 1, **CONTENT})
+    place: dict[str, object] = content
+    for key in keys[:-1]:
+        place = place[key]  # type: ignore[assignment]
+    place.pop(keys[-1], None)
+    if value is not None:
+        place[keys[-1]] = value
+    return content
+
+
+LAST = "fc4.bias"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"format": 1}, "missing required field"),
+        ([1], "it holds no format"),
+        ({"features.0.weight": torch.zeros(2)}, "not written by alexnet-dali train: .*features.0.weight"),
+        (spoilt("identity", value="x"), "expected `object`, got `str` at `identity`"),
+        (spoilt("identity", "recipe"), "required field `recipe`"),
+        (spoilt("identity", "recipe", "width", value=1e307), "no recipe of this version: .*width"),
+        (spoilt("step", value=-1), "expected `int` >= 0 at `step`"),
+        (spoilt("step", value=True), "at `step`"),
+        (spoilt("history", value=[{"loss": 1.5}]), "at `history"),
+        (spoilt("sums", value=torch.zeros(5)), "sums"),
+        (spoilt("more", value=1), "unknown field `more`"),
+        (spoilt("weights", value=dict.fromkeys(SHAPES, 3)), "expected `Tensor`, got `int`"),
+        (spoilt("weights", LAST), "has no fc4.bias"),
+        (
+            spoilt("weights", "fc9.bias", value=torch.zeros(2)),
+            "has fc9.bias, which the recipe",
+        ),
+        (spoilt("weights", LAST, value=torch.zeros(3)), r"fc4.bias is \(3,\), the recipe's is \(2,\)"),
+        (spoilt("weights", LAST, value=torch.zeros(2).half()), "a tensor of torch.float16"),
+        (spoilt("weights", LAST, value=torch.zeros(1).expand(10**15)), "or one with gaps"),
+        (spoilt("weights", LAST, value=torch.zeros(2).to_sparse()), "or one with gaps"),
+        (
+            spoilt("weights", LAST, value=torch.tensor([0, math.nan])),
+            "infinite numbers in weights fc4.bias",
+        ),
+        (spoilt("velocities", LAST, value=torch.tensor([0, math.inf])), "in velocities fc4.bias"),
+    ],
+)
+def test_what_is_in_a_checkpoint_is_checked(tmp_path: Path, content: object, message: str) -> None:
+    torch.save(content, tmp_path / "last.pt")
+    with pytest.raises(Damaged, match=rf"last.pt is damaged: .*{message}") as error:
+        checkpoint.read(tmp_path / "last.pt")
+    assert "\n" not in str(error.value)
+
+
+def test_a_checkpoint_takes_no_more_memory_than_it_has_bytes(tmp_path: Path) -> None:
+    """Packed members, and tensors that claim more than the file holds."""
+    path = tmp_path / "last.pt"
+    torch.save({"format": 1, **CONTENT}, path)
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    with pytest.raises(Damaged, match="it claims to hold more than its size"):
+        checkpoint.read(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data[:4] if "/data/" in name else data)
+    with pytest.raises(Damaged):
+        checkpoint.read(path)
 
 
 def test_one_training_at_a_time(tmp_path: Path) -> None:

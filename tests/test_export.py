@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from click.testing import CliRunner, Result
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from cli import main
@@ -32,12 +33,15 @@ def fine(*arguments: object) -> Result:
     return result
 
 
+ABOUT = {"classes": [], "step": 3, "dataset": 16 * "0"}
+
+
 def paper(width: float = 1 / 16) -> AlexNet:
     return AlexNet(get_recipe("paper", width=width, classes=7), ["cpu"], seed=1)
 
 
 def content(network: AlexNet) -> weights.Weights:
-    return weights.Weights(network.recipe, network.state(), torch.zeros(256, 256, 3), {"step": 3})
+    return weights.Weights(network.recipe, network.state(), torch.zeros(256, 256, 3), ABOUT)
 
 
 def pixels(count: int = 2) -> torch.Tensor:
@@ -50,7 +54,7 @@ def test_there_and_back(naming: str, name: str, tmp_path: Path) -> None:
     network = AlexNet(get_recipe(name, width=1 / 16, classes=7), ["cpu"], seed=1)
     weights.save(tmp_path / "w.safetensors", content(network), naming)
     found = weights.read(tmp_path / "w.safetensors")
-    assert found.recipe == network.recipe and found.about == {"step": 3}
+    assert found.recipe == network.recipe and found.about == ABOUT
     state = network.state()
     assert found.state.keys() == state.keys()
     assert all(torch.equal(found.state[key], state[key]) for key in state)  # a half is exact in binary
@@ -141,6 +145,45 @@ def test_a_damaged_file_is_named(kept: int, tmp_path: Path) -> None:
     weights.save(path, content(paper()), "safetensors")
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(RunError, match=r"w.safetensors was not written by .*, or is damaged"):
+        weights.read(path)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_other_programs_may_have_changed_the_type_of_the_numbers(dtype: torch.dtype, tmp_path: Path) -> None:
+    path, network = tmp_path / "w.safetensors", paper()
+    weights.save(path, content(network), "safetensors")
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    save_file({name: tensor.to(dtype) for name, tensor in load_file(path).items()}, path, metadata)
+    assert all(tensor.dtype == torch.float32 for tensor in weights.read(path).state.values())
+
+
+@pytest.mark.parametrize(
+    ("tensors", "metadata", "message"),
+    [
+        ({"fc8.bias": torch.zeros(7, dtype=torch.int64)}, {}, "fc8.bias holds torch.int64"),
+        ({"fc8.bias": torch.full((7,), np.nan)}, {}, "fc8.bias holds torch.float32, or NaN"),
+        ({"fc8.bias": torch.zeros(8)}, {}, r"fc8.bias is \(8,\), the recipe's is \(7,\)"),
+        ({"fc9.bias": torch.zeros(8)}, {}, "the saved state has fc9.bias"),
+        ({"mean_image": torch.zeros(3)}, {}, "mean_image"),
+        ({}, {"naming": "torchvision"}, "has no features.0.weight"),
+        ({}, {"naming": "keras"}, "names of keras"),
+        ({}, {"format": "alexnet-dali 9"}, "format 'alexnet-dali 9'"),
+        ({}, {"step": "many"}, "no valid JSON"),
+        ({}, {"step": "-1"}, "at `step`"),
+        ({}, {"recipe": "{}"}, "no recipe of this version"),
+        ({}, {"dataset": '"elsewhere"'}, "at `dataset`"),
+    ],
+)
+def test_what_is_in_a_file_is_checked(
+    tensors: dict[str, torch.Tensor], metadata: dict[str, str], message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "w.safetensors"
+    weights.save(path, content(paper()), "safetensors")
+    with safe_open(path, framework="pt") as file:
+        whole = file.metadata()
+    save_file(load_file(path) | tensors, path, whole | metadata)
+    with pytest.raises(RunError, match=rf"w.safetensors was not written by .*, or is damaged: .*{message}"):
         weights.read(path)
 
 

@@ -57,7 +57,7 @@ def trainer(
         images=IMAGES,
         validate=validate,
         run=run,
-        identity={"recipe": recipe.to_dict()},
+        identity={"recipe": recipe.to_dict(), "dataset": 16 * "0"},
         state=State(),
         precision="float32",
         **more,  # type: ignore[arg-type]
