@@ -136,7 +136,7 @@ class _Members:
             self._add(path, header.offset_data, header.size)
         elif not header.isdir():
             self._add(path, fault=FAULTS.get(header.type, "no file"))
-        if earlier is not None and len(self.members) > place:
+        if earlier is not None and self.latest[path] == place:
             self.members[earlier] = self.members[earlier]._replace(replaced=True)
 
     def _add(self, path: str, offset: int = 0, size: int = 0, fault: str = "") -> None:
@@ -146,7 +146,8 @@ class _Members:
     def _link(self, path: str, target: int | None) -> None:
         """A hard link, to what bore the name when it was made."""
         if target is None:
-            self._add(path, fault="a hard link to what the archive does not hold")
+            fault = "a hard link to what the archive does not hold"  # so it replaces nothing, either
+            self.members.append(Member(path, 0, 0, fault))
             return
         if target in self.links:
             self.links[len(self.members)] = self.links[target]

@@ -56,7 +56,7 @@ def look_beside(root: Path, base: Path, edition: Edition, used: list[Path]) -> F
             elif not (
                 entry.name in known
                 or any(path in (place, *place.parents) for place in (base, *used))
-                or (entry.is_dir() and holds_only_ours(entry.path))
+                or (os.path.isdir(entry.path) and holds_only_ours(entry.path))
             ):
                 reason = "beside the splits, not read"
                 found.left.append(LeftOut(str(path), one_line(entry.name), reason))
@@ -83,7 +83,11 @@ def nothing_at(root: Path) -> str:
 
 def _folders_below(root: Path) -> Iterator[Path]:
     """Two levels of them."""
-    first = [Path(entry.path) for entry in scan(str(root)) if entry.is_dir() and not is_litter(entry.name)]
+    first = [
+        Path(entry.path)
+        for entry in scan(str(root))
+        if os.path.isdir(entry.path) and not is_litter(entry.name)
+    ]
     second = chain.from_iterable(scan(str(folder)) for folder in first)
     yield from first
-    yield from (Path(entry.path) for entry in second if entry.is_dir())
+    yield from (Path(entry.path) for entry in second if os.path.isdir(entry.path))

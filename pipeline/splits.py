@@ -104,7 +104,7 @@ def _join(archive: Path, folder: Path, unpacked: Found) -> Found:
     """What a class's tar and its folder hold together, each image once."""
     packed = _read_members(archive, scan_tar(archive))
     match _compare(archive, packed.images, folder, unpacked.images):
-        case "folder" if unpacked.images:
+        case "folder" if unpacked.images or not packed.images:
             unpacked.left.append(_unpacked(archive, packed.images))
             return unpacked
         case "both":
@@ -143,7 +143,10 @@ def _sizes(images: Sequence[Sample]) -> set[tuple[str, int]]:
 
 
 def _unpacked(archive: Path, images: Sequence[Sample]) -> LeftOut:
-    reason = f"an archive whose {len(images):,} images lie beside it, unpacked"
+    count = len(images)
+    reason = (
+        f"an archive whose {count:,} images lie beside it, unpacked" if count else "an archive without images"
+    )
     return LeftOut(str(archive), one_line(archive.name), reason)
 
 

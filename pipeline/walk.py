@@ -117,8 +117,11 @@ def holds_only_ours(folder: str, depth: int = 3) -> bool:
         return False
     if is_ours({entry.name for entry in entries}):
         return True
-    inside = all(entry.is_dir() and holds_only_ours(entry.path, depth - 1) for entry in entries)
-    return depth > 0 and bool(entries) and inside
+    if depth == 0 or not entries:
+        return False
+    return all(
+        entry.is_dir(follow_symlinks=False) and holds_only_ours(entry.path, depth - 1) for entry in entries
+    )
 
 
 def is_ours(names: set[str]) -> bool:
