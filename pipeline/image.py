@@ -12,13 +12,21 @@ from PIL import Image, UnidentifiedImageError
 from pipeline import jpeg
 
 MAX_PIXELS = 100_000_000  # declared: what would take more than this much memory is no photograph
+MAX_SIDE = 65_500  # what Pillow can store as a JPEG
 MAX_BYTES = 2**28
 MAX_SCANS = 100  # of a progressive JPEG; they have about ten
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
+NOT_READ = {
+    "AVIF": rb"....ftypavi",
+    "HEIC": rb"....ftyp(hei|hev|mif1|msf1)",
+    "JPEG 2000": rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51",
+    "JPEG XL": rb"\0\0\0\x0cJXL |\xff\x0a",
+    "a Photoshop file": rb"8BPS",
+}
 # Compressions of TIFF that tell damage; JPEG and fax codes inside a TIFF do not
 TIFF = ("raw", "packbits", "tiff_lzw", "tiff_deflate", "tiff_adobe_deflate")
-ORIENTATION = 0x0112  # the EXIF tag, and what turns an image upright by its value
-TURNS = {
+SUBFILE, ORIENTATION = 0x00FE, 0x0112  # tags of TIFF and EXIF
+TURNS = {  # what turns an image upright, by its orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -49,7 +57,8 @@ class Decoded(NamedTuple):
 def decode(data: bytes, *, upright: bool = False, partly: bool = False) -> Decoded:
     """Decode an image strictly: any damage is a BadImage, also what libjpeg only warns of and pads with grey.
 
-    upright: turned as its EXIF orientation says, else in the stored order, as the 2012 code took it.
+    upright: turned as its EXIF orientation says, else in the stored order, as the 2012 code took it. A TIFF
+    always is: there the tag is part of the format.
     partly: a damaged JPEG is decoded as far as it goes.
     """
     if not data:
@@ -59,6 +68,8 @@ def decode(data: bytes, *, upright: bool = False, partly: bool = False) -> Decod
             image = Image.open(io.BytesIO(data), formats=FORMATS)
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
+            if max(image.size) > MAX_SIDE:
+                raise BadImage(f"has more than {MAX_SIDE:,} pixels in a row or a column")
             # MPO, a JPEG with more pictures behind it, is what some cameras write
             decoded = (
                 _decode_jpeg(data, image, partly) if image.format in ("JPEG", "MPO") else _decode(data, image)
@@ -142,6 +153,8 @@ def _decode(data: bytes, image: Image.Image) -> Decoded:
         raise BadImage(
             f"TIFF with {image.info.get('compression')} inside is not read here: convert it to PNG"
         )
+    elif image.format == "TIFF" and image.getexif().get(SUBFILE, 0) & 1:
+        raise BadImage("it begins with a preview, as a camera's raw file: convert it to JPEG")
     if image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM"):
         wide = np.asarray(image).astype(np.uint32)  # Pillow would clip 16 bits to 8, where they need scaling
         image = Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8))
@@ -196,8 +209,9 @@ def _turn(decoded: Decoded, image: Image.Image) -> Decoded:
 
 
 def _why_unknown(data: bytes) -> str:
-    if re.match(rb"....ftyp(hei|hev|mif1|msf1|avi)", data, re.DOTALL):
-        return f"{'AVIF' if data[8:11] == b'avi' else 'HEIC'} is not read here: convert it to JPEG"
+    for kind, beginning in NOT_READ.items():
+        if re.match(beginning, data, re.DOTALL):
+            return f"{kind} is not read here: convert it to JPEG"
     if data.startswith(b"\xff\xd8\xff"):
         return "a JPEG whose header is damaged, or of more than 8 bits a colour"
     return f"no image format known here: it begins with {data[:12]!r}"

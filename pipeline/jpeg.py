@@ -21,7 +21,7 @@ HARMLESS = {
     "unknown JFIF revision": "unknown JFIF revision",
     "bad ICC marker": "damaged colour profile",
 }
-MOST_FLAWS = 10  # each costs a few decodings
+MOST_FLAWS = 4  # each costs some ten decodings
 READ_AHEAD = 32  # bytes at most that the decoder takes up before it needs them
 APP0, APP2, APP14, SOS, EOI = 0xE0, 0xE2, 0xEE, 0xDA, 0xD9
 FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # the markers SOF0 to SOF15

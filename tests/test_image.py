@@ -130,6 +130,15 @@ def test_bomb(side: int) -> None:
     assert time.perf_counter() - started < 1
 
 
+@pytest.mark.parametrize("size", [(65_501, 1), (1, 65_501)])
+def test_what_no_jpeg_can_hold(size: tuple[int, int]) -> None:
+    """It could be stored at 256x256 and not as an original: one image would be two."""
+    file = io.BytesIO()
+    Image.new("RGB", size).save(file, "PNG")
+    with pytest.raises(BadImage, match="65,500"):
+        decode(file.getvalue())
+
+
 def test_endless_scans() -> None:
     file = io.BytesIO()
     Image.fromarray(PIXELS).save(file, "JPEG", progressive=True)
@@ -323,10 +332,18 @@ def test_numbers_without_a_range(mode: str) -> None:
         decode(file.getvalue())
 
 
-def test_avif_and_heic_are_named() -> None:
+def test_a_preview_is_not_the_picture() -> None:
     file = io.BytesIO()
-    Image.fromarray(PIXELS).save(file, "AVIF")
-    with pytest.raises(BadImage, match="AVIF is not read here: convert it to JPEG"):
+    Image.fromarray(PIXELS).save(file, "TIFF", tiffinfo={254: 1})
+    with pytest.raises(BadImage, match="begins with a preview"):
+        decode(file.getvalue())
+
+
+@pytest.mark.parametrize(("kind", "name"), [("AVIF", "AVIF"), ("JPEG2000", "JPEG 2000")])
+def test_formats_that_are_not_read_are_named(kind: str, name: str) -> None:
+    file = io.BytesIO()
+    Image.fromarray(PIXELS).save(file, kind)
+    with pytest.raises(BadImage, match=f"{name} is not read here: convert it to JPEG"):
         decode(file.getvalue())
     with pytest.raises(BadImage, match="HEIC is not read here: convert it to JPEG"):
         decode(b"\0\0\0\x18ftypheic" + bytes(100))

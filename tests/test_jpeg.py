@@ -201,6 +201,15 @@ def test_arithmetic_codes_are_not_passed_on() -> None:
     assert not jpeg.is_usual(PLAIN[:frame] + b"\xc9" + PLAIN[frame + 1 :])
 
 
+OTHER_KINDS = ("PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
+
+
+def of_kind(kind: str) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(PIXELS[::3, ::3]).save(file, kind)
+    return file.getvalue()
+
+
 CHANGE = st.tuples(
     st.floats(0, 1, exclude_max=True), st.sampled_from(["flip", "insert", "delete"]), st.binary()
 )
@@ -208,7 +217,7 @@ CHANGE = st.tuples(
 
 @settings(max_examples=250, deadline=None)
 @given(
-    data=st.sampled_from([PLAIN, PROGRESSIVE, RESTARTS, saved("L")]),
+    data=st.sampled_from([PLAIN, PROGRESSIVE, RESTARTS, saved("L"), *map(of_kind, OTHER_KINDS)]),
     changes=st.lists(CHANGE, min_size=1, max_size=3),
 )
 def test_dali_makes_the_same_of_what_is_accepted(
