@@ -223,7 +223,7 @@ def write_result(plan: "Plan", dataset: "Dataset", split: str, found: "Evaluatio
     """predictions.npz, result.json and a line. Those of another split are replaced."""
     from cli import predictions
     from cli.stages import open_samples
-    from model.evaluate import rates
+    from model.evaluate import sound_rates
     from pipeline.atomic import replacing
     from pipeline.dataset import read_names
 
@@ -234,7 +234,7 @@ def write_result(plan: "Plan", dataset: "Dataset", split: str, found: "Evaluatio
     for older in (path, beside):  # the first says of which images the second is
         older.unlink(missing_ok=True)
     predictions.write(beside, content)
-    errors = rates(found.sums)
+    errors = sound_rates(found.sums, plan.folder)
     result = {"baseline": plan.baseline, "split": split, "images": int(found.sums[0]), **errors}
     with replacing(path) as file:
         file.write(json.dumps(result, indent=1).encode() + b"\n")

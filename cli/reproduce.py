@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli import options
+from cli.baseline import need_libraries
 from cli.shelf import Shelf, Step, chain, predictions
 from cli.signals import OUT_OF_TIME, SIGNALS, StopWish, handled
 from cli.tables import DATA, TABLES, Errors, Row, Speed, Table
-from cli.text import console, say, write_json
+from cli.text import console, say, warn, write_json
+from model.recipe import RunError
 
 if TYPE_CHECKING:
     from pipeline.dataset import Dataset
@@ -85,6 +87,11 @@ def command(
             if lack := find_lack(row, shelf):
                 say(f"{row.name}: needs {lack}")
         return
+    if any(step.words[0] == "baseline" for step in steps):
+        try:
+            need_libraries()
+        except RunError as error:  # before the days that the other rows may take
+            warn(f"{error}; without them their rows are not made")
     failed = work_off(steps)
     found = {name: [tell(row, shelf, failed) for row in one.rows] for name, one in tables.items()}
     if json_path:

@@ -18,7 +18,7 @@ from msgspec import Struct
 from PIL import Image
 
 from model import checkpoint
-from model.evaluate import Batch, Evaluation, evaluate, rates, tally
+from model.evaluate import Batch, Evaluation, evaluate, sound_rates, tally
 from model.fisher import FisherVectors
 from model.linear import BATCH, RATE, OneVsRest
 from model.network import fit
@@ -224,8 +224,8 @@ class Training:
             rate = sums[0].item() / (time.monotonic() - started)
             self.epoch += 1
             place = {"step": self.step, "epoch": self.epoch}
-            run.add({"kind": "train", **place, **rates(sums), "img_s": rate})
-            run.add({"kind": "val", **place, **rates(self.evaluate("val").sums)})
+            run.add({"kind": "train", **place, **sound_rates(sums, run.path), "img_s": rate})
+            run.add({"kind": "val", **place, **sound_rates(self.evaluate("val").sums, run.path)})
             run.sync()
             state = {"weights": self.classifiers.state_dict(), "epochs": self.epochs, **place}
             checkpoint.save(self.plan.folder / "classifier.pt", state)

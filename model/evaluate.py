@@ -11,7 +11,7 @@ from model.recipe import RunError
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 LOST = (
-    "the network's outputs are not finite: its training diverged, or its weights were damaged; "
+    "the outputs are not finite: the training diverged, or what it made was damaged; "
     "take another state (--checkpoint best) or another run"
 )
 

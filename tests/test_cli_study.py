@@ -140,7 +140,7 @@ def test_predict_errors(photos: Path, trained: Path, tmp_path: Path) -> None:
     assert error("predict", "nowhere/*.jpg", *given).startswith("Error: nowhere/*.jpg: no such file")
     (tmp_path / "bare").mkdir()
     assert "holds no images" in error("predict", tmp_path / "bare", *given)
-    assert "train first" in error("predict", photos, "--run", tmp_path / "no")
+    assert "there is no run" in error("predict", photos, "--run", tmp_path / "no")
     assert ".png or .pdf" in error("predict", photos, *given, "--picture", tmp_path / "p.gif", status=2)
 
 

@@ -49,7 +49,7 @@ def test_an_image_without_a_finite_probability_is_wrong(bad: float, classes: int
     found = tally(probabilities, torch.arange(4) % classes)
     assert found[2:].tolist() == pytest.approx([2 + (1 - 1 / classes), 2 + max(0, 1 - 5 / classes)])
     assert not math.isfinite(found[1])
-    with pytest.raises(RunError, match=r"runs/a/last.pt: the loss is (nan|-?inf), for the network's outputs"):
+    with pytest.raises(RunError, match=r"runs/a/last.pt: the loss is (nan|-?inf), for the outputs"):
         sound_rates(found, "runs/a/last.pt")
 
 
