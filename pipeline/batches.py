@@ -6,6 +6,7 @@ A training stream starts at any step and never ends; an evaluation stream gives 
 """
 
 import mmap
+import re
 import resource
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -22,6 +23,8 @@ from pipeline import graph, image
 from pipeline.dataset import PIXELS, DataError, Dataset, read_index, read_names
 from pipeline.order import draws, epoch_order, share
 
+# What DALI says of an image: that its bytes are damaged (3), or of a kind that it does not know (4, 5)
+REFUSED = re.compile("nvImageCodec failure: '#[345]'|Failed to decode")
 AHEAD = 4  # batches that the disk is told of before they are read; two are inside DALI
 
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -252,8 +255,10 @@ class Stream:
         alone = tuple(part[row : row + 1] for part in inputs)
         try:
             self.make(lambda: alone).run()
-        except RuntimeError:
-            return False
+        except RuntimeError as error:
+            if REFUSED.search(str(error)):
+                return False
+            raise  # the machine's fault
         return True
 
 

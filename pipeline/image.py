@@ -1,4 +1,4 @@
-"""Third stop's tool: the bytes of any image file -> RGB pixels -> the 256x256 that AlexNet is trained on."""
+"""Decode one image: the bytes of any file -> RGB pixels -> the 256x256 that AlexNet is trained on."""
 
 import io
 import re
