@@ -34,10 +34,10 @@ CLASSES = [
     "=HYPERLINK(1)",
     "[red]x[/red]",
     "<b>&'\"",
-    "_\x1b]0;owned\x07\u202e",
+    "_\x1b]0;owned\x07\u202e日本🙂",
     "cl\udce4ss %s{0}",
 ]
-FILE = "=1+1 $x_{$ [b]<i>\x1b[31m\u202e\udce9.jpg"
+FILE = "=1+1 $x_{$ [b]<i>\r\n\x1b[31m\u202e\udce9.jpg"
 FORBIDDEN = set(map(chr, [*range(10), *range(11, 32), 127, 0x202E])) | {"\udce4"}
 
 
