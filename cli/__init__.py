@@ -86,7 +86,7 @@ def in_one_line() -> Iterator[None]:
         raise
     except (DataError, RunError) as error:
         raise click.ClickException(text.plain(error)) from None
-    except (RuntimeError, MemoryError) as error:
+    except (RuntimeError, MemoryError, ImportError) as error:
         if line := failures.explain(error):
             raise click.ClickException(text.plain(line)) from None
         raise

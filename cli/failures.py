@@ -4,7 +4,13 @@ import os
 import re
 
 NETWORK = re.compile("gloo|nccl|TCPStore|Connection", re.IGNORECASE)
-MEMORY = re.compile(r".*(out of memory|can't allocate|alloc\w*.?fail|bad_alloc).*", re.IGNORECASE)
+MEMORY = re.compile(
+    r".*(out of memory|(can't|cannot) allocate|alloc\w*.?fail|bad_alloc|failed to map segment).*",
+    re.IGNORECASE,
+)
+THREADS = re.compile(
+    r".*(can't start new thread|resource temporarily unavailable|pthread_create).*", re.IGNORECASE
+)
 CARD = re.compile(
     r".*(busy or unavailable|invalid device ordinal|driver version|driver on your system|no kernel image"
     r"|no CUDA-capable|uncorrectable).*",
@@ -22,6 +28,11 @@ def explain(error: Exception) -> str | None:
         said = MEMORY.search(str(error))
         quoted = f" ({said[0].strip()})" if said else ""
         return f"out of memory{quoted}: free some, or choose other devices where there is --gpus or --device"
+    if said := THREADS.search(str(error)):
+        return (
+            f"no more threads can be started ({said[0].strip()}): raise the limits of processes and memory "
+            "(ulimit -u and -v), or give fewer --workers"
+        )
     if said := CARD.search(str(error)):
         return f"the GPU cannot be used ({said[0].strip()}): see alexnet-dali doctor, or use --device cpu"
     if "WORLD_SIZE" in os.environ and NETWORK.search(str(error)):

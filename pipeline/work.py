@@ -24,14 +24,16 @@ def work_folder(out: Path) -> Iterator[Path]:
             raise DataError(f"{out} holds other files: choose an --out that is empty or does not exist")
         out.mkdir(parents=True, exist_ok=True)
         make_folder(work)
-        with lock(work / LOCK):
+        try:
+            held = lock(work / LOCK)
+        except BlockingIOError:
+            raise DataError(f"another prep is at work in {out}: let it finish, or stop it") from None
+        with held:
             _tidy(work)
             try:
                 yield work
             finally:
                 _tidy(work)
-    except BlockingIOError:
-        raise DataError(f"another prep is at work in {out}: let it finish, or stop it") from None
     except OSError as error:
         raise DataError(
             f"cannot write {error.filename or out}: {error.strerror}; no finished shard is lost. Mend that, "

@@ -67,9 +67,14 @@ def run_tasks(
 
 def _hire(function: Callable[[Any], Any], crew: dict[Any, Any]) -> None:
     context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(function, theirs, os.getpid()), daemon=True)
-    process.start()
+    try:
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_work, args=(function, theirs, os.getpid()), daemon=True)
+        process.start()
+    except OSError as error:
+        raise DataError(
+            f"cannot start worker process {len(crew) + 1}: {error.strerror}; give fewer --workers"
+        ) from None
     theirs.close()  # so that the end of the process is the end of the pipe
     crew[ours] = process
 
