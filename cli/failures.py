@@ -5,7 +5,8 @@ import re
 
 NETWORK = re.compile("gloo|nccl|TCPStore|Connection", re.IGNORECASE)
 MEMORY = re.compile(
-    r".*(out of memory|(can't|cannot) allocate|alloc\w*.?fail|bad_alloc|failed to map segment).*",
+    r".*(out of memory|(can't|cannot) allocate|alloc\w*.?fail|bad_alloc|failed to map segment"
+    r"|could not create a primitive).*",
     re.IGNORECASE,
 )
 THREADS = re.compile(

@@ -25,6 +25,7 @@ from pipeline.order import draws, epoch_order, share
 
 # What DALI says of an image: that its bytes are damaged (3), or of a kind that it does not know (4, 5)
 REFUSED = re.compile("nvImageCodec failure: '#[345]'|Failed to decode")
+ROOM, ROOM_OF_THREAD = 2**28, 2**26  # bytes of address space that DALI takes, about
 AHEAD = 4  # batches that the disk is told of before they are read; two are inside DALI
 
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -263,6 +264,7 @@ class Stream:
 
 
 def executor(device: torch.device, threads: int, batch_size: int) -> dict[str, Any]:
+    _refuse_narrow(threads)
     gpu = device.type == "cuda"
     return {
         "gpu": gpu,
@@ -272,6 +274,18 @@ def executor(device: torch.device, threads: int, batch_size: int) -> dict[str, A
         "prefetch_queue_depth": 2,
         "exec_dynamic": True,  # outputs own their memory, so they can be handed over without a copy
     }
+
+
+def _refuse_narrow(threads: int) -> None:
+    """Refuse an address space in which DALI cannot start its threads: it would abort the program."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    needed = ROOM + threads * ROOM_OF_THREAD
+    if limit != resource.RLIM_INFINITY and limit - mapped < needed:
+        raise DataError(
+            f"out of memory: the limit of address space (ulimit -v) leaves {(limit - mapped) / 1e6:,.0f} MB, "
+            f"and {threads} threads of DALI need {needed / 1e6:,.0f}; raise it, or give fewer --workers"
+        )
 
 
 def _map(path: Path) -> mmap.mmap:
