@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,7 @@ from cli.pictures import Target, box, new_figure, picture, save, short, tower_na
 Image = npt.NDArray[np.uint8]  # (height, width, 3)
 TRUE, OTHER = "#e58b8b", "#a9c1de"
 GREY = "#555555"
+CELLS = 1000  # rows of a confusion matrix, at most
 
 
 @dataclass(frozen=True)
@@ -169,12 +170,27 @@ class Pair:
     of: int  # images of the true class
 
 
-def confusion(
-    counts: npt.NDArray[Any], names: Sequence[str], pairs: Sequence[Pair], path: Target, title: str
-) -> None:
+class Counts(NamedTuple):
+    """The pairs of a true class and a first guess that occur, (pairs,) each: few of all that could."""
+
+    true: npt.NDArray[Any]
+    taken: npt.NDArray[Any]
+    images: npt.NDArray[Any]
+
+
+def matrix(counts: Counts, classes: int) -> npt.NDArray[Any]:
+    """(cells, cells), rows are true classes, columns first guesses: as many classes a cell as CELLS needs."""
+    beside = -(-classes // CELLS)
+    cells = -(-classes // beside)
+    result = np.zeros((cells, cells), np.int64)
+    np.add.at(result, (counts.true // beside, counts.taken // beside), counts.images)
+    return result
+
+
+def confusion(counts: Counts, names: Sequence[str], pairs: Sequence[Pair], path: Target, title: str) -> None:
     """The confusion matrix in percent of each true class, and the most frequent mistakes.
 
-    counts: (classes, classes), rows are true classes, columns the first guess.
+    Of more classes than CELLS, neighbours share a row and a column.
     """
     few = len(names) <= 30
     side, top, margin, bar = 440, 172 if few else 90, 28, 22
@@ -182,8 +198,10 @@ def confusion(
     at = left + side + 360  # where bars begin
     figure = new_figure(at + 330, top + max(side, len(pairs) * bar) + (30 if few else 60), title, margin)
     axes = box(figure, left, top, side, side)
-    share = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    axes.imshow(share, cmap="Blues", vmin=0, vmax=100, interpolation="none", aspect="auto")
+    cells, ends = matrix(counts, len(names)), (-0.5, len(names) - 0.5)
+    share = 100 * cells / np.maximum(cells.sum(1, keepdims=True), 1)
+    looks: dict[str, Any] = {"cmap": "Blues", "interpolation": "none", "aspect": "auto"}
+    axes.imshow(share, vmin=0, vmax=100, extent=(*ends, *ends[::-1]), **looks)
     axes.tick_params(length=0, labelsize=9)
     if few:
         labels = [short(name, 22) for name in names]

@@ -1,6 +1,5 @@
 """The files of eval --predictions and of ensemble: probabilities, labels and names, an image a row."""
 
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,14 @@ from typing import Any
 import numpy as np
 
 from model.recipe import RunError
+from pipeline.schema import Array, Unfit, read_npz
+
+ARRAYS = {
+    "probabilities": Array((np.float32, np.float64), ("images", "outputs")),
+    "labels": Array((np.int32, np.int64), ("images",)),
+    "names": Array((np.str_,), ("images",)),
+    "wnids": Array((np.str_,), ("classes",)),
+}
 
 
 @dataclass(frozen=True)
@@ -22,15 +29,21 @@ class Predictions:
 def read(path: Path) -> Predictions:
     """RunError where the file is none of these."""
     try:
-        with np.load(path) as file:
-            probabilities, labels, names, wnids = (
-                file[key] for key in ("probabilities", "labels", "names", "wnids")
-            )
-    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile):
+        found = read_npz(path, ARRAYS)
+        probabilities, labels, wnids = (found[name] for name in ("probabilities", "labels", "wnids"))
+        if not 0 < len(wnids) <= probabilities.shape[1] or not len(labels):
+            raise Unfit("it is of no images, or of more classes than outputs")
+        if labels.min() < -1 or labels.max() >= len(wnids):
+            raise Unfit(f"expected labels of -1 to {len(wnids) - 1}, not {labels.min()} to {labels.max()}")
+        if not np.isfinite(probabilities).all():
+            raise Unfit("it holds NaN or infinite probabilities")
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {error.strerror}") from None
+    except Unfit as error:
         raise RunError(
-            f"{path} holds no predictions; make them with alexnet-dali eval --predictions"
+            f"{path} holds no predictions: {error}; make them with alexnet-dali eval --predictions"
         ) from None
-    return Predictions(probabilities, labels, names.tolist(), wnids.tolist())
+    return Predictions(probabilities, labels, found["names"].tolist(), wnids.tolist())
 
 
 def write(path: Path, content: Predictions) -> None:

@@ -187,11 +187,10 @@ def draw_guesses(run: "Trained", dataset: "Dataset", seen: Seen) -> str:
 
 def draw_confusion(run: "Trained", seen: Seen) -> str:
     from cli import page, panels
-    from cli.show import confused
+    from cli.show import confused, count
 
     names = [run.name(output) for output in range(run.recipe.classes)]
-    counts = np.zeros((len(names), len(names)), np.int64)
-    np.add.at(counts, (seen.labels, seen.probabilities.argmax(1)), 1)
+    counts = count(seen.labels, seen.probabilities.argmax(1), len(names))
     drawn = io.BytesIO()
     panels.confusion(
         counts, names, confused(names, counts)[:16], drawn, "First guesses of the validation images"

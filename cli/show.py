@@ -12,7 +12,7 @@ from cli.text import progress, say, write_json
 from model.recipe import RunError
 
 if TYPE_CHECKING:
-    from cli.panels import Pair
+    from cli.panels import Counts, Pair
 
 
 def out(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -86,7 +86,9 @@ def curves(runs: Sequence[str], out: Path) -> None:
     "--predictions", type=click.Path(exists=True, path_type=Path), help="Of eval, instead of a run."
 )
 @click.option("--pairs", type=click.IntRange(1), default=16, help="How many to name.")
-@click.option("--json", "json_path", type=options.output, help="Write pairs and counts there.")
+@click.option(
+    "--json", "json_path", type=options.output, help="Write pairs there, of up to 1,000 classes all counts."
+)
 @out("confusion.png")
 def confusion(
     predictions: Path | None, pairs: int, json_path: Path | None, out: Path, **settings: Any
@@ -99,15 +101,18 @@ def confusion(
     for pair in found[:pairs]:
         say(f"{pair.images:>7,} of {pair.of:<7,}  {pair.true}  ->  {pair.taken}")
     if json_path:
-        content = {"classes": names, "counts": counts.tolist(), "pairs": [vars(pair) for pair in found]}
+        content = {"classes": names, "pairs": [vars(pair) for pair in found]}
+        if len(names) <= panels.CELLS:
+            content["counts"] = panels.matrix(counts, len(names)).tolist()
         write_json(json_path, content, indent=None)
-    error = 1 - counts.trace() / max(1, counts.sum())
-    title = f"Confusions among {counts.sum():,} images: top-1 error {100 * error:.1f} %"
+    images = counts.images.sum()
+    error = 1 - counts.images[counts.true == counts.taken].sum() / max(1, images)
+    title = f"Confusions among {images:,} images: top-1 error {100 * error:.1f} %"
     draw(out, panels.confusion, counts, names, found[:pairs], title=title)
 
 
-def count_run(settings: dict[str, Any]) -> "tuple[list[str], np.ndarray]":
-    """Names of the classes, and by true class (row) and first guess the images of a split."""
+def count_run(settings: dict[str, Any]) -> "tuple[list[str], Counts]":
+    """Names of the classes, and how often each of the true ones was taken for which in a split."""
     from model.evaluate import LOST
     from model.study import predict
     from pipeline.batches import EvaluationBatches
@@ -124,17 +129,19 @@ def count_run(settings: dict[str, Any]) -> "tuple[list[str], np.ndarray]":
         batch_size=run.batch_size(1),
         **run.image_options(),
     )
-    counts = np.zeros((run.recipe.classes,) * 2, np.int64)
+    parts = []
     with progress(settings["split"], len(batches.samples)) as done:
-        for labels, probabilities in predict(run.network, batches, run.precision):
+        for own, probabilities in predict(run.network, batches, run.precision):
             if not probabilities.isfinite().all():
                 raise RunError(f"{run.path}: {LOST}")
-            np.add.at(counts, (labels.numpy(), probabilities.argmax(1).numpy()), 1)
-            done(len(labels))
-    return [run.name(output) for output in range(run.recipe.classes)], counts
+            parts.append((own.numpy(), probabilities.argmax(1).numpy()))
+            done(len(own))
+    names = [run.name(output) for output in range(run.recipe.classes)]
+    labels, guesses = map(np.concatenate, zip(*parts, strict=True))
+    return names, count(labels, guesses, len(names))
 
 
-def count_file(path: Path) -> "tuple[list[str], np.ndarray]":
+def count_file(path: Path) -> "tuple[list[str], Counts]":
     """The same of a file that eval --predictions wrote."""
     from cli import predictions
 
@@ -142,21 +149,28 @@ def count_file(path: Path) -> "tuple[list[str], np.ndarray]":
     if (found.labels < 0).any():
         raise RunError(f"{path} is of images without labels, which cannot be confused")
     classes = found.probabilities.shape[1]
-    counts = np.zeros((classes, classes), np.int64)
-    np.add.at(counts, (found.labels, found.probabilities.argmax(1)), 1)
-    return [*found.wnids, *(f"output {output}" for output in range(len(found.wnids), classes))], counts
+    names = [*found.wnids, *(f"output {output}" for output in range(len(found.wnids), classes))]
+    return names, count(found.labels, found.probabilities.argmax(1), classes)
 
 
-def confused(names: Sequence[str], counts: "np.ndarray") -> "list[Pair]":
+def count(labels: "np.ndarray", guesses: "np.ndarray", classes: int) -> "Counts":
+    """How often each pair of a true class and a first guess occurs. labels, guesses: (images,)."""
+    from cli.panels import Counts
+
+    pairs, images = np.unique(labels.astype(np.int64) * classes + guesses, return_counts=True)
+    return Counts(pairs // classes, pairs % classes, images)
+
+
+def confused(names: Sequence[str], counts: "Counts") -> "list[Pair]":
     """Pairs of a class and another that it was taken for, the most frequent first."""
     from cli.panels import Pair
 
-    wrong = counts * (1 - np.eye(len(counts), dtype=counts.dtype))
-    order = np.argsort(-wrong, axis=None, kind="stable")[: np.count_nonzero(wrong)]
-    of = counts.sum(1)
+    of = np.bincount(counts.true, counts.images)
+    order = np.argsort(-counts.images, kind="stable")
     return [
-        Pair(names[true], names[taken], int(wrong[true, taken]), int(of[true]))
-        for true, taken in zip(*np.unravel_index(order, counts.shape), strict=True)
+        Pair(names[true], names[taken], int(images), int(of[true]))
+        for true, taken, images in zip(*(part[order] for part in counts), strict=True)
+        if true != taken
     ]
 
 

@@ -1,24 +1,38 @@
 """alexnet-dali similar."""
 
-import json
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
+from msgspec import Struct
 
 from cli import options, trained
 from cli.text import say, write_json
 from model.recipe import RunError
+from pipeline.schema import Array, Count, Fingerprint, Unfit, map_npy, read_json
 
 if TYPE_CHECKING:
     import numpy as np
 
     from cli.trained import Trained
 
-FACTS = ("run", "checkpoint", "step", "layer", "data", "fingerprint", "split", "precision")
 BLOCK = 64 << 20  # bytes of features in memory at a time, as float32
+
+
+class Facts(Struct):
+    """How features were made."""
+
+    run: str
+    checkpoint: str
+    step: Count
+    layer: str
+    data: str
+    fingerprint: Fingerprint
+    split: Literal["train", "val", "test"]
+    precision: Literal["bfloat16", "tf32", "float32"]
 
 
 @click.command("similar")
@@ -49,23 +63,23 @@ def command(
     compared by Euclidean distance, and the result is exact. The network is the one of the run that
     `features` used.
     """
-    import numpy as np
 
     from model.nearest import nearest
     from pipeline.dataset import open_dataset, read_index, read_names
 
     facts = read_facts(features)
-    table = np.lib.format.open_memmap(features, mode="r")
-    dataset = open_dataset(facts["data"])
-    names, split = read_names(dataset, facts["split"]), facts["split"]
-    if dataset.fingerprint != facts["fingerprint"] or len(names) != len(table):
+    dataset, split = open_dataset(facts.data), facts.split
+    names = read_names(dataset, split)
+    if dataset.fingerprint != facts.fingerprint:
         raise RunError(f"{dataset.root} is no longer the dataset that {features} was made of; make it again")
-    settings["precision"] = settings["precision"] or facts["precision"]
-    run = trained.open_run(facts["run"], facts["checkpoint"], settings)
-    if run.step != facts["step"]:
-        steps = f"{run.path} is at step {run.step:,}, not {facts['step']:,}"
+    settings["precision"] = settings["precision"] or facts.precision
+    run = trained.open_run(facts.run, facts.checkpoint, settings)
+    if run.step != facts.step:
+        steps = f"{run.path} is at step {run.step:,}, not {facts.step:,}"
         raise RunError(f"{steps} as when {features} was made; make it again with alexnet-dali features")
-    paths, queries = describe(run, images, facts["layer"], exif == "honour")
+    sizes = {shape.layer.name: math.prod(shape.out) for shape in run.network.shapes}
+    table = read_table(features, len(names), sizes.get(facts.layer, 0))
+    paths, queries = describe(run, images, facts.layer, exif == "honour")
     started = time.monotonic()
     found, distances = nearest(queries, table, count, block=max(1, BLOCK // (4 * table.shape[1])))
     seconds = time.monotonic() - started
@@ -93,16 +107,26 @@ def command(
     say(f"{len(paths):,} x {len(table):,} distances in {seconds:.2f} s: {rate}", err=True)
 
 
-def read_facts(features: Path) -> dict[str, Any]:
+def read_facts(features: Path) -> Facts:
     """How the features were made, as the file beside them says."""
     path = features.with_suffix(".json")
     try:
-        facts = json.loads(path.read_text())
-        return {key: facts[key] for key in FACTS}
-    except (OSError, KeyError, TypeError, ValueError):
+        return read_json(path, Facts)
+    except (OSError, Unfit) as error:
+        what = error.strerror if isinstance(error, OSError) else error
         raise RunError(
-            f"{path} does not say how {features} was made; make both with alexnet-dali features"
+            f"{path} does not say how {features} was made: {what}; make both with alexnet-dali features"
         ) from None
+
+
+def read_table(features: Path, images: int, numbers: int) -> "np.ndarray":
+    """The features, (images, numbers), mapped into memory."""
+    import numpy as np
+
+    try:
+        return map_npy(features, Array((np.float32, np.float16), (images, numbers)))
+    except Unfit as error:
+        raise RunError(f"{features} is damaged: {error}; make it again with alexnet-dali features") from None
 
 
 def describe(

@@ -3,7 +3,9 @@
 import csv
 import io
 import json
+import os
 import shutil
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import reference
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from cli import main, predictions
+from cli import main, panels, predictions, show
 from cli.predictions import Predictions
 from model import checkpoint
 from pipeline.batches import Samples
@@ -238,9 +240,21 @@ def test_similar_errors(photos: Path, features: Path, tmp_path: Path) -> None:
     alone = shutil.copy(features, tmp_path)
     assert "make both with alexnet-dali features" in error("similar", photos, "--features", alone)
     facts = json.loads(features.with_suffix(".json").read_text())
-    for change, message in ({"step": 1}, "at step 4, not 1"), ({"fingerprint": "0"}, "no longer the dataset"):
+    for change, message in (
+        ({"step": 1}, "at step 4, not 1"),
+        ({"fingerprint": 64 * "0"}, "no longer the dataset"),
+    ):
         Path(alone).with_suffix(".json").write_text(json.dumps(facts | change))
         assert message in error("similar", photos, "--features", alone)
+    Path(alone).with_suffix(".json").write_text(json.dumps(facts | {"split": "all"}))
+    assert "invalid enum value 'all' at `split`" in error("similar", photos, "--features", alone)
+    Path(alone).with_suffix(".json").write_text(json.dumps(facts))
+    whole = np.load(features)
+    for table in (whole[:-1], whole[:, :-1], whole.astype(np.float64), whole[0]):
+        np.save(alone, table)
+        assert "val.npy is damaged: expected" in error("similar", photos, "--features", alone)
+    os.truncate(alone, 300)
+    assert "val.npy is damaged: " in error("similar", photos, "--features", alone)
 
 
 @pytest.mark.parametrize(
@@ -324,6 +338,26 @@ def test_confusion_counts_what_a_file_says(tmp_path: Path) -> None:
     assert result.stdout.splitlines()[0].split() == ["2", "of", "3", "a", "->", "b"]
     predictions.write(path, replace(content, labels=labels - 1))
     assert "without labels" in error("show", "confusion", "--predictions", path, *out)
+
+
+def test_confusions_of_very_many_classes_take_no_square_of_memory() -> None:
+    """All classes of Fall 2011: the pairs that occur, and of a matrix as many cells as are drawn."""
+    draw, classes = np.random.default_rng(0), 21_843
+    labels = draw.integers(0, classes, 5000)
+    guesses = np.where(draw.random(5000) < 0.5, labels, draw.integers(0, classes, 5000))
+    tracemalloc.start()
+    counts = show.count(labels, guesses, classes)
+    pairs = show.confused([str(n) for n in range(classes)], counts)
+    cells = panels.matrix(counts, classes)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 50e6
+    assert sum(pair.images for pair in pairs) == (labels != guesses).sum()
+    assert [pair.images for pair in pairs] == sorted((pair.images for pair in pairs), reverse=True)
+    assert all(pair.of == (labels == int(pair.true)).sum() for pair in pairs[:50])
+    assert max(cells.shape) <= 1000 and cells.sum() == 5000
+    few = show.count(labels % 7, guesses % 7, 7)
+    assert np.array_equal(panels.matrix(few, 7), np.histogram2d(labels % 7, guesses % 7, np.arange(8))[0])
 
 
 def test_the_commands_are_known_and_explain_themselves() -> None:

@@ -1,5 +1,7 @@
 """Averages of predictions, the search for weights, the challenge's text: against counts by hand."""
 
+import io
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -126,13 +128,66 @@ def test_a_submission_through_the_command(
     assert "development kit" in run(*command).output
 
 
+GOOD = vars(made(0, 0.1))
+NONE = {name: np.array(GOOD[name])[:0] for name in ("probabilities", "labels", "names")}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"probabilities": GOOD["probabilities"][:, 0]}, "probabilities: expected the shape"),
+        ({"probabilities": GOOD["probabilities"][:5]}, r"labels: expected the shape \(5\)"),
+        ({"probabilities": GOOD["probabilities"].astype(str)}, "probabilities: expected float32 or float64"),
+        ({"probabilities": GOOD["probabilities"].astype(">f4")}, "probabilities: expected float32"),
+        ({"probabilities": GOOD["probabilities"] * np.nan}, "NaN or infinite"),
+        ({"labels": GOOD["labels"][:5]}, "labels: expected the shape"),
+        ({"labels": GOOD["labels"] + 100}, "expected labels of -1 to 11, not 100 to 111"),
+        ({"labels": GOOD["labels"] - 2}, "expected labels of -1 to 11, not -2 to 9"),
+        ({"labels": GOOD["labels"] + 0.5}, "labels: expected int32 or int64, not float64"),
+        ({"labels": np.array([None] * IMAGES)}, "labels: expected int32 or int64, not object"),
+        ({"names": GOOD["names"][1:]}, "names: expected the shape"),
+        ({"wnids": [*GOOD["wnids"], "more"]}, "more classes than outputs"),
+        (
+            {name: GOOD[name][:0] for name in ("probabilities", "labels")} | {"names": np.array([], str)},
+            "no ",
+        ),
+    ],
+)
+def test_a_file_of_predictions_is_checked(changes: dict[str, object], message: str, tmp_path: Path) -> None:
+    path = tmp_path / "p.npz"
+    np.savez(path, **(GOOD | changes))  # type: ignore[arg-type]
+    with pytest.raises(RunError, match=rf"p.npz holds no predictions: .*{message}"):
+        predictions.read(path)
+
+
+def test_a_file_of_predictions_takes_no_more_memory_than_it_has_bytes(tmp_path: Path) -> None:
+    """A header of 10^15 rows, zeros that are packed a thousandfold, and a plain array."""
+    path, labels = tmp_path / "p.npz", io.BytesIO()
+    header = {"descr": "<i8", "fortran_order": False, "shape": (10**15,)}
+    np.lib.format.write_array_header_1_0(labels, header)
+    np.savez(path, probabilities=GOOD["probabilities"])
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("labels.npy", labels.getvalue())
+    with pytest.raises(RunError, match=r"p.npz holds no predictions: labels: "):
+        predictions.read(path)
+    np.savez_compressed(path, **{name: np.zeros(10**7) for name in GOOD})
+    with pytest.raises(RunError, match="claims to hold far more than its size"):
+        predictions.read(path)
+    np.savez_compressed(path, **GOOD)
+    assert predictions.read(path).names == GOOD["names"]
+    with path.open("wb") as file:
+        np.save(file, GOOD["probabilities"])
+    with pytest.raises(RunError, match=r"p.npz holds no predictions: .*not a zip file"):
+        predictions.read(path)
+
+
 def test_errors(three: list[Path], tmp_path: Path) -> None:
     other = tmp_path / "other.npz"
     content = made(3, 0.1)
     for change, what in (
         ({"names": content.names[::-1]}, "images"),
         ({"wnids": content.wnids[::-1]}, "classes"),
-        ({"probabilities": content.probabilities[:, :-1]}, "outputs"),
+        ({"probabilities": np.pad(content.probabilities, ((0, 0), (0, 1)))}, "outputs"),
     ):
         predictions.write(other, replace(content, **change))
         assert f"{other} has other {what} than {three[0]}" in run("ensemble", three[0], other).output
