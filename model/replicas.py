@@ -2,6 +2,7 @@
 
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -224,7 +225,20 @@ def _open_store(place: Place, warn: Callable[[str], None]) -> Any:
         return ""
 
     _wait(unreached, place, warn)
-    return dist.TCPStore(place.address, place.port, timeout=PATIENCE)  # type: ignore[attr-defined]
+    found: list[Any] = []
+
+    def connect() -> None:
+        try:
+            found.append(dist.TCPStore(place.address, place.port, timeout=PATIENCE))  # type: ignore[attr-defined]
+        except RuntimeError as error:
+            found.append(error)
+
+    # beside, for what listens there may be something else that never answers
+    threading.Thread(target=connect, daemon=True).start()
+    _wait(lambda: "" if found else f"an answer of the first of {place.world} processes", place, warn)
+    if isinstance(found[0], RuntimeError):
+        raise found[0]
+    return found[0]
 
 
 def _wait(missing: Callable[[], str], place: Place, warn: Callable[[str], None]) -> None:

@@ -204,6 +204,18 @@ def test_a_process_that_never_comes(dataset: Dataset, tmp_path: Path, rank: int,
     assert "MASTER_ADDR" in failed and not (tmp_path / "run").exists()
 
 
+def test_something_else_listens_where_they_meet(dataset: Dataset, tmp_path: Path) -> None:
+    """It takes connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        place = {"WORLD_SIZE": 2, "RANK": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": mute.getsockname()[1]}
+        words = train(dataset.root, tmp_path / "run")
+        command = Command(*words, folder=tmp_path, environment=place, before=Impatient())
+        assert command.wait(20) == 1
+    told, failed = command.text.splitlines()
+    assert told.startswith("warning: waiting for an answer of the first of 2 processes at 127.0.0.1:")
+    assert failed.startswith("Error: waiting for an answer of the first of 2 processes at 127.0.0.1:")
+
+
 WHOLE = {"WORLD_SIZE": "4", "RANK": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "a",
          "MASTER_PORT": "29500"}  # fmt: skip
 
