@@ -47,6 +47,7 @@ def command(
     labelled = bool((first.labels >= 0).all())
     labels, parts = torch.from_numpy(first.labels).long(), [torch.from_numpy(f.probabilities) for f in found]
     factors = choose_weights(len(files), weights)
+    ids = read_ids(data, first.wnids) if submission else []
     if search:
         if weights or not labelled:
             raise click.UsageError("--search needs images with labels, and replaces --weights")
@@ -61,7 +62,7 @@ def command(
     if out:
         predictions.write(out, result)
     if submission:
-        write_submission(submission, result, data)
+        write_submission(submission, result, ids)
 
 
 def check_alike(first_path: Path, first: Any, path: Path, other: Any) -> None:
@@ -111,16 +112,28 @@ def print_errors(images: int, rows: dict[str, dict[str, float]], weights: Sequen
     console().print(table)
 
 
-def write_submission(path: Path, result: Any, data: Path) -> None:
-    from cli import predictions
-    from pipeline.atomic import writing
+def read_ids(data: Path, wnids: Sequence[str]) -> list[int]:
+    """Those of the development kit for the classes of a submission."""
     from pipeline.dataset import read_description
 
     dataset = read_description(data)
-    if [category.wnid for category in dataset.classes] != result.wnids:
+    if [category.wnid for category in dataset.classes] != wnids:
         raise RunError(f"{dataset.root} has other classes than the predictions; name theirs with --data")
-    text = predictions.submission(result, [category.ilsvrc_id for category in dataset.classes])
-    predictions.check_submission(text, len(result.names), len(dataset.classes))
+    ids = [category.ilsvrc_id for category in dataset.classes if category.ilsvrc_id is not None]
+    if len(ids) < 5 or len(ids) < len(wnids):
+        raise RunError(
+            f"a submission needs five classes and the development kit's ids, which {dataset.root} has not; "
+            "prepare one from a root that has ILSVRC2012_devkit_t12"
+        )
+    return ids
+
+
+def write_submission(path: Path, result: Any, ids: Sequence[int]) -> None:
+    from cli import predictions
+    from pipeline.atomic import writing
+
+    text = predictions.submission(result, ids)
+    predictions.check_submission(text, len(result.names), len(ids))
     with writing(path) as file:
         file.write(text.encode())
     say(f"{path}: {len(result.names):,} lines of five ids, checked")

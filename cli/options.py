@@ -85,3 +85,10 @@ def machine(command: Callable[..., None]) -> Callable[..., None]:
 def run_path(name: str) -> Path:
     """A run's folder: a plain name lies in runs/, anything else is a path."""
     return RUNS / name if name == Path(name).name else Path(name)
+
+
+def run_name(path: Path) -> str:
+    """What --run calls a folder, so that `run_path` finds it again."""
+    if path.parent == RUNS:
+        return path.name
+    return f"./{path}" if path.name == str(path) else str(path)

@@ -272,7 +272,7 @@ def environment(about: dict[str, Any]) -> str:
 def commands(about: dict[str, Any], run: "Trained") -> str:
     from cli import page
 
-    source, data = shlex.quote(str(run.source)), shlex.quote(about["data"]["path"])
+    source, data = shlex.quote(options.run_name(run.source)), shlex.quote(about["data"]["path"])
     given = f"--run {source} --data {data}"
     return page.text("The run was started by") + page.code(
         start["command"] for start in about["starts"]

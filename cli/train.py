@@ -135,7 +135,8 @@ def train(recipe: Recipe, dataset: "Dataset", path: Path, settings: dict[str, An
                     say(f"stopped at step {step:,}; the same command goes on from there", err=True)
                 return stopped.status
         if replicas.first:
-            say(f"{path} is trained; now: alexnet-dali eval --ten-crop")
+            which = "" if path.parent == options.RUNS else f" --run {shlex.quote(options.run_name(path))}"
+            say(f"{path} is trained; now: alexnet-dali eval --ten-crop{which}")
     return 0
 
 

@@ -157,3 +157,5 @@ def test_a_name_is_in_runs_and_a_path_is_a_path(tmp_path: Path) -> None:
     assert options.run_path("mine") == Path("runs/mine")
     assert options.run_path("./mine") == Path("mine") and options.run_path("a/b") == Path("a/b")
     assert options.run_path(str(tmp_path)) == tmp_path
+    for path in (Path("runs/mine"), Path("mine"), Path("a/b"), tmp_path):
+        assert options.run_path(options.run_name(path)) == path
