@@ -87,8 +87,8 @@ class FileBatches:
         except OSError as error:
             self.faults[number] = f"cannot be read: {error.strerror}"
             return None
-        except BadImage as error:
-            self.faults[number] = f"cannot be decoded: {error}"
+        except (BadImage, MemoryError) as error:
+            self.faults[number] = f"cannot be decoded: {str(error) or 'too little memory'}"
             return None
         if decoded.damage:
             self.notes[number] = f"damaged: {decoded.damage}; decoded as far as it goes"

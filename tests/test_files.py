@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from pipeline import image
 from pipeline.batches import Samples, TrainBatches
 from pipeline.dataset import DataError, Dataset
 from pipeline.drawn import draw
@@ -172,3 +173,18 @@ def test_training_names_what_dali_refuses(originals: Dataset, monkeypatch: pytes
         )
         for _, _ in zip(range(4), stream, strict=False):
             pass
+
+
+def test_too_little_memory_for_one_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others have their rows all the same."""
+    paths = [put(tmp_path / f"{number}.jpg", photo(number)) for number in range(3)]
+    large, given = paths[1].read_bytes(), image.decode
+
+    def decode(data: bytes, **options: bool) -> Decoded:
+        if data == large:
+            raise MemoryError
+        return given(data, **options)
+
+    monkeypatch.setattr(image, "decode", decode)
+    found, batches = read(paths)
+    assert list(found) == [0, 2] and batches.faults == {1: "cannot be decoded: too little memory"}
