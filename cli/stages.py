@@ -125,14 +125,18 @@ def open_samples(root: Path, split: str) -> Samples:
 
 
 def open_codebook(plan: Plan) -> Codebook:
-    path, kind = plan.codebook_path, CODEBOOKS[plan.baseline]
+    return CODEBOOKS[plan.baseline](**read_codebook(plan.baseline, plan.codebook_path))
+
+
+def read_codebook(baseline: str, path: Path) -> dict[str, np.ndarray]:
+    """The arrays of codebook.npz."""
     try:
-        arrays = read_npz(path, ARRAYS[plan.baseline])
+        arrays = read_npz(path, ARRAYS[baseline])
         if not all(np.isfinite(array).all() for array in arrays.values()):
             raise Unfit("it holds NaN or infinite numbers")
     except Unfit as error:
         raise RunError(f"{path} is damaged: {error}; remove it and run the same command again") from None
-    return kind(**arrays)
+    return arrays
 
 
 def read_grey(samples: Samples, number: int) -> np.ndarray:

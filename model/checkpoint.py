@@ -15,7 +15,7 @@ from model.network import fit
 from model.recipe import Recipe, RunError
 from model.run import Validation, kept
 from pipeline.atomic import replacing, sync_folder
-from pipeline.schema import Count, Fingerprint, Unfit, convert, need_file, told
+from pipeline.schema import Count, Fingerprint, Unfit, convert, need_file, unfit
 
 FORMAT = 1
 # Newest first. new.pt is there only if a process died after writing it and before it took last.pt's name.
@@ -131,10 +131,8 @@ def _load(path: Path) -> Any:
             if damaged := archive.testzip():
                 raise Unfit(f"the checksum of its {damaged} differs")
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (Unfit, OSError, MemoryError):
-        raise
-    except Exception as error:  # damage makes torch, zipfile and pickle raise nearly anything
-        raise Unfit(told(error)) from None
+    except Exception as error:
+        raise unfit(error) from None
     # Torch believes what the file says of the sizes of its parts, even where that is not there.
     held = sorted(m.file_size for m in members if re.search(r"/data/\d+$", m.filename) and m.file_size)
     storages = {s.data_ptr(): s.nbytes() for s in (t.untyped_storage() for t in _tensors(content))}

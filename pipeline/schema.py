@@ -76,12 +76,8 @@ def read_npz(path: Path, arrays: Mapping[str, Array]) -> dict[str, np.ndarray]:
                     _read_header(file, name, array, sizes, length)
         with np.load(path) as found:
             return {name: found[name] for name in arrays}
-    except (Unfit, OSError):
-        raise
-    except KeyError as error:
-        raise Unfit(str(error.args[0])) from None
-    except Exception as error:  # damage makes NumPy, zipfile and zlib raise nearly anything
-        raise Unfit(told(error)) from None
+    except Exception as error:
+        raise unfit(error) from None
 
 
 def map_npy(path: Path, array: Array) -> np.ndarray:
@@ -94,10 +90,8 @@ def map_npy(path: Path, array: Array) -> np.ndarray:
         if math.prod(shape) == 0:
             return np.empty(shape, dtype)
         return np.memmap(path, dtype, "r", start, shape, order)
-    except (Unfit, OSError):
-        raise
-    except Exception as error:  # damage makes NumPy raise nearly anything
-        raise Unfit(told(error)) from None
+    except Exception as error:
+        raise unfit(error) from None
 
 
 def _read_header(
@@ -127,6 +121,9 @@ def need_file(path: Path) -> None:
         raise Unfit("it is no file")
 
 
-def told(error: Exception) -> str:
-    """What an error of another library says, in a line that is not too long."""
-    return f"{type(error).__name__}: {str(error)[:100]}".splitlines()[0].rstrip(": ")
+def unfit(error: Exception) -> Exception:
+    """Unfit, of any error but that a file cannot be opened: damage makes NumPy, zipfile, pickle and torch
+    raise nearly anything, and they say it in many lines."""
+    if isinstance(error, Unfit | MemoryError) or (isinstance(error, OSError) and error.filename):
+        return error
+    return Unfit(f"{type(error).__name__}: {str(error)[:100]}".splitlines()[0].rstrip(": "))
