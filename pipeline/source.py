@@ -9,7 +9,6 @@ Each split may come in its own shape. A label is the place of the class among th
 """
 
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,51 +50,56 @@ def find_source(root: Path | str, val_fraction: float | None = None, seed: int =
     if val_fraction is not None and not places["train"] and not places["val"]:
         places = {"train": [root]}
     read = {split: _read(split, paths, root, edition) for split, paths in places.items() if paths}
-    train, val, test = (read.get(split) for split in SPLITS)
+    train = read.get("train")
     if train is None or not train.images:
         raise DataError(nothing_at(root))
     _check_classes(train)
     wnids = sorted(train.classes)
-    splits, found = {"train": _labelled(train, wnids)}, [train.place.name + train.linked]
     above = base.absolute().parents[:3] if base.name == "CLS-LOC" else ()
     labels = find_labels([base, *above], edition)
-    if val and val_fraction is not None:
-        raise DataError(f"{val.place} is the val split: leave --val-fraction out")
-    if val:
-        splits["val"], by = _of_split("val", val, wnids, labels)
-        if not by:
-            raise DataError(_no_labels_for(val.place, edition))
-        found.append(f"{val.place.name}{val.linked} labelled by {by}")
+    splits, found = _label(read, wnids, labels, edition)
+    if "val" not in splits:
+        if val_fraction is None:
+            tar = edition.tars["val"]
+            raise DataError(f"{base} has train but no {tar} and no val/: add it, or give --val-fraction 0.1")
+        splits |= _hold_out(splits["train"], val_fraction, seed)
+        splits = {name: splits[name] for name in SPLITS if name in splits}
+        found.insert(1, f"{val_fraction:g} of each class for val")
     elif val_fraction is not None:
-        splits = _hold_out(splits["train"], val_fraction, seed)
-        found.append(f"{val_fraction:g} of each class for val")
-    else:
-        raise DataError(
-            f"{base} has train but no {edition.tars['val']} and no val/: add it, or give --val-fraction 0.1"
-        )
-    if test:
-        splits["test"], by = _of_split("test", test, wnids, labels)
-        found.append(
-            test.place.name + test.linked + (f" labelled by {by}" if by else _why_unlabelled(edition))
-        )
-    others = [each.loose for each in read.values()] + [
-        each for split in read.values() for each in split.classes.values()
-    ]
-    if root not in places["train"]:
-        others.append(look_beside(root, base, edition, [path for paths in places.values() for path in paths]))
+        raise DataError(f"{read['val'].place} is the val split: leave --val-fraction out")
     patches = _find_patches(base, edition)
     if patched := _patch(splits, patches):
         found.append(f"{patched} images from {edition.patches}")
-    others.append(patches)
     kind = f"{_describe(base, edition, train)} in {base}: {', '.join(found)}"
     classes = tuple(_category(index, wnid, labels) for index, wnid in enumerate(wnids))
+    others = [patches, *(each for split in read.values() for each in (split.loose, *split.classes.values()))]
+    if root not in places["train"]:
+        others.append(look_beside(root, base, edition, [path for paths in places.values() for path in paths]))
     left = sorted(left for each in others for left in each.left)
     official = base.name == "CLS-LOC" or train.place.is_file() or bool(labels.ids) or _are_ilsvrc(wnids)
     return Source(kind, classes, splits, tuple(left), sum(each.passed for each in others), official)
 
 
+def _label(
+    read: dict[str, Split], wnids: list[str], labels: Labels, edition: Edition
+) -> tuple[dict[str, list[Sample]], list[str]]:
+    """The images of each split with their labels, and for the user, what each one is."""
+    splits, found = (
+        {"train": _labelled(read["train"], wnids)},
+        [read["train"].place.name + read["train"].linked],
+    )
+    for name in ("val", "test"):
+        if split := read.get(name):
+            splits[name], by = _of_split(name, split, wnids, labels)
+            if name == "val" and not by:
+                raise DataError(_no_labels_for(split.place, edition))
+            why = f" labelled by {by}" if by else _why_unlabelled(edition)
+            found.append(split.place.name + split.linked + why)
+    return splits, found
+
+
 def _are_ilsvrc(wnids: list[str]) -> bool:
-    return len(wnids) == 1000 and all(re.fullmatch(r"n\d{8}", wnid) for wnid in wnids)
+    return len(wnids) == 1000 and all(map(WNID.fullmatch, wnids))
 
 
 def _read(split: str, places: list[Path], root: Path, edition: Edition) -> Split:

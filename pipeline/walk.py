@@ -4,7 +4,7 @@ import os
 import stat
 from collections.abc import Collection, Sequence
 
-from pipeline.dataset import WORK, DataError
+from pipeline.dataset import SPLITS, WORK, DataError
 from pipeline.sample import OUTSIDE, Found, LeftOut, Sample, is_litter, one_line
 
 KINDS = {
@@ -14,7 +14,9 @@ KINDS = {
     stat.S_IFCHR: "a device",
 }
 NOWHERE = "a link that leads nowhere"
-OURS = ({WORK}, {"dataset.json", "statistics.npz"}, {"run.json", "metrics.jsonl"})  # what our outputs hold
+# What our outputs hold; and what, beside temporary files, one has that prep has not finished.
+OURS = ({"dataset.json", "statistics.npz"}, {"run.json", "metrics.jsonl"})
+UNFINISHED = {WORK, *SPLITS, "statistics.npz", "rejected.jsonl", "flawed.jsonl"}
 
 
 class Walk:
@@ -126,7 +128,8 @@ def holds_only_ours(folder: str, depth: int = 3) -> bool:
 
 def is_ours(names: set[str]) -> bool:
     """Whether a folder that holds these is a dataset or a run that one of our commands made."""
-    return any(marks <= names for marks in OURS)
+    unfinished = all(name in UNFINISHED or name.endswith(".tmp") for name in names)
+    return any(marks <= names for marks in OURS) or (WORK in names and unfinished)
 
 
 def kind(path: str) -> str:

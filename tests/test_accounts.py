@@ -404,6 +404,9 @@ def test_out_inside_the_root(tmp_path: Path) -> None:
     before = find_source(root, 0.25)
     (root / "data/imagenet/.work").mkdir(parents=True)
     assert find_source(root, 0.25) == before
+    (root / "cat/.work").mkdir()  # beside images, no mark of ours
+    assert (find_source(root, 0.25).splits, find_source(root, 0.25).passed) == (before.splits, 1)
+    (root / "cat/.work").rmdir()
     shutil.rmtree(root / "data")
     prepare(before, root / "data/imagenet", workers=1)
     for name in ("run.json", "metrics.jsonl", "filters.png"):
