@@ -37,7 +37,7 @@ def command(run_name: str | None, checkpoint: str, ten_crop: bool, out: Path | N
     """
     from cli import page
     from model.run import read_about, read_metrics
-    from pipeline.atomic import make_ready, writing
+    from pipeline.atomic import make_ready, replacing, writing
     from pipeline.dataset import need_labels
 
     run = trained.open_run(run_name, checkpoint, settings)
@@ -47,8 +47,9 @@ def command(run_name: str | None, checkpoint: str, ten_crop: bool, out: Path | N
         about, metrics = read_about(folder / "run.json"), read_metrics(folder / "metrics.jsonl")
     except OSError as error:
         raise RunError(f"{folder} is no run of alexnet-dali train ({error})") from None
-    out = out or folder / "report.html"
-    make_ready(out)
+    ours, out = out is None, out or folder / "report.html"
+    if not (ours and out.is_symlink()):
+        make_ready(out)
     seen = look(run, dataset)
     errors = {"this run, centre crop": seen.errors(run.path)}
     if ten_crop:
@@ -69,7 +70,7 @@ def command(run_name: str | None, checkpoint: str, ten_crop: bool, out: Path | N
         f"{time.strftime('%Y-%m-%d %H:%M')}"
     )
     content = page.page(folder.name, subtitle, sections).encode()
-    with writing(out) as file:
+    with replacing(out) if ours else writing(out) as file:  # in the run's folder no link is followed
         file.write(content)
     say(f"{out}: {len(content) / 1e6:.1f} MB, open it in any browser")
 

@@ -236,6 +236,15 @@ def test_names_on_the_terminal(words: str, odd: Odd) -> None:
     assert r"\x1b" in fine(*(odd.words.get(word, word) for word in words.split())).stdout
 
 
+def test_a_report_in_the_runs_folder_follows_no_link(odd: Odd, tmp_path: Path) -> None:
+    (tmp_path / "foreign").write_text("old")
+    page = odd.run / "report.html"
+    page.symlink_to(tmp_path / "foreign")
+    fine("report", odd.run, "--device", "cpu")
+    assert (tmp_path / "foreign").read_text() == "old" and not page.is_symlink()
+    check_page(page)
+
+
 def test_a_signal_leaves_nothing_half_written(
     odd: Odd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
