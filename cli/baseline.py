@@ -110,7 +110,7 @@ def run_baseline(
     from cli import stages
     from model.run import RunDirectory
     from model.sift import Grid
-    from pipeline.dataset import has_labels, open_dataset
+    from pipeline.dataset import has_labels, need_labels, open_dataset
     from pipeline.workers import count_cores
 
     dataset, split = open_dataset(settings["data"]), settings["split"]
@@ -120,6 +120,7 @@ def run_baseline(
         name, Grid(*grid), levels, sizes, settings["sample"], settings["seed"], dataset.root, folder
     )
     counts = {each: len(stages.open_samples(dataset.root, each)) for each in ("train", "val", split)}
+    need_labels(dataset, "train", "val")
     if not has_labels(dataset, split):
         raise RunError(f"{split} images of {dataset.root} have no labels to count errors by; use --split val")
     with ended_in_order(), RunDirectory(folder) as run:
