@@ -143,7 +143,7 @@ def _show(dataset: "Dataset", rate: float | None) -> None:
     if left := dataset.made.get("left_out"):
         rows["left out"] = f"{left:,} that are no images or not read, listed there, too"
     if passed := dataset.made.get("passed_over"):
-        rows["passed by"] = f"{passed:,} hidden files and folders and those of other programs"
+        rows["passed by"] = f"{passed:,} that are hidden or belong to other programs, as .DS_Store"
     if flaws := dataset.made.get("flawed"):
         each = ", ".join(f"{count:,} with {flaw}" for flaw, count in flaws.items())
         rows["flawed"] = f"{each}: harmless, kept, listed in {dataset.root / 'flawed.jsonl'}"

@@ -6,6 +6,7 @@
     class folders or class tars without a split, or Fall 2011's tar, of which a fraction becomes val
 
 Each split may come in its own shape. A label is the place of the class among the sorted wnids.
+layout.py finds the splits, splits.py reads them, by archive.py or walk.py; here their images get labels.
 """
 
 import os
