@@ -207,7 +207,7 @@ def marked_line(
 
 
 def mark_drops(axes: "Axes", train: Sequence[Row], colour: str = "#444444", text: bool = True) -> None:
-    for before, after in pairwise(train):
+    for before, after in pairwise(row for row in train if "lr" in row):  # a baseline's have none
         if after["lr"] != before["lr"]:
             axes.axvline(after["epoch"], color=colour, linewidth=0.8, linestyle=(0, (2, 3)), zorder=0)
             if text:

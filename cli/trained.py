@@ -21,7 +21,7 @@ LISTED = 10  # runs in a message
 FILES = 16  # at a time; of 24 megapixels each, 1.2 GB of pixels
 
 run = click.option(
-    "--run", "run_name", help="A trained run, or a .safetensors of `export`.  [default: the newest in runs/]"
+    "--run", "run_name", help="A run, its .pt or a .safetensors of `export`.  [default: the newest in runs/]"
 )
 checkpoint = click.option(
     "--checkpoint", type=click.Choice(["last", "best"]), default="last", help="Which of its states."
@@ -199,14 +199,22 @@ def read_export(path: Path) -> dict[str, Any]:
 
 def find_facts(folder: Path, fingerprint: str) -> Facts:
     """What a run in `folder` was told of its images: its own copy, or that of the same dataset."""
-    from pipeline.dataset import check_file, read_description
+    from pipeline.dataset import DataError, check_file, read_description
     from pipeline.statistics import Statistics
 
-    known = read_description(folder if (folder / "dataset.json").exists() else recorded_data(folder))
+    copied = (folder / "dataset.json").exists()
+    root = folder if copied else recorded_data(folder)
+    try:
+        known = read_description(root)
+        check_file(known, "statistics.npz")
+        mean = Statistics.load(root / "statistics.npz").mean
+    except DataError as error:
+        what = str(error).partition(": ")[0]
+        advice = f"remove dataset.json and statistics.npz of {root}: then the dataset's own are read"
+        raise RunError(f"{what}; {advice}" if copied else str(error)) from None
     if not known.fingerprint.startswith(fingerprint):
-        raise RunError(f"{known.root} is no longer the dataset that {folder} was trained on")
-    check_file(known, "statistics.npz")
-    return Facts(known.classes, Statistics.load(known.root / "statistics.npz").mean, known.fingerprint)
+        raise RunError(f"{root} is no longer the dataset that {folder} was trained on")
+    return Facts(known.classes, mean, known.fingerprint)
 
 
 def recorded_data(folder: Path) -> Path:

@@ -245,6 +245,27 @@ def test_outputs_that_are_not_finite(dataset: Dataset, trained: Path, tmp_path: 
     assert "of 9 whose class is known, 100.00 % wrong" in result.output
 
 
+def test_a_damaged_run_says_what_can_still_be_done(trained: Path, dataset: Dataset, tmp_path: Path) -> None:
+    path = shutil.copytree(trained, tmp_path / "run")
+    words = ("eval", "--data", dataset.root, "--device", "cpu", "--run")
+    sound = run(*words, path).output
+    (path / "statistics.npz").write_bytes(b"")
+    (path / "run.json").write_text("{")
+    result = run(*words, path)
+    assert result.exit_code == 1
+    assert f"remove dataset.json and statistics.npz of {path}: then the dataset's own" in result.output
+    for name in ("dataset.json", "statistics.npz"):
+        (path / name).unlink()
+    assert "run.json is damaged: no valid JSON" in run(*words, path).output
+    shutil.copy(trained / "run.json", path)
+    shutil.copy(path / "last.pt", path / "previous.pt")
+    (path / "last.pt").write_bytes(b"")
+    result = run(*words, path)
+    assert result.exit_code == 1
+    assert f"--run also takes {path / 'previous.pt'} and {path / 'best.pt'}" in result.output
+    assert run(*words, path / "previous.pt").output.replace("previous", "last") == sound
+
+
 def test_a_dataset_of_more_classes(trained: Path, dataset: Dataset, tmp_path: Path) -> None:
     from pipeline.dataset import Category
 
