@@ -20,7 +20,8 @@ from model.schedule import SCHEDULES
 from pipeline.schema import Unfit, convert
 
 STORED = 256  # pixels along a prepared image, out of which crops are cut
-LATER = ("reduce", "anew")  # fields that the oldest runs' recipes do not have
+# Fields that the oldest runs' recipes do not have
+LATER: dict[str, dict[str, Any]] = {"Recipe": {"reduce": 1, "anew": []}, "Conv": {"colour": None}, "Full": {}}
 MOST = 2**33  # parameters, of 4 bytes each
 Size = Annotated[int, Meta(ge=1, le=STORED)]
 Several = Annotated[int, Meta(ge=1, le=2**20)]  # maps, units, classes, images, epochs
@@ -262,11 +263,11 @@ class Recipe(Struct, frozen=True, forbid_unknown_fields=True):
         """The recipe that `to_dict` wrote down: the one door for those in files. RunError for all else."""
         try:
             recipe = convert(plain, Recipe)
+            layers = [LATER[layer["kind"]] | layer for layer in plain.get("layers", [])]
+            given = LATER["Recipe"] | plain | {"layers": layers}
             for key, value in recipe.to_dict().items():
-                if key not in LATER and plain.get(key) != value:
-                    raise Unfit(
-                        f"`{key}` is not there in full"
-                    )  # no default may take the place of what was lost
+                if given.get(key) != value:  # no default may take the place of what was lost
+                    raise Unfit(f"`{key}` is not there in full")
         except Unfit as error:
             raise RunError(f"this is no recipe of this version: {error}") from None
         return recipe
