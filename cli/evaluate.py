@@ -11,7 +11,9 @@ from model.recipe import RunError
 
 if TYPE_CHECKING:
     from cli.trained import Trained
+    from model.evaluate import Evaluation
     from model.replicas import Replicas
+    from pipeline.batches import EvaluationBatches
     from pipeline.dataset import Dataset
 
 # The paper's table 2 (ILSVRC-2012 validation images, percent), and what net 145's own log says of "1 CNN"
@@ -73,7 +75,7 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """The errors of a network on a split of a dataset, in percent; of the first process, those of all."""
     from cli.predictions import Predictions, write
-    from model.evaluate import evaluate, sound_rates
+    from model.evaluate import sound_rates
     from pipeline.batches import EvaluationBatches
     from pipeline.dataset import has_labels, read_names
     from pipeline.graph import CENTRE_VIEW, TEN_VIEWS
@@ -91,19 +93,10 @@ def evaluate_run(
         world=replicas.world,
         **run.image_options(),
     )
-    samples, shared = dataset.samples(split), len(replicas.rows(dataset.samples(split)))
-    with progress(f"{split}, {len(views)} views", shared, quiet=not replicas.first) as done:
-
-        def each(images: int) -> None:
-            done(images)
-            replicas.most([1])  # in step, so that none waits for long without a word
-
-        found = evaluate(
-            run.network, batches, precision=run.precision, keep=bool(settings["predictions"]), each=each
-        )
-        while replicas.most([0])[0]:  # others may have a batch more
-            pass
-    sums = replicas.gather(found.sums).sum(0)
+    found = compute(
+        run, batches, replicas, f"{split}, {len(views)} views", keep=bool(settings["predictions"])
+    )
+    sums, samples = replicas.gather(found.sums).sum(0), dataset.samples(split)
     images = int(sums[0])
     if images != samples:
         raise RunError(f"{images} images were counted, {dataset.root} has {samples} in {split}")
@@ -116,6 +109,25 @@ def evaluate_run(
             write(settings["predictions"], content)
     counted = errors if has_labels(dataset, split) else {}
     return {"split": split, "images": images, "views": len(views), **counted, "precision": run.precision}
+
+
+def compute(
+    run: "Trained", batches: "EvaluationBatches", replicas: "Replicas", what: str, keep: bool
+) -> "Evaluation":
+    """Of this process's share; after each batch in step with the others, so that none waits for long."""
+    from model.evaluate import evaluate
+
+    total = batches.rows.stop - batches.rows.start
+    with progress(what, total, quiet=not replicas.first) as done:
+
+        def each(images: int) -> None:
+            done(images)
+            replicas.most([1])
+
+        found = evaluate(run.network, batches, precision=run.precision, keep=keep, each=each)
+        while replicas.most([0])[0]:  # others may have a batch more
+            pass
+    return found
 
 
 def print_errors(result: dict[str, Any]) -> None:
