@@ -13,7 +13,7 @@ from msgspec import Meta, Struct
 
 from model.recipe import Recipe, RunError
 from pipeline.atomic import append, create, lock, naming, replacing
-from pipeline.schema import Count, Fingerprint, Unfit, convert, parse, read_json
+from pipeline.schema import Count, Fingerprint, Unfit, convert, need_file, parse, read_json
 
 Row = dict[str, Any]
 OTHER = "another --run (of a baseline: --out)"
@@ -176,6 +176,10 @@ class Events:
 
 def read_metrics(path: Path) -> list[Row]:
     """The rows of a metrics.jsonl; a last line that a kill cut short is left out."""
+    try:
+        need_file(path)
+    except Unfit as error:
+        raise RunError(f"{path} cannot be read: {error}") from None
     *lines, _ = path.read_bytes().split(b"\n")
     rows = []
     for number, line in enumerate(lines, 1):

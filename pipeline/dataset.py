@@ -21,7 +21,7 @@ import numpy as np
 from msgspec import Meta, Struct
 
 from pipeline.atomic import replacing
-from pipeline.schema import Array, Count, Positive, Sha256, Unfit, map_npy, read_json
+from pipeline.schema import Array, Count, Positive, Sha256, Unfit, map_npy, need_file, read_json
 from pipeline.schema import convert as fitting
 
 FORMAT = 2
@@ -181,12 +181,15 @@ def index_name(shard: Shard) -> str:
 
 def _find_change(path: Path, sha256: str) -> str | None:
     try:
+        need_file(path)
         with open(path, "rb") as file:
             same = hashlib.file_digest(file, "sha256").hexdigest() == sha256
     except FileNotFoundError:
         return "is missing"
     except OSError as error:
         return f"cannot be read ({error.strerror})"
+    except Unfit as error:
+        return f"cannot be read ({error})"
     return None if same else "was altered: its checksum differs"
 
 

@@ -1,6 +1,7 @@
 """Every file of ours, edited by hand or damaged: one line that names it, or what was read before."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,13 @@ def test_any_byte_anywhere_in_an_array(name: str, data: st.DataObject, whole: Pa
     found = read(tmp_path / name, BINARY[name])
     if found is not None and name not in UNCHECKED:
         assert same(found, BINARY[name](whole / name))
+
+
+@pytest.mark.parametrize("name", [*TEXTS, *BINARY])
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / name)
+    reader = TEXTS[name][1] if name in TEXTS else BINARY[name]
+    assert read(tmp_path / name, reader) is None
 
 
 def same(one: Any, other: Any) -> bool:
