@@ -68,7 +68,11 @@ def command(run_name: str | None, checkpoint: str, out: Path | None, **settings:
         text.write("".join(f"{name}\n" for name in names).encode("utf-8", "surrogateescape"))
         np.lib.format.write_array_header_1_0(table, header)
         for rows in compute(run, dataset, split, layer):
-            table.write(rows.astype(settings["dtype"]).tobytes())
+            with np.errstate(over="ignore"):
+                numbers = rows.astype(settings["dtype"])
+            if not np.isfinite(numbers).all():
+                raise RunError(f"{layer} has numbers that are too large for float16: give --type float32")
+            table.write(numbers.tobytes())
         for file in files:
             file.flush()
     rate = shape[0] / (time.monotonic() - started)

@@ -266,6 +266,19 @@ def test_a_damaged_run_says_what_can_still_be_done(trained: Path, dataset: Datas
     assert run(*words, path / "previous.pt").output.replace("previous", "last") == sound
 
 
+def test_features_that_are_too_large_for_float16(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    saved = checkpoint.read(trained / "last.pt")
+    saved["weights"]["fc7.bias"][:] = 1e6
+    del saved["format"]
+    checkpoint.save(tmp_path / "run/last.pt", saved)
+    words = ("features", "--run", tmp_path / "run", "--device", "cpu", "--out", tmp_path / "f.npy", "--type")
+    result = run(*words, "float16")
+    assert result.exit_code == 1 and "too large for float16" in result.output
+    assert not (tmp_path / "f.npy").exists()
+    assert run(*words, "float32").exit_code == 0
+
+
 def test_a_dataset_of_more_classes(trained: Path, dataset: Dataset, tmp_path: Path) -> None:
     from pipeline.dataset import Category
 
