@@ -11,7 +11,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from scipy import stats
-from traps import Trap, die
+from traps import Trap, die, hang_up
 
 from cli import baseline, main, predictions
 from model import linear
@@ -240,6 +240,9 @@ def test_killed_and_with_more_workers_it_is_the_same(dataset: Dataset, calm: Pat
         command = Command(*words, folder=tmp_path, before=trap)
         assert command.wait() == -9, f"{moment}: {command.text}"
         assert len(list(run.glob("*/*.npy"))) >= 1, moment
+    stopped = Command(*words, folder=tmp_path, before=Trap("cli.stages:Training.train_epoch", 1, hang_up))
+    assert stopped.wait() == 129
+    assert "stopped by SIGHUP; the same command goes on from here" in stopped.text
     command = Command(*words, folder=tmp_path)
     assert command.wait() == 0, command.text
     assert "codebook   28 images" not in command.text and "training   56 images" in command.text

@@ -1,8 +1,9 @@
 """Does it survive? python -m tools.soak --cycles 200
 
-Runs prep, train and eval on a drawn ImageNet, each until it ends by itself, while SIGKILL, SIGTERM and full
-disks strike at random moments: a cycle is one start of a command. Whenever all three have ended, everything
-they left (dataset, states, metrics, errors) must have the bits of a run in calm weather; then it begins anew.
+Runs prep, train and eval on a drawn ImageNet, each until it ends by itself, while signals (SIGKILL, SIGTERM,
+SIGHUP) and full disks strike at random moments: a cycle is one start of a command. Whenever all three have
+ended, everything they left (dataset, states, metrics, errors) must have the bits of a run in calm weather;
+then it begins anew.
 Prints what struck; exit status 1 and the evidence kept, when something is not as it should be.
 """
 
@@ -35,7 +36,13 @@ TRAINING = ("--device", "cpu", "--width", 0.02, "--batch-size", 8, "--epochs", 3
 TIMES = ("img_s", "data_time")  # what the clock says
 DISK = 8_000_000  # bytes of the small disk that is sometimes full
 # What strikes, and how a command may end then: a signal that comes early finds nothing to be saved.
-FATES = {"peace": (0,), "SIGKILL": (0, -9), "SIGTERM": (0, 143, -15), "full disk": (0, 1)}
+FATES = {
+    "peace": (0,),
+    "SIGKILL": (0, -9),
+    "SIGTERM": (0, 143, -15),
+    "SIGHUP": (0, 129, -1),
+    "full disk": (0, 1),
+}
 
 
 class Broken(Exception):
