@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
-from PIL import Image
+from PIL import Image, ImageOps
 
 from pipeline import prep
 from pipeline.batches import EvaluationBatches
@@ -161,11 +161,14 @@ def same(path: Path, pixels: torch.Tensor, where: str) -> None:
 
 
 def reference(path: Path) -> np.ndarray:
+    """Upright, on white where it is transparent, 16 bits scaled to 8."""
     image: Image.Image = Image.open(path)
+    turned = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
-        wide = np.asarray(image).astype(float)
-        image = Image.fromarray((wide / 257).round().clip(0, 255).astype(np.uint8))
-    image = image.convert("RGB")
+        wide = np.asarray(turned).astype(float)
+        turned = Image.fromarray((wide / 257).round().clip(0, 255).astype(np.uint8))
+    white = Image.new("RGBA", turned.size, "white")
+    image = Image.alpha_composite(white, turned.convert("RGBA")).convert("RGB")
     side = min(image.size)
     left, top = (image.width - side) / 2, (image.height - side) / 2
     square = image.resize((256, 256), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))

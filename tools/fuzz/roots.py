@@ -24,12 +24,12 @@ ABOUT = ("devkit", "LOC_", "ground_truth", "solution", "mapping")
 
 
 class Roots:
-    """inputs: a tree, where the dataset goes, what is held out."""
+    """inputs: a tree, where the dataset goes, what is held out (None: what fits), the store."""
 
     inputs = st.tuples(
         trees(),
         st.sampled_from(["out", "out", "out", "root/out", "root/train/out"]),
-        st.sampled_from([None, None, 0.1, 0.5]),
+        st.sampled_from([None, None, None, 0.5]),
         st.sampled_from(["256", "256", "original", "raw"]),
     )
     shrinks = True
@@ -40,6 +40,8 @@ class Roots:
 
     def attempt(self, value: Any) -> int:
         tree, place, fraction, size = value
+        if fraction is None and not any("val" in path for path in tree):
+            fraction = 0.3
         box = self.box
         shutil.rmtree(box, ignore_errors=True)
         build(tree, box / "root")
@@ -56,9 +58,8 @@ class Roots:
 
     def prepare(self, out: Path, fraction: float | None, size: str) -> tuple[Source, Dataset]:
         source = find_source(self.box / "root", fraction)
-        store = ("original", "raw") if size == "raw" else (size, "jpeg")
-        options: dict[str, Any] = {"size": "256" if size == "raw" else size, "store": store[1]}
-        return source, prep.prepare(source, out, **options, workers=1, max_rejected=1)
+        kept, store = ("256", "raw") if size == "raw" else (size, "jpeg")
+        return source, prep.prepare(source, out, size=kept, store=store, workers=1, max_rejected=1)
 
 
 def account(root: Path, out: Path, source: Source, dataset: Dataset) -> None:
@@ -75,6 +76,8 @@ def account(root: Path, out: Path, source: Source, dataset: Dataset) -> None:
     )
     if sum(map(dataset.samples, dataset.splits)) != len(samples) - of_splits:
         raise Fault("unaccounted", "sum", f"{len(samples)} images, {of_splits} rejected, {dataset.splits}")
+    if (passed := sum(count_passed(root, out, known))) > dataset.made["passed_over"]:
+        raise Fault("unaccounted", "passed over", f"{dataset.made['passed_over']} passed over, not {passed}")
     for folder, folders, files in os.walk(root):
         folders[:] = [name for name in folders if Path(folder, name) != out]
         links = [name for name in folders if Path(folder, name).is_symlink()]
@@ -147,6 +150,14 @@ def members(data: bytes, start: int = 0) -> Iterator[tuple[str, int]]:
             yield from parts
         elif not member.isdir():
             yield member.name, start + member.offset_data
+
+
+def count_passed(root: Path, out: Path, known: Known) -> Iterator[int]:
+    """How many hidden files and the like are in each folder, where it is read."""
+    for folder, folders, files in os.walk(root):
+        yield sum(map(is_litter, folders + files))
+        read = [name for name in folders if not is_litter(name) and Path(folder, name) != out]
+        folders[:] = [name for name in read if os.path.join(folder, name) not in known.listed]
 
 
 def last(path: str) -> str:

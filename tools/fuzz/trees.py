@@ -8,6 +8,7 @@ import socket
 import tarfile
 import zipfile
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -188,7 +189,7 @@ def spoil(draw: DrawFn, archive: Archive) -> Archive:
 def layouts(draw: DrawFn) -> Tree:
     """One of those that prep knows."""
     classes = WNIDS[: draw(st.integers(1, 3))]
-    count, held = draw(st.integers(1, 3)), draw(st.integers(0, 2))
+    count, held = draw(st.integers(1, 3)), draw(st.sampled_from([0, 1, 2, 2]))
     suffix = draw(st.sampled_from([".JPEG", ".JPEG", ".jpg", ".png"]))
     train = {wnid: [(f"{wnid}_{k}{suffix}", draw(images)) for k in range(count)] for wnid in classes}
     val = [(f"ILSVRC2012_val_{k + 1:08d}.JPEG", Picture("jpeg")) for k in range(held)]
@@ -224,11 +225,19 @@ def layouts(draw: DrawFn) -> Tree:
     return tree
 
 
+@dataclass(frozen=True)
+class Kit(drawn.Miniature):
+    """A development kit for so many images of val."""
+
+    held: int = 0
+
+    def val_labels(self) -> list[int]:
+        return [number % self.classes for number in range(self.held)]
+
+
+@cache
 def kit(classes: int, held: int, challenge: str = "ILSVRC2012", folder: str = KIT) -> Data:
-    small = drawn.Miniature(classes=classes, train=1, val=-(-held // classes))
-    data = small.devkit(challenge, folder)
-    if small.val * classes != held:  # one line too many
-        data = data.replace(small.truth(small.val_labels()), b"1\n" * held + bytes(0))
+    data = Kit(classes=classes, train=1, held=held).devkit(challenge, folder)
     return Data(gzip.compress(data, mtime=0))
 
 
@@ -292,7 +301,7 @@ def edits(draw: DrawFn, tree: Tree) -> Tree:
 @st.composite
 def trees(draw: DrawFn) -> Tree:
     tree = draw(layouts())
-    for _ in range(draw(st.integers(0, 5))):
+    for _ in range(draw(st.sampled_from([0, 1, 1, 1, 2, 2, 3, 5]))):
         tree = draw(edits(tree))
     return tree
 
