@@ -7,12 +7,15 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 
+from cli import stages
+from pipeline import devkit, prep, repair
 from pipeline.drawn import write_folders
 from pipeline.prep import prepare
 from pipeline.source import find_source
 from tools.fuzz.damage import Change, Edit, damage, edit
 from tools.fuzz.harness import Fault, batch, compare, snapshot
 from tools.fuzz.roots import account
+from tools.fuzz.watch import PARTS, Watch, make_part
 
 
 class Divides:
@@ -63,3 +66,33 @@ def test_damage_is_what_it_says() -> None:
     assert damage(b"abcd", [Change("insert", 1.0, 3, b"x")]) == b"abcxd"
     assert edit({"a": [1, 2]}, Edit("put", (0, 1), "x")) == {"a": [1, "x"]}
     assert edit({"a": [1, 2]}, Edit("drop", (0,), None)) == {}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", PARTS)
+def test_a_short_run_finds_nothing(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (devkit, prep, repair, stages):  # what make_part changes for a process of its own
+        monkeypatch.setattr(module, "run_tasks", module.run_tasks)
+    monkeypatch.chdir(tmp_path)
+    tried = batch(make_part(name, tmp_path), 0, lambda value: None, set())
+    assert [str(one.fault) for one in tried if one.fault] == []
+    assert sum(one.inputs for one in tried) >= 20
+
+
+def test_a_process_that_dies_is_replaced_and_its_input_kept(tmp_path: Path) -> None:
+    watch, findings = Watch("roots", tmp_path, seed=0), tmp_path / "findings"
+    watch.start()
+    try:
+        while not (watch.place / "now").exists():
+            watch.listen(findings)
+        first = watch.process
+        first.kill()
+        first.join()
+        while watch.process is first:
+            watch.listen(findings)
+    finally:
+        watch.stop()
+    assert watch.found == {"traceback": 1}
+    (folder,) = findings.iterdir()
+    assert "exit status -9" in (folder / "words.txt").read_text()
+    assert pickle.loads((folder / "input").read_bytes())

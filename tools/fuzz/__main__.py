@@ -73,17 +73,19 @@ def main() -> None:
         started = time.monotonic()
         for watch in watches:
             watch.start()
+        left = watches
         try:
-            while left := [watch for watch in watches if not given.inputs or watch.inputs < given.inputs]:
+            while left and (given.inputs or time.monotonic() < started + 60 * given.minutes):
                 wait([watch.connection for watch in left], timeout=1)
                 for watch in left:
                     watch.listen(given.findings)
-                if not given.inputs and time.monotonic() > started + 60 * given.minutes:
-                    break
+                    if given.inputs and watch.inputs >= given.inputs:
+                        watch.stop()
+                left = [watch for watch in left if not given.inputs or watch.inputs < given.inputs]
         except KeyboardInterrupt:
             pass
         finally:
-            for watch in watches:
+            for watch in left:
                 watch.stop()
         show(watches, (time.monotonic() - started) / 60)
     sys.exit(any(watch.found for watch in watches))

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import resource
 import shutil
 import signal
 import tempfile
@@ -16,6 +17,8 @@ from tools.fuzz.harness import Fault, Part, Tried, explore, quiet
 
 PARTS = ("roots", "images", "files", "options")
 LIMIT = 180  # seconds that an input may take on a busy machine
+
+MEMORY = 4 * 2**30  # bytes that its process may take beside what it begins with
 
 
 def make_part(name: str, place: Path) -> Part:
@@ -43,7 +46,10 @@ def work(name: str, place: Path, seed: int, connection: Connection) -> None:
     if not os.environ.get("FUZZ_LOUD"):
         quiet()
     os.chdir(place)
-    part, now, told = make_part(name, place), place / "now", time.monotonic()
+    part = make_part(name, place)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
+    now, told = place / "now", time.monotonic()
 
     def begin(value: bytes) -> None:
         nonlocal told
