@@ -152,7 +152,7 @@ def snapshot(*folders: Path, leave: Path | None = None) -> Tree:
             with os.scandir(left.pop()) as entries:
                 for entry in entries:
                     if leave and f"{leave}/".startswith(f"{entry.path}/"):  # --out, and what it lies in
-                        left += [entry.path] if entry.path != os.fspath(leave) else []
+                        left += [entry.path] * (entry.is_dir() and entry.path != os.fspath(leave))
                         continue
                     stat: os.stat_result | None = entry.stat(follow_symlinks=False)
                     content: Any = None
