@@ -202,7 +202,9 @@ class Parts:
         images, _ = next(iter(self.batches()))
         found: list[tuple[Any, str, torch.Tensor, torch.Tensor]] = []
         with torch.no_grad(), autocast(self.device, self.precision):
-            for shape, pieces in self.network.walk(self.network.take(images, self.divisor)):
+            for shape, part, pieces in self.network.run_layers(self.network.take(images, self.divisor)):
+                if part != "linear":
+                    continue
                 for step in {"lrn", "spatial", "contrast"} & set(shape.layer.then):
                     for tower, x in zip(self.network.towers, pieces, strict=True):
                         found.append((tower.after, step, x.clone().requires_grad_(), torch.randn_like(x)))

@@ -55,21 +55,24 @@ class Tower(nn.Module):
             raise RunError(f"recipe {recipe.name}: no layer may be called {taken[0]}, a word of torch's own")
         self.layers = nn.ModuleDict({s.layer.name: Part(s, device, share) for s in shapes})
 
-    def linear(self, shape: Shape, x: Tensor) -> Tensor:
-        """The layer itself: (N, maps read, height, width) or (N, units read) to its linear output."""
+    def linear(self, shape: Shape, x: Tensor, images: Tensor) -> Tensor:
+        """The layer itself: (N, maps read, height, width) or (N, units read) to its linear output.
+
+        images: (N, 3, height, width) with their border, which a colour branch reads beside x.
+        """
         part, layer = self.part(shape), shape.layer
         if isinstance(layer, Full):
             return F.linear(x.flatten(1), part.weight, part.bias)
-        groups = 1 if layer.crossing else self.groups
-        if x.shape[1] > 3:  # images come with their border: see `take`
+        if x is not images:
             x = _hung_over(x, shape.overhang)
-        return F.conv2d(x, part.weight, part.bias, layer.stride, layer.pad, groups=groups)
-
-    def add_colours(self, shape: Shape, x: Tensor, colours: Tensor) -> Tensor:
-        """The layer's linear output, in place, and its colour branch over (N, 3, height, width)."""
-        assert shape.layer.colour
-        colours = _hung_over(colours, shape.coarse_overhang)
-        return x.add_(F.conv2d(colours, self.part(shape).colour, stride=shape.layer.colour.stride))
+        x = F.conv2d(
+            x, part.weight, part.bias, layer.stride, layer.pad, groups=1 if layer.crossing else self.groups
+        )
+        if layer.colour:
+            side = self.recipe.side
+            colours = _hung_over(coarse(images[:, :, :side, :side], layer.colour), shape.coarse_overhang)
+            x.add_(F.conv2d(colours, part.colour, stride=layer.colour.stride))
+        return x
 
     def part(self, shape: Shape) -> Part:
         return self.layers[shape.layer.name]  # type: ignore[return-value]
@@ -122,7 +125,8 @@ class AlexNet(nn.Module):
         """Pixels of zeros that `take` leaves right of the images and below them."""
         return self.shapes[0].overhang if self.recipe.reduce == 1 else 0
 
-    def _holders(self, shape: Shape) -> list[Tower]:
+    def towers_of(self, shape: Shape) -> list[Tower]:
+        """Those that hold a layer: each its own part, or the first device all of the classes."""
         return [self.head] if shape is self.shapes[-1] else list(self.towers)  # type: ignore[arg-type]
 
     def _initial(self) -> State:
@@ -149,9 +153,33 @@ class AlexNet(nn.Module):
 
     def logits(self, taken: Images, masks: Masks | None = None) -> Tensor:
         """The same of what `take` made."""
-        for _, pieces in self.walk(taken, masks):  # noqa: B007
+        for _, _, pieces in self.run_layers(taken, masks):  # noqa: B007
             pass
         return pieces[0]
+
+    def run_layers(self, taken: Images, masks: Masks | None = None) -> Iterator[tuple[Shape, str, Pieces]]:
+        """Each layer twice, a piece a device: its "linear" output, then its "output", which overwrites that.
+
+        taken: what `take` made, on the first device or on each.
+        """
+        images = [self.reduced(x) for x in spread(taken, self.devices)]
+        pieces, kept = images, iter(masks or ())
+        for shape in self.shapes:
+            towers = self.towers_of(shape)
+            if shape.layer.crossing and pieces is not images:  # the paper's arrows from tower to tower
+                pieces = exchange(pieces, self.devices[: len(towers)])
+            pieces = [tower.linear(shape, *x) for tower, *x in zip(towers, pieces, images, strict=False)]
+            yield shape, "linear", pieces
+            for step in _fused(shape.layer.then):
+                if step == "dropout" and masks:
+                    pieces = [x * mask for x, mask in zip(pieces, next(kept), strict=True)]
+                elif step == "dropout":
+                    pieces = [x * self.recipe.keep for x in pieces]
+                elif step in ("lrn", RELU_LRN) and self.recipe.lrn_across_towers and len(pieces) > 1:
+                    pieces = self._lrn_across(step, towers, pieces)
+                else:
+                    pieces = [tower.after(step, x) for tower, x in zip(towers, pieces, strict=True)]
+            yield shape, "output", pieces
 
     def take(self, images: Tensor, divisor: float = 1.0) -> Tensor:
         """(N, 3, crop, crop) RGB 0..255, uint8 or float, noise included -> what conv1 reads.
@@ -170,47 +198,11 @@ class AlexNet(nn.Module):
         torch.addcmul(self.mean.to(images.device) / -divisor, images, scale, out=taken[:, :, :crop, :crop])
         return taken
 
-    def walk(self, taken: Images, masks: Masks | None = None) -> Iterator[tuple[Shape, Pieces]]:
-        """Each layer's linear output, a piece a device, as it is computed; the next step overwrites it."""
-        images, drops = [self.reduced(x) for x in spread(taken, self.devices)], iter(masks) if masks else None
-        pieces = images
-        for shape in self.shapes:
-            pieces = self.linear(shape, pieces, images)
-            yield shape, pieces
-            pieces = self.follow(shape, pieces, drops)
-
     def reduced(self, taken: Tensor) -> Tensor:
         """What `take` made, averaged where the recipe says so, with its border."""
         if self.recipe.reduce == 1:
             return taken
         return _hung_over(F.avg_pool2d(taken, self.recipe.reduce), self.shapes[0].overhang)
-
-    def linear(self, shape: Shape, pieces: Pieces, images: list[Tensor]) -> Pieces:
-        """A layer's linear output, from what the one before it handed on and the images with their border."""
-        holders, layer = self._holders(shape), shape.layer
-        if layer.crossing and shape is not self.shapes[0]:  # which reads images, whole on each device
-            pieces = exchange(pieces, self.devices[: len(holders)])
-        pieces = [tower.linear(shape, x) for tower, x in zip(holders, pieces, strict=True)]
-        if layer.colour:
-            side = self.recipe.side
-            colours = [coarse(x[:, :, :side, :side], layer.colour) for x in images]
-            pieces = [
-                tower.add_colours(shape, *x) for tower, *x in zip(holders, pieces, colours, strict=True)
-            ]
-        return pieces
-
-    def follow(self, shape: Shape, pieces: Pieces, drops: Iterator[Pieces] | None = None) -> Pieces:
-        """A layer's linear output to what the next layer reads; a ReLU overwrites what it is given."""
-        holders = self._holders(shape)
-        for step in _fused(shape.layer.then):
-            if step == "dropout":
-                pieces = [x * mask for x, mask in zip(pieces, next(drops), strict=True)] if drops \
-                    else [x * self.recipe.keep for x in pieces]  # fmt: skip
-            elif step in ("lrn", RELU_LRN) and self.recipe.lrn_across_towers and len(pieces) > 1:
-                pieces = self._lrn_across(step, holders, pieces)
-            else:
-                pieces = [tower.after(step, x) for tower, x in zip(holders, pieces, strict=True)]
-        return pieces
 
     @torch.no_grad()
     def signals(self, images: Tensor, divisor: float = 1.0) -> dict[str, tuple[float, float]]:
@@ -219,18 +211,20 @@ class AlexNet(nn.Module):
         """
         biases = {name: pieces for name, kind, pieces in self.pieces() if kind == "bias"}
         found = {}
-        for shape, pieces in self.walk(self.take(images, divisor)):
+        for shape, part, pieces in self.run_layers(self.take(images, divisor)):
             name, home = shape.layer.name, self.devices[0]
+            if part != "linear":
+                continue
             variance = torch.cat([x.float().var(0).flatten().to(home) for x in pieces])
             bias = torch.cat([x.to(home) for x in biases[name]])
             found[name] = (variance.mean().sqrt().item(), bias.square().mean().sqrt().item())
         return found
 
-    def _lrn_across(self, step: str, holders: list[Tower], pieces: Pieces) -> Pieces:
+    def _lrn_across(self, step: str, towers: list[Tower], pieces: Pieces) -> Pieces:
         """LRN whose windows cross the towers' border, as the paper prints it: each tower borrows two maps."""
         wide = bordered(pieces, self.recipe.lrn.size // 2)
         return [tower.after(step, x).narrow(1, before, piece.shape[1])
-                for tower, piece, (x, before) in zip(holders, pieces, wide, strict=True)]  # fmt: skip
+                for tower, piece, (x, before) in zip(towers, pieces, wide, strict=True)]  # fmt: skip
 
     def masks(self, step: int, start: int, count: int) -> Masks:
         """Which units dropout keeps for rows start to start + count of the global batch of `step`.
@@ -269,7 +263,7 @@ class AlexNet(nn.Module):
         """(layer name, kind as in `Shape.tensors`, its parameters in the devices' order), layer by layer."""
         for shape in self.shapes:
             for kind in shape.tensors:
-                yield shape.layer.name, kind, [getattr(t.part(shape), kind) for t in self._holders(shape)]
+                yield shape.layer.name, kind, [getattr(t.part(shape), kind) for t in self.towers_of(shape)]
 
     def state(self) -> State:
         """The parameters on the CPU in canonical form: "conv1.weight" holds both towers' filters."""

@@ -28,7 +28,8 @@ class Portable(nn.Module):
         recipe, border = self.network.recipe, self.network.border
         x = images = self.network.reduced(F.pad(images - self.network.mean, (0, border, 0, border)))
         for shape in self.network.shapes:
-            (x,), (tower,) = self.network.linear(shape, [x], [images]), self.network._holders(shape)
+            (tower,) = self.network.towers_of(shape)
+            x = tower.linear(shape, x, images)
             for step in shape.layer.then:
                 x = x * recipe.keep if step == "dropout" else self._after(tower, step, x)
         return x.softmax(1)

@@ -37,11 +37,10 @@ def outputs(network: AlexNet, images: Tensor, wanted: list[str], precision: str)
         raise RunError(f"the network has no layer {unknown[0]}; it has {', '.join(names)}")
     found: dict[str, Tensor] = {}
     with autocast(images.device, precision):
-        for shape, pieces in network.walk(network.take(images)):
-            name = shape.layer.name
-            if name in wanted:
-                handed = network.follow(shape, [piece.clone() for piece in pieces])
-                found[name] = torch.cat([piece.float().to(images.device) for piece in handed], 1)
+        for shape, part, pieces in network.run_layers(network.take(images)):
+            if part == "output" and shape.layer.name in wanted:
+                whole = torch.cat([piece.float().to(images.device) for piece in pieces], 1)
+                found[shape.layer.name] = whole
             if len(found) == len(set(wanted)):
                 break
     if broken := [name for name, values in found.items() if not values.isfinite().all()]:
