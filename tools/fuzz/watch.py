@@ -43,10 +43,9 @@ def make_part(name: str, place: Path) -> Part:
 def work(name: str, place: Path, seed: int, connection: Connection) -> None:
     """The process of a part: tells of each input by a file, of each batch by the connection."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if not os.environ.get("FUZZ_LOUD"):
-        quiet()
     os.chdir(place)
     part = make_part(name, place)
+    quiet()
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
     now, told = place / "now", time.monotonic()
