@@ -44,6 +44,12 @@ class Boundary(click.Group):
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         found = super().resolve_command(ctx, args)
+        try:
+            os.getcwd()
+        except FileNotFoundError:  # at which libraries abort
+            raise RunError(
+                "the folder that this was started in is gone: change to one that is there"
+            ) from None
         if found[0] not in SHARED and os.environ.get("WORLD_SIZE", "1") not in ("", "1"):
             from model.replicas import find_place
 

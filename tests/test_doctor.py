@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from cli import doctor
+from cli import doctor, main
 from cli.text import console
 from pipeline.workers import count_cores
 
@@ -126,3 +126,13 @@ def test_on_a_terminal_it_is_a_table() -> None:
         [("GPU 0", "an [odd] name")], console(file=screen, force_terminal=True, color_system="standard")
     )
     assert "an [odd] name" in screen.getvalue() and "\x1b[36mGPU 0" in screen.getvalue()
+
+
+def test_a_working_folder_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Libraries abort the process there, in every command."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    found = CliRunner().invoke(main, ["doctor"])
+    assert found.exit_code == 1 and found.stderr.startswith("Error: the folder that this was started in")
