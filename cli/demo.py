@@ -22,13 +22,13 @@ def command(out: Path, device: str) -> None:
     from cli import pictures
     from model import checkpoint
     from model.run import read_metrics
-    from pipeline import drawn
+    from pipeline.source import miniature
 
     root, data, run = out / "archives", out / "imagenet", out / "runs" / "demo"
     if not root.exists():
         say(f"drawing {CLASSES} classes as the official archives in {root}")
         shutil.rmtree(half := out / "archives.tmp", ignore_errors=True)
-        drawn.write_archives(half, classes=CLASSES, train=TRAIN, val=VAL)
+        miniature.write_archives(half, classes=CLASSES, train=TRAIN, val=VAL)
         half.rename(root)
     call("prep", "--imagenet-root", root, "--out", data, *PREPARING)
     call("train", "--data", data, "--run", run, "--device", device, *TRAINING)

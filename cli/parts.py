@@ -27,7 +27,7 @@ from pipeline import graph
 from pipeline.batches import EvaluationBatches, Feed, Samples, TrainBatches, executor
 from pipeline.dataset import Dataset
 from pipeline.image import encode
-from pipeline.shard import prepare_image
+from pipeline.prep.shard import prepare_image
 
 Work = Iterator[int]
 

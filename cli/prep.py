@@ -15,7 +15,7 @@ from cli.text import console, say
 
 if TYPE_CHECKING:
     from pipeline.dataset import Dataset
-    from pipeline.repair import Progress
+    from pipeline.prep.repair import Progress
 
 EVERY = 5.0  # seconds between plain lines
 EXIF = {
@@ -87,9 +87,9 @@ def command(
     and makes those again that are missing or damaged.
     """
     from pipeline.dataset import DataError, find_faults
-    from pipeline.prep import prepare
-    from pipeline.repair import find_finished, repair
-    from pipeline.source import find_source
+    from pipeline.prep.prepare import prepare
+    from pipeline.prep.repair import find_finished, repair
+    from pipeline.source.find import find_source
     from pipeline.workers import count_cores
 
     if (size, store) == ("original", "raw"):

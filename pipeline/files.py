@@ -16,7 +16,7 @@ from pipeline.batches import Batch, Feed, Stream, executor
 from pipeline.dataset import DataError
 from pipeline.formats import HEAD, SUFFIXES, begins_as_image
 from pipeline.image import MAX_BYTES, BadImage, Decoded
-from pipeline.sample import is_litter
+from pipeline.source.sample import is_litter
 
 
 def find_images(arguments: Sequence[str]) -> list[Path]:

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from pipeline import drawn
 from pipeline.dataset import Dataset
-from pipeline.prep import prepare
-from pipeline.source import find_source
+from pipeline.prep.prepare import prepare
+from pipeline.source import miniature
+from pipeline.source.find import find_source
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, and for every process started
 
@@ -25,7 +25,7 @@ SMALL = {"classes": 3, "train": 8, "val": 3, "test": 5}  # 24 + 7 odd files, 9 a
 def archives(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The official archives."""
     root = tmp_path_factory.mktemp("archives")
-    drawn.write_archives(root, **SMALL)
+    miniature.write_archives(root, **SMALL)
     return root
 
 
@@ -33,7 +33,7 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def archives_2010(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same images as ILSVRC-2010's archives."""
     root = tmp_path_factory.mktemp("archives_2010")
-    drawn.write_2010(root, **SMALL)
+    miniature.write_2010(root, **SMALL)
     return root
 
 
@@ -41,7 +41,7 @@ def archives_2010(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Class folders in train/ and val/."""
     root = tmp_path_factory.mktemp("folders")
-    drawn.write_folders(root, **SMALL)
+    miniature.write_folders(root, **SMALL)
     return root
 
 
@@ -49,7 +49,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def flat(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Class folders in train/, a flat val/ and the development kit."""
     root = tmp_path_factory.mktemp("flat")
-    drawn.write_folders(root, flat_val=True, **SMALL)
+    miniature.write_folders(root, flat_val=True, **SMALL)
     return root
 
 
@@ -57,7 +57,7 @@ def flat(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def kaggle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Kaggle's tree."""
     root = tmp_path_factory.mktemp("kaggle")
-    drawn.write_kaggle(root, **SMALL)
+    miniature.write_kaggle(root, **SMALL)
     return root
 
 

@@ -15,8 +15,8 @@ from PIL import Image
 
 from cli import main
 from pipeline.dataset import DataError, open_dataset, read_names
-from pipeline.prep import prepare
-from pipeline.source import Source, find_source
+from pipeline.prep.prepare import prepare
+from pipeline.source.find import Source, find_source
 
 
 def photo(seed: int = 0, kind: str = "JPEG") -> bytes:

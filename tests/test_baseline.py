@@ -19,8 +19,8 @@ from model.fisher import FisherVectors
 from model.linear import OneVsRest
 from model.sift import Grid, describe, regions
 from model.sparse import SparseCodes, pool
-from pipeline import drawn
 from pipeline.dataset import Dataset, read_names
+from pipeline.source import miniature
 from tools.commands import Command
 from tools.soak import differing, rows
 
@@ -28,7 +28,7 @@ WHOLE = np.ones((1, 5), bool)
 
 
 def grey(label: int) -> np.ndarray:
-    image = drawn.draw(label, np.random.default_rng(label))
+    image = miniature.draw(label, np.random.default_rng(label))
     return image[:192, :192].mean(2).astype(np.uint8)
 
 
@@ -218,7 +218,7 @@ def test_another_split(dataset_2010: Dataset, tmp_path: Path) -> None:
     assert test.count(" images in ") == 1 and "features   5 images in" in test and "(5 test images)" in test
     assert (run / "classifier.pt").read_bytes() == kept
     result, found = json.loads((run / "result.json").read_text()), predictions.read(run / "predictions.npz")
-    assert found.labels.tolist() == [1, 2, 0, 1, 2]  # as pipeline/drawn.py labels them
+    assert found.labels.tolist() == [1, 2, 0, 1, 2]  # as miniature.py labels them
     assert found.names == read_names(dataset_2010, "test")
     assert (result["split"], result["images"]) == ("test", 5)
     assert result["top1_err"] == pytest.approx(100 * (found.probabilities.argmax(1) != found.labels).mean())

@@ -91,7 +91,7 @@ def test_table_1(archives_2010: Path, trained: Path, tmp_path: Path) -> None:
     result = evaluate(open_dataset(data), trained, *test)
     assert result.exit_code == 0, result.output
     with np.load(predictions) as file:
-        wrong = file["probabilities"].argmax(1) != [1, 2, 0, 1, 2]  # as pipeline/drawn.py labels them
+        wrong = file["probabilities"].argmax(1) != [1, 2, 0, 1, 2]  # as miniature.py labels them
     assert f"{100 * wrong.mean():.2f} %" in result.output
     assert "5 test images" in result.output and "40.7 %" not in result.output
     for words in ("CNN (ILSVRC-2010 test, ten views)", "37.5 %", "17.0 %", "SIFT + FVs", "45.7 %", "47.1 %"):

@@ -17,8 +17,8 @@ from cli import cost, predictions, similar, stages
 from model import checkpoint, run, weights
 from model.recipe import Recipe, RunError
 from pipeline.dataset import INDEX, DataError, Dataset
-from pipeline.plan import begin
-from pipeline.shard import Record
+from pipeline.prep.plan import begin
+from pipeline.prep.shard import Record
 from pipeline.statistics import Statistics, Sums
 
 SHA = 64 * "0"

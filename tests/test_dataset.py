@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.dataset import DataError, find_faults, open_dataset, read_description, read_index, read_names
-from pipeline.prep import prepare
-from pipeline.source import find_source
+from pipeline.prep.prepare import prepare
+from pipeline.source.find import find_source
 from pipeline.statistics import Statistics
 
 

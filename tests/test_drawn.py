@@ -11,7 +11,7 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from pipeline import drawn
+from pipeline.source import miniature
 
 Files = dict[str, bytes]
 
@@ -50,7 +50,7 @@ def test_the_layouts_agree_on_the_labels(archives: Path, folders: Path, kaggle: 
         by_kaggle = {row["ImageId"]: row["PredictionString"].split()[0] for row in csv.DictReader(file)}
     assert by_devkit == by_folder == by_kaggle
     mapping = (kaggle / "LOC_synset_mapping.txt").read_text().splitlines()
-    assert mapping == [f"{drawn.WNIDS[label]} {drawn.WORDS[label]}" for label in range(3)]
+    assert mapping == [f"{miniature.WNIDS[label]} {miniature.WORDS[label]}" for label in range(3)]
 
 
 def test_meta_mat_has_the_real_ones_traps(archives: Path) -> None:
@@ -99,13 +99,13 @@ def test_the_odd_files_are_what_they_are_called(archives: Path) -> None:
             damaged.append(name)
         else:
             seen |= {image.format, image.mode} | ({"turned"} if image.getexif().get(0x0112) == 6 else set())
-    assert len(damaged) == drawn.DAMAGED
+    assert len(damaged) == miniature.DAMAGED
     assert seen == {"JPEG", "PNG", "RGB", "CMYK", "L", "turned"}
 
 
 def test_without_damage_and_with_an_unpacked_devkit(tmp_path: Path) -> None:
-    drawn.write_archives(tmp_path, classes=2, train=1, val=1, damaged=False, devkit_tar=True)
-    assert sorted(train_files(tmp_path)) == [f"{wnid}_0.JPEG" for wnid in drawn.WNIDS[:2]]
+    miniature.write_archives(tmp_path, classes=2, train=1, val=1, damaged=False, devkit_tar=True)
+    assert sorted(train_files(tmp_path)) == [f"{wnid}_0.JPEG" for wnid in miniature.WNIDS[:2]]
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "ILSVRC2012_devkit_t12.tar",
         "ILSVRC2012_img_train.tar",
@@ -115,28 +115,30 @@ def test_without_damage_and_with_an_unpacked_devkit(tmp_path: Path) -> None:
 
 
 def test_the_seed_decides() -> None:
-    one, same, other = (drawn.Miniature(seed=seed).image(0, 4, 7) for seed in (1, 1, 2))
+    one, same, other = (miniature.Miniature(seed=seed).image(0, 4, 7) for seed in (1, 1, 2))
     assert np.array_equal(one, same) and not np.array_equal(one, other)
 
 
 def test_sizes_vary_as_imagenets_do() -> None:
     rng = np.random.default_rng(0)
-    sizes = np.array([drawn.size(rng) for _ in range(2000)])
+    sizes = np.array([miniature.size(rng) for _ in range(2000)])
     short, long = sizes.min(axis=1), sizes.max(axis=1)
     assert 0 < np.mean(short < 200) < 0.1 and np.mean(short >= 200) > 0.9 and long.max() / short.min() > 4
     assert 0.1 < np.mean(sizes[:, 0] > sizes[:, 1]) < 0.5
 
 
-@pytest.mark.parametrize("label", range(len(drawn.WNIDS)))
+@pytest.mark.parametrize("label", range(len(miniature.WNIDS)))
 def test_every_class_draws(label: int) -> None:
-    image = drawn.draw(label, np.random.default_rng(label))
+    image = miniature.draw(label, np.random.default_rng(label))
     assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
     assert image.std() > 10
 
 
 def test_the_mean_colour_says_little_about_the_class() -> None:
     rng = np.random.default_rng(0)
-    means = np.array([[drawn.draw(label, rng).mean(axis=(0, 1)) for _ in range(20)] for label in range(10)])
+    means = np.array(
+        [[miniature.draw(label, rng).mean(axis=(0, 1)) for _ in range(20)] for label in range(10)]
+    )
     centres = means[:, :10].mean(axis=1)
     nearest = np.square(means[:, 10:, None] - centres).sum(axis=-1).argmin(axis=-1)
     assert np.mean(nearest == np.arange(10)[:, None]) < 0.3  # chance is 0.1
@@ -144,6 +146,6 @@ def test_the_mean_colour_says_little_about_the_class() -> None:
 
 def test_drawing_is_fast() -> None:
     started = time.process_time()
-    for _ in drawn.Miniature(train=3, damaged=False).train_files():
+    for _ in miniature.Miniature(train=3, damaged=False).train_files():
         pass
     assert (time.process_time() - started) / 30 < 0.05  # a few ms; this bound is for a slow, busy machine

@@ -13,10 +13,10 @@ from PIL import Image
 from pipeline import image
 from pipeline.batches import Samples, TrainBatches
 from pipeline.dataset import DataError, Dataset
-from pipeline.drawn import draw
 from pipeline.files import FileBatches, find_images, square
 from pipeline.graph import CENTRE_VIEW
 from pipeline.image import Decoded
+from pipeline.source.miniature import draw
 
 CPU = {"device": torch.device("cpu"), "threads": 2, "crop": 224}
 

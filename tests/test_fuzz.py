@@ -8,10 +8,12 @@ import pytest
 from hypothesis import strategies as st
 
 from cli import stages
-from pipeline import devkit, prep, repair
-from pipeline.drawn import write_folders
-from pipeline.prep import prepare
-from pipeline.source import find_source
+from pipeline.prep import prepare as prep
+from pipeline.prep import repair
+from pipeline.prep.prepare import prepare
+from pipeline.source import devkit
+from pipeline.source.find import find_source
+from pipeline.source.miniature import write_folders
 from tools.fuzz.damage import Change, Edit, damage, edit
 from tools.fuzz.harness import Fault, batch, compare, snapshot
 from tools.fuzz.roots import account

@@ -9,7 +9,7 @@ from nvidia.dali import fn, pipeline_def, types
 from PIL import Image
 
 from pipeline import graph
-from pipeline.drawn import draw, jpeg
+from pipeline.source.miniature import draw, jpeg
 
 ROWS = 6
 RANDOM = np.random.default_rng(0)

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from pipeline.drawn import draw
 from pipeline.image import BadImage, decode, encode, square
+from pipeline.source.miniature import draw
 
 PIXELS = draw(3, np.random.default_rng(0))
 

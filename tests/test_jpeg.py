@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline import jpeg
-from pipeline.drawn import draw
 from pipeline.image import BadImage, decode
+from pipeline.source.miniature import draw
 
 PIXELS = draw(2, np.random.default_rng(5))[:149, :203]
 JUNK = bytes(range(1, 31))

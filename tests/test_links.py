@@ -13,8 +13,8 @@ from model.recipe import RunError
 from model.run import RunDirectory
 from pipeline.atomic import make_folder
 from pipeline.dataset import DataError, Dataset
-from pipeline.prep import prepare
-from pipeline.source import Source, find_source
+from pipeline.prep.prepare import prepare
+from pipeline.source.find import Source, find_source
 
 PRECIOUS = b"precious"
 

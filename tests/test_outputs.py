@@ -22,9 +22,9 @@ from PIL import Image
 from test_report import Page
 
 from cli import features, main, options
-from pipeline import drawn
-from pipeline.prep import prepare
-from pipeline.source import find_source
+from pipeline.prep.prepare import prepare
+from pipeline.source import miniature
+from pipeline.source.find import find_source
 
 CLI = Path(__file__).parent.parent / "cli"
 WRITES = {"json_path", "csv_path", "picture", "submission", "out", "predictions"}
@@ -75,7 +75,7 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Odd:
             place = folder / "root" / split / name
             place.mkdir(parents=True)
             for number in range(count):
-                data = drawn.jpeg(drawn.draw(label, np.random.default_rng([label, number, count])))
+                data = miniature.jpeg(miniature.draw(label, np.random.default_rng([label, number, count])))
                 (place / (f"{split}{label}{number}{FILE}")).write_bytes(data)
     photo = folder / FILE
     photo.write_bytes(data)

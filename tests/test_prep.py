@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import pipeline.plan
+import pipeline.prep.plan
 from pipeline.dataset import DataError, Dataset, open_dataset, read_index, read_names
-from pipeline.prep import prepare
-from pipeline.repair import Progress
-from pipeline.source import Source, find_source
+from pipeline.prep.prepare import prepare
+from pipeline.prep.repair import Progress
+from pipeline.source.find import Source, find_source
 from pipeline.statistics import Statistics
 from pipeline.workers import run_tasks
 
@@ -47,8 +47,8 @@ def files(root: Path) -> dict[str, bytes]:
 
 
 def small_shards(monkeypatch: pytest.MonkeyPatch, samples: int) -> None:
-    monkeypatch.setattr(pipeline.plan, "PER_SHARD", samples)
-    monkeypatch.setattr(pipeline.plan, "FEWEST_PER_SHARD", samples)
+    monkeypatch.setattr(pipeline.prep.plan, "PER_SHARD", samples)
+    monkeypatch.setattr(pipeline.prep.plan, "FEWEST_PER_SHARD", samples)
 
 
 def by_hand(data: bytes) -> np.ndarray:

@@ -16,14 +16,14 @@ from PIL import Image
 from test_links import work
 from test_prep import files
 
-import pipeline.prep
+import pipeline.prep.prepare
 from model import checkpoint
 from model.recipe import RunError
 from model.run import read_metrics
 from pipeline import atomic
 from pipeline.dataset import DataError
-from pipeline.prep import prepare
-from pipeline.source import find_source
+from pipeline.prep.prepare import prepare
+from pipeline.source.find import find_source
 
 CALLS = ("open", "mkdir", "rmdir", "unlink", "replace", "rename", "link", "fsync", "fchmod", "truncate")
 
@@ -114,7 +114,7 @@ def one_by_one(function: Callable[[Any], Any], tasks: Iterable[Any], workers: in
 
 
 def test_prep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline.prep, "run_tasks", one_by_one)
+    monkeypatch.setattr(pipeline.prep.prepare, "run_tasks", one_by_one)
     for name in ("train/a/1.png", "val/a/2.png"):
         path = tmp_path / "root" / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -21,10 +21,10 @@ from cli import main, predictions
 from model import checkpoint, replicas
 from model.recipe import RunError
 from model.run import read_metrics
-from pipeline import drawn
 from pipeline.dataset import Dataset
-from pipeline.prep import prepare
-from pipeline.source import find_source
+from pipeline.prep.prepare import prepare
+from pipeline.source import miniature
+from pipeline.source.find import find_source
 from tools.commands import Command, ranks
 
 STEP, CONFER = "model.train:Trainer._step", "model.train:Trainer._confer"
@@ -157,7 +157,7 @@ def test_eval_is_shared(dataset: Dataset, trained: Path, tmp_path: Path, world: 
     said, data = [], dataset.root
     if images == 3:
         data = tmp_path / "data"
-        drawn.write_folders(tmp_path / "few", classes=3, train=1, val=1)
+        miniature.write_folders(tmp_path / "few", classes=3, train=1, val=1)
         prepare(find_source(tmp_path / "few"), data, workers=1, max_rejected=1)
     for name, processes in (("one", 1), ("all", world)):
         files = ("--json", tmp_path / f"{name}.json", "--predictions", tmp_path / f"{name}.npz")

@@ -13,11 +13,11 @@ from test_jpeg import FLAWED, sampled
 
 from pipeline.batches import EvaluationBatches, TrainBatches
 from pipeline.dataset import DataError, Dataset, open_dataset, read_names
-from pipeline.drawn import draw, write_archives
 from pipeline.files import FileBatches
 from pipeline.graph import CENTRE_VIEW
-from pipeline.prep import prepare
-from pipeline.source import find_source
+from pipeline.prep.prepare import prepare
+from pipeline.source.find import find_source
+from pipeline.source.miniature import draw, write_archives
 
 CPU = {"device": torch.device("cpu"), "threads": 2, "crop": 224}
 PIXELS = draw(4, np.random.default_rng(3))

@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.dataset import DataError
-from pipeline.drawn import WNIDS, write_archives, write_class_tars
-from pipeline.source import Source, find_source
+from pipeline.source.find import Source, find_source
+from pipeline.source.miniature import WNIDS, write_archives, write_class_tars
 
 Content = dict[str, list[tuple[str, int, bytes | None]]]
 

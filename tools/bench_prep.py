@@ -24,10 +24,10 @@ os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 import numpy as np
 from PIL import Image
 
-from pipeline.plan import plan
-from pipeline.prep import prepare
-from pipeline.shard import make_shard
-from pipeline.source import find_source
+from pipeline.prep.plan import plan
+from pipeline.prep.prepare import prepare
+from pipeline.prep.shard import make_shard
+from pipeline.source.find import find_source
 from pipeline.workers import count_cores
 
 IMAGENET, CORES = 1_281_167, 16

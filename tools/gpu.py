@@ -21,8 +21,9 @@ import torch
 from cli.bench import rate
 from cli.parts import Parts
 from model.recipe import get_recipe
-from pipeline import drawn, graph
+from pipeline import graph
 from pipeline.dataset import Dataset, open_dataset
+from pipeline.source import miniature
 
 STORES = ("jpeg", "raw")
 SETTINGS = (
@@ -48,7 +49,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         failed = not run("-m", "pytest", "-q", "-m", "gpu")
         source = Path(folder, "source")
-        drawn.write_folders(source, classes=20, train=100, val=20)
+        miniature.write_folders(source, classes=20, train=100, val=20)
         for store in STORES:
             data = ["--imagenet-root", source, "--out", Path(folder, store), "--max-rejected", "0.5"]
             run("-m", "cli", "prep", *data, "--store", store)

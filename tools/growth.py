@@ -38,11 +38,11 @@ from model.recipe import get_recipe
 from model.run import read_metrics
 from pipeline.batches import EvaluationBatches, TrainBatches
 from pipeline.dataset import Dataset, Shard, open_dataset, read_index, read_names, write_description
-from pipeline.drawn import write_folders
 from pipeline.graph import CENTRE_VIEW
 from pipeline.order import epoch_order
-from pipeline.prep import prepare
-from pipeline.source import find_source
+from pipeline.prep.prepare import prepare
+from pipeline.source.find import find_source
+from pipeline.source.miniature import write_folders
 
 Found = dict[str, dict[int, tuple[float, int]]]  # by work, by number of images: seconds, bytes held
 Held = dict[int, tuple[int, int]]  # by step: bytes of its own, of files

@@ -29,7 +29,7 @@ import torch
 
 from model import checkpoint
 from model.run import read_metrics
-from pipeline import drawn
+from pipeline.source import miniature
 from tools.commands import Command
 
 TRAINING = ("--device", "cpu", "--width", 0.02, "--batch-size", 8, "--epochs", 3, "--save-minutes", 0)
@@ -73,7 +73,7 @@ class Soak:
     def run(self) -> None:
         """Broken when anything differs or ends as it should not."""
         root, seconds = self.folder / "archives", {}
-        drawn.write_archives(root, classes=3, train=12, val=5)
+        miniature.write_archives(root, classes=3, train=12, val=5)
         for name, words in commands(root, self.folder / "calm").items():
             started = time.monotonic()
             expect(Command(*words, folder=self.folder), name, (0,))

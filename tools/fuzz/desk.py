@@ -9,7 +9,7 @@ from typing import Any
 
 from click.testing import CliRunner, Result
 
-from pipeline import drawn
+from pipeline.source import miniature
 from tools.fuzz.harness import Fault, check_line, in_this_process
 
 SMALL: dict[str, Any] = {"classes": 5, "train": 3, "val": 2, "damaged": False}
@@ -27,7 +27,7 @@ class Desk:
         self.out = folder / OUTPUT
         self.out.mkdir()
         os.chdir(self.out)
-        drawn.write_archives(folder / "root", **SMALL)
+        miniature.write_archives(folder / "root", **SMALL)
         data, run = ("--data", folder / "data"), ("--run", folder / "run", *CPU)
         training = ("--width", 0.02, "--batch-size", 8, "--epochs", 1)
         self.must("prep", "--imagenet-root", folder / "root", "--out", folder / "data", "--workers", 1)
@@ -44,7 +44,7 @@ class Desk:
         about = {"width": 0.02, "batch_size": 8, "parts": {name: {"img_s": 9.0} for name in parts}}
         (folder / "bench.json").write_text(json.dumps(about))
         image = folder / "image.JPEG"
-        image.write_bytes(drawn.jpeg(drawn.Miniature().image(0, 0, 0)))
+        image.write_bytes(miniature.jpeg(miniature.Miniature().image(0, 0, 0)))
         self.commands: dict[str, tuple[Any, ...]] = {
             "prep": ("prep", "--out", folder / "data", "--workers", 1),
             "verify": ("prep", "--out", folder / "data", "--workers", 1, "--verify"),
@@ -91,7 +91,7 @@ class Desk:
 
     def half_prepared(self) -> None:
         """half/.work, with its plan and records."""
-        drawn.write_archives(self.folder / "bad", **{**SMALL, "classes": 2, "damaged": True})
+        miniature.write_archives(self.folder / "bad", **{**SMALL, "classes": 2, "damaged": True})
         words = ("--imagenet-root", self.folder / "bad", "--out", self.folder / "half", "--workers", 1)
         assert self.command("prep", *words, "--max-rejected", 0.0).exit_code == 1
         assert list((self.folder / "half/.work").glob("*.npz"))

@@ -23,8 +23,9 @@ import pipeline.workers
 from cli import stages
 from cli.text import plain
 from model.recipe import RunError
-from pipeline import devkit, prep, repair
 from pipeline.dataset import DataError
+from pipeline.prep import prepare, repair
+from pipeline.source import devkit
 
 BATCH = 25  # inputs of one seed
 KINDS = ("traceback", "hang", "outside", "unaccounted", "no line", "other picture")
@@ -194,7 +195,7 @@ def in_this_process() -> None:
 
     workers_of_its_own = pipeline.workers.run_tasks
     devkit.run_tasks = read_kit  # type: ignore[assignment,attr-defined]
-    for module in (prep, repair, stages):
+    for module in (prepare, repair, stages):
         module.run_tasks = run_tasks  # type: ignore[attr-defined]
 
 

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 from PIL import Image, ImageOps
 
-from pipeline import prep
 from pipeline.batches import EvaluationBatches
 from pipeline.dataset import read_names
 from pipeline.files import FileBatches, find_images
 from pipeline.graph import CENTRE_VIEW
-from pipeline.source import find_source
+from pipeline.prep import prepare
+from pipeline.source.find import find_source
 from tools.fuzz.damage import Change, changes, damage
 from tools.fuzz.harness import Fault, compare, in_this_process, snapshot
 
@@ -118,7 +118,9 @@ class Images:
     def prepared(self, folder: Path, out: Path, size: str) -> set[str]:
         """The names of what prep accepts. A Fault where DALI sees something else in them."""
         kept, store = SIZES[size]
-        dataset = prep.prepare(find_source(self.box), out, size=kept, store=store, workers=1, max_rejected=1)
+        dataset = prepare.prepare(
+            find_source(self.box), out, size=kept, store=store, workers=1, max_rejected=1
+        )
         rows = [json.loads(line) for line in (out / "rejected.jsonl").read_text().splitlines()]
         names = read_names(dataset, "train")
         reasons = {Path(row["file"]).name: row["reason"] for row in rows}

@@ -11,11 +11,11 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from pipeline import prep
 from pipeline.dataset import Dataset
-from pipeline.sample import is_litter
-from pipeline.sample import one_line as one_line_of
-from pipeline.source import Source, find_source
+from pipeline.prep import prepare
+from pipeline.source.find import Source, find_source
+from pipeline.source.sample import is_litter
+from pipeline.source.sample import one_line as one_line_of
 from tools.fuzz.harness import Fault, compare, in_this_process, one_line, snapshot
 from tools.fuzz.trees import PICTURES, build, trees
 
@@ -59,7 +59,7 @@ class Roots:
     def prepare(self, out: Path, fraction: float | None, size: str) -> tuple[Source, Dataset]:
         source = find_source(self.box / "root", fraction)
         kept, store = ("256", "raw") if size == "raw" else (size, "jpeg")
-        return source, prep.prepare(source, out, size=kept, store=store, workers=1, max_rejected=1)
+        return source, prepare.prepare(source, out, size=kept, store=store, workers=1, max_rejected=1)
 
 
 def account(root: Path, out: Path, source: Source, dataset: Dataset) -> None:

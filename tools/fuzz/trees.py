@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 from PIL import Image
 
-from pipeline import drawn
+from pipeline.source import miniature
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def pictures() -> dict[str, bytes]:
 PICTURES = pictures()
 GOOD = ("jpeg", "grey", "cmyk", "progressive", "png", "palette", "gif", "bmp", "webp")
 KIT = "ILSVRC2012_devkit_t12"
-WNIDS = drawn.WNIDS[:3]
+WNIDS = miniature.WNIDS[:3]
 ODD_NAMES = (
     "a b", "ä", "x\ny", "x\ry", "[b]x[/b]", "$x_1$", "<i>", "=1+1", "\udcff\udce9", "\x1b[31m", "-rf",
     "CON", "%s{0}",
@@ -226,7 +226,7 @@ def layouts(draw: DrawFn) -> Tree:
 
 
 @dataclass(frozen=True)
-class Kit(drawn.Miniature):
+class Kit(miniature.Miniature):
     """A development kit for so many images of val."""
 
     held: int = 0

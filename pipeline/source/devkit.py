@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from pipeline.archive import scan_bytes
 from pipeline.dataset import DataError
-from pipeline.edition import Edition
+from pipeline.source.archive import scan_bytes
+from pipeline.source.edition import Edition
 from pipeline.workers import run_tasks
 
 META = "data/meta.mat"

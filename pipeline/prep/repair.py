@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.dataset import WORK, DataError, Dataset, index_name, read_description, write_description
-from pipeline.gather import Gathered
-from pipeline.plan import describe, plan, refuse_other
-from pipeline.shard import Record, commit, make_shard
-from pipeline.source import Source
-from pipeline.work import remove, work_folder
+from pipeline.prep.gather import Gathered
+from pipeline.prep.plan import describe, plan, refuse_other
+from pipeline.prep.shard import Record, commit, make_shard
+from pipeline.prep.work import remove, work_folder
+from pipeline.source.find import Source
 from pipeline.workers import count_cores, run_tasks
 
 

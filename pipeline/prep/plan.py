@@ -11,9 +11,9 @@ import simplejpeg
 
 from pipeline.atomic import replacing
 from pipeline.dataset import DataError, Made
+from pipeline.prep.shard import Task
 from pipeline.schema import Unfit, convert, read_json
-from pipeline.shard import Task
-from pipeline.source import Source
+from pipeline.source.find import Source
 
 # A shard of ImageNet is some 50 MB, or 200 MB raw; a small set still has enough shards for every core.
 PER_SHARD, FEWEST_PER_SHARD, SHARDS = 1024, 64, 32

@@ -6,10 +6,10 @@ from itertools import chain
 from pathlib import Path
 
 from pipeline.dataset import DataError
-from pipeline.devkit import MAPPING, META, SOLUTION
-from pipeline.edition import FALL2011, ILSVRC2010, ILSVRC2012, Edition, find_edition
-from pipeline.sample import PACKED, Found, LeftOut, is_litter, one_line
-from pipeline.walk import holds_only_ours, is_ours, scan
+from pipeline.source.devkit import MAPPING, META, SOLUTION
+from pipeline.source.edition import FALL2011, ILSVRC2010, ILSVRC2012, Edition, find_edition
+from pipeline.source.sample import PACKED, Found, LeftOut, is_litter, one_line
+from pipeline.source.walk import holds_only_ours, is_ours, scan
 
 NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 

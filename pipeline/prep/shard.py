@@ -17,8 +17,8 @@ import numpy as np
 from pipeline.atomic import replacing
 from pipeline.dataset import INDEX, DataError
 from pipeline.image import MAX_BYTES, BadImage, decode, encode, square
-from pipeline.sample import Sample
 from pipeline.schema import Array, Positive, Sha256, Unfit, parse, read_npz
+from pipeline.source.sample import Sample
 from pipeline.statistics import SIDE, Sums
 
 RECORD = {  # the arrays of a record

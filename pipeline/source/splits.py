@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from pipeline.archive import THREADS, Member, scan_tar, scan_tar_of_tars
 from pipeline.dataset import DataError
-from pipeline.edition import EDITIONS
-from pipeline.sample import OUTSIDE, PACKED, Found, LeftOut, Sample, is_litter, one_line
-from pipeline.walk import Walk
+from pipeline.source.archive import THREADS, Member, scan_tar, scan_tar_of_tars
+from pipeline.source.edition import EDITIONS
+from pipeline.source.sample import OUTSIDE, PACKED, Found, LeftOut, Sample, is_litter, one_line
+from pipeline.source.walk import Walk
 
 REPLACED = "replaced by a later member of the same name"
 

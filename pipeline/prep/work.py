@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.atomic import lock, make_folder
 from pipeline.dataset import WORK, DataError
-from pipeline.plan import PLAN
+from pipeline.prep.plan import PLAN
 
 LOCK = "lock"
 # All that prep ever has there. A folder that came from elsewhere may hold other files, which stay.

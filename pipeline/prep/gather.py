@@ -11,8 +11,8 @@ import numpy as np
 
 from pipeline.atomic import replacing
 from pipeline.dataset import Shard, index_name
-from pipeline.sample import LeftOut
-from pipeline.shard import Record, Task
+from pipeline.prep.shard import Record, Task
+from pipeline.source.sample import LeftOut
 from pipeline.statistics import Statistics, Sums
 
 

@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.dataset import SPLITS, Category, DataError
-from pipeline.devkit import SOLUTION, Labels, find_labels
-from pipeline.edition import WNID, Edition
-from pipeline.layout import find_base, find_known, find_places, look_beside, nothing_at
-from pipeline.sample import Found, LeftOut, Sample, one_line
-from pipeline.splits import Split, choose, read_archive, read_folder, read_patches
+from pipeline.source.devkit import SOLUTION, Labels, find_labels
+from pipeline.source.edition import WNID, Edition
+from pipeline.source.layout import find_base, find_known, find_places, look_beside, nothing_at
+from pipeline.source.sample import Found, LeftOut, Sample, one_line
+from pipeline.source.splits import Split, choose, read_archive, read_folder, read_patches
 
 
 @dataclass(frozen=True)

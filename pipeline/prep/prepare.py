@@ -10,12 +10,12 @@ from typing import Any
 
 from pipeline.atomic import make_folder
 from pipeline.dataset import DataError, Dataset, find_faults, write_description
-from pipeline.gather import Gathered
-from pipeline.plan import begin, describe, plan
-from pipeline.repair import Progress, Report, count_workers, find_finished, repair
-from pipeline.shard import Record, Task, commit, make_shard
-from pipeline.source import Source
-from pipeline.work import remove, work_folder
+from pipeline.prep.gather import Gathered
+from pipeline.prep.plan import begin, describe, plan
+from pipeline.prep.repair import Progress, Report, count_workers, find_finished, repair
+from pipeline.prep.shard import Record, Task, commit, make_shard
+from pipeline.prep.work import remove, work_folder
+from pipeline.source.find import Source
 from pipeline.workers import run_tasks
 
 

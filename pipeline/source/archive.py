@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.dataset import DataError
-from pipeline.sample import is_litter, one_line
+from pipeline.source.sample import is_litter, one_line
 
 THREADS = 16  # the scan waits for the disk, not for the processor
 MAX_HEADER = CHUNK = 2**20

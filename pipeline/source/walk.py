@@ -5,7 +5,7 @@ import stat
 from collections.abc import Collection, Sequence
 
 from pipeline.dataset import SPLITS, WORK, DataError
-from pipeline.sample import OUTSIDE, Found, LeftOut, Sample, is_litter, one_line
+from pipeline.source.sample import OUTSIDE, Found, LeftOut, Sample, is_litter, one_line
 
 KINDS = {
     stat.S_IFIFO: "a named pipe",
