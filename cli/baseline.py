@@ -108,8 +108,8 @@ def run_baseline(
     """All stages that are not done yet. grid: patch, step and scales."""
     need_libraries()
     from cli import stages
+    from model.baselines.sift import Grid
     from model.run import RunDirectory
-    from model.sift import Grid
     from pipeline.dataset import has_labels, need_labels, open_dataset
     from pipeline.workers import count_cores
 

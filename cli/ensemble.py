@@ -37,8 +37,8 @@ def command(
     import torch
 
     from cli import predictions
-    from model.ensemble import average
     from model.evaluate import sound_rates, tally
+    from model.study.ensemble import average
 
     found = [predictions.read(path) for path in files]
     for path, each in zip(files[1:], found[1:], strict=True):
@@ -88,7 +88,7 @@ def choose_weights(count: int, text: str | None) -> list[float]:
 
 
 def look_for_weights(parts: Any, labels: Any) -> list[float]:
-    from model.ensemble import search
+    from model.study.ensemble import search
 
     def tell(number: int, weights: list[float], errors: float) -> None:
         text = ",".join(f"{weight:g}" for weight in weights)

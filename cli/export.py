@@ -41,10 +41,10 @@ def command(run_name: str | None, checkpoint: str, kind: str, out: Path | None, 
 
     The first three are read back by `train --init-from` and by --run.
     """
-    from model import portable, weights
+    from model.exchange import onnx, weights
 
     if kind == "onnx":
-        portable.need_packages()
+        onnx.need_packages()
     run = trained.open_run(
         run_name, checkpoint, {"gpus": None, "device": "cpu", "precision": "float32", "workers": None}
     )
@@ -73,13 +73,13 @@ def write_onnx(run: "Trained", out: Path, about: dict[str, Any], data: Path | No
     """Compared first, and only then written."""
     import torch
 
-    from model import portable
+    from model.exchange import onnx
 
     images = read_images(run, data)
-    content = portable.to_onnx(run.network, {"recipe": run.recipe.to_dict(), **about})
+    content = onnx.to_onnx(run.network, {"recipe": run.recipe.to_dict(), **about})
     with torch.no_grad():
         ours = run.network(images).softmax(1)
-    difference = (portable.run_onnx(content, images) - ours).abs().max().item()
+    difference = (onnx.run_onnx(content, images) - ours).abs().max().item()
     if not difference <= TOLERANCE:
         raise RunError(f"the ONNX network differs from ours by {difference:.2g}; it was not kept")
     with writing(out) as file:

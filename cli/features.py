@@ -81,7 +81,7 @@ def command(run_name: str | None, checkpoint: str, out: Path | None, **settings:
 
 def compute(run: "Trained", dataset: Any, split: str, layer: str) -> "Iterator[np.ndarray]":
     """Batch by batch (rows, n) float32."""
-    from model.study import outputs
+    from model.study.layers import outputs
     from pipeline.batches import EvaluationBatches
     from pipeline.graph import CENTRE_VIEW
 

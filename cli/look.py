@@ -31,7 +31,7 @@ def activations(
 ) -> None:
     """What each layer makes of IMAGE: what the next one reads, after ReLU, pooling and norms."""
     from cli import panels
-    from model.study import layer_names, outputs
+    from model.study.layers import layer_names, outputs
     from pipeline.files import square
     from pipeline.image import centre
 
@@ -76,7 +76,7 @@ def gradient(
 
     from cli import panels
     from cli.pictures import short
-    from model.study import gradient as slope
+    from model.study.layers import gradient as slope
     from pipeline.files import find_images, square
     from pipeline.image import centre
 

@@ -119,7 +119,7 @@ def choose_views(settings: dict[str, Any]) -> tuple[tuple[int, int, int], ...]:
 
 def guess(run: "Trained", batches: Any) -> Iterator[tuple[int, list[int], list[float]]]:
     """Image by image its label, its likeliest classes and their probabilities, or none that is not finite."""
-    from model.study import predict
+    from model.study.layers import predict
 
     for labels, probabilities in predict(run.network, batches, run.precision):
         best, classes = probabilities.topk(min(GUESSES, probabilities.shape[1]))

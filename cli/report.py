@@ -93,7 +93,7 @@ class Seen:
 
 def look(run: "Trained", dataset: "Dataset") -> Seen:
     """One pass over the validation images, centre crops."""
-    from model.study import layer_names, outputs
+    from model.study.layers import layer_names, outputs
     from pipeline.batches import EvaluationBatches
     from pipeline.graph import CENTRE_VIEW
 
@@ -201,7 +201,7 @@ def draw_confusion(run: "Trained", seen: Seen) -> str:
 
 def draw_similar(run: "Trained", dataset: "Dataset", seen: Seen) -> str:
     from cli import page, panels
-    from model.nearest import nearest
+    from model.study.nearest import nearest
     from pipeline.batches import Samples
     from pipeline.image import centre
 

@@ -189,8 +189,8 @@ def mean_errors(shelf: Shelf, names: Sequence[str], views: str) -> list[float]:
 
     from cli.ensemble import check_alike
     from cli.predictions import read
-    from model.ensemble import average
     from model.evaluate import sound_rates, tally
+    from model.study.ensemble import average
 
     paths = [shelf.predictions(name, views) for name in names]
     found = [read(path) for path in paths]

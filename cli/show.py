@@ -114,7 +114,7 @@ def confusion(
 def count_run(settings: dict[str, Any]) -> "tuple[list[str], Counts]":
     """Names of the classes, and how often each of the true ones was taken for which in a split."""
     from model.evaluate import LOST
-    from model.study import predict
+    from model.study.layers import predict
     from pipeline.batches import EvaluationBatches
     from pipeline.dataset import need_labels
     from pipeline.graph import CENTRE_VIEW

@@ -64,7 +64,7 @@ def command(
     `features` used.
     """
 
-    from model.nearest import nearest
+    from model.study.nearest import nearest
     from pipeline.dataset import open_dataset, read_index, read_names
 
     facts = read_facts(features)
@@ -135,7 +135,7 @@ def describe(
     """The files that can be decoded, and the features of each: (files, n) float32."""
     import numpy as np
 
-    from model.study import outputs
+    from model.study.layers import outputs
     from pipeline.files import FileBatches, find_images
     from pipeline.graph import CENTRE_VIEW
 

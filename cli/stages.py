@@ -18,14 +18,14 @@ from msgspec import Struct
 from PIL import Image
 
 from model import checkpoint
+from model.baselines.fisher import FisherVectors
+from model.baselines.linear import BATCH, RATE, OneVsRest
+from model.baselines.sift import Grid, describe, regions
+from model.baselines.sparse import SparseCodes
 from model.evaluate import Batch, Evaluation, evaluate, sound_rates, tally
-from model.fisher import FisherVectors
-from model.linear import BATCH, RATE, OneVsRest
 from model.network import fit
 from model.recipe import RunError
 from model.run import RunDirectory
-from model.sift import Grid, describe, regions
-from model.sparse import SparseCodes
 from pipeline import image
 from pipeline.atomic import make_folder, replacing
 from pipeline.batches import Samples

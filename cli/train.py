@@ -203,7 +203,7 @@ def tell_room(folder: Path, recipe: Recipe) -> None:
 def begin(network: "AlexNet", source: str, replicas: "Replicas") -> None:
     """The weights of another training, as far as they fit, in place of those drawn."""
     from cli import trained
-    from model import weights
+    from model.exchange import weights
 
     path, saved = trained.open_checkpoint(source, "last")
     try:

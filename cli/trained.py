@@ -179,7 +179,7 @@ def open_checkpoint(run_name: str | None, state: str) -> tuple[Path, dict[str, A
 
 def read_export(path: Path) -> dict[str, Any]:
     """What a checkpoint has, as much of it as a file of `export` holds, and the facts."""
-    from model import weights
+    from model.exchange import weights
     from pipeline.dataset import Category
     from pipeline.schema import Unfit, convert
 

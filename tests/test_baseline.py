@@ -14,11 +14,11 @@ from scipy import stats
 from traps import Trap, die, hang_up
 
 from cli import baseline, main, predictions
-from model import linear
-from model.fisher import FisherVectors
-from model.linear import OneVsRest
-from model.sift import Grid, describe, regions
-from model.sparse import SparseCodes, pool
+from model.baselines import linear
+from model.baselines.fisher import FisherVectors
+from model.baselines.linear import OneVsRest
+from model.baselines.sift import Grid, describe, regions
+from model.baselines.sparse import SparseCodes, pool
 from pipeline.dataset import Dataset, read_names
 from pipeline.source import miniature
 from tools.commands import Command

@@ -11,10 +11,10 @@ from click.testing import CliRunner, Result
 
 from cli import main
 from model import checkpoint
+from model.exchange.weights import begin
 from model.network import AlexNet, State
 from model.recipe import RunError, get_recipe
 from model.train import Trainer
-from model.weights import begin
 from pipeline.dataset import Dataset
 from tools.soak import differing
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from test_checkpoint import CONTENT, DATA, GOOD, RECIPE, WEIGHTS
 
 from cli import cost, predictions, similar, stages
-from model import checkpoint, run, weights
+from model import checkpoint, run
+from model.exchange import weights
 from model.recipe import Recipe, RunError
 from pipeline.dataset import INDEX, DataError, Dataset
 from pipeline.prep.plan import begin

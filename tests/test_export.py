@@ -14,9 +14,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from cli import main
-from model import checkpoint, weights
+from model import checkpoint
+from model.exchange import weights
+from model.exchange.onnx import Portable, run_onnx, to_onnx
 from model.network import AlexNet
-from model.portable import Portable, run_onnx, to_onnx
 from model.recipe import RECIPES, Recipe, RunError, get_recipe
 from pipeline.dataset import Dataset
 

@@ -8,10 +8,10 @@ import reference
 import torch
 from reference import Node
 
-from model.nearest import nearest
 from model.network import AlexNet
 from model.recipe import RunError, get_recipe
-from model.study import gradient, outputs, predict
+from model.study.layers import gradient, outputs, predict
+from model.study.nearest import nearest
 
 RECIPE = get_recipe("original", width=1 / 16, classes=7)
 PLACEMENTS = pytest.mark.parametrize("devices", [["cpu"], ["cpu", "cpu"]], ids=["fused", "towers"])

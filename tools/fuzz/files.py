@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from cli import predictions, trained
-from model import checkpoint, weights
+from model import checkpoint
+from model.exchange import weights
 from model.run import read_metrics
 from pipeline.dataset import has_labels, open_dataset, read_index, read_names
 from pipeline.statistics import Statistics
