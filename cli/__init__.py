@@ -29,8 +29,8 @@ from cli import (
     text,
     train,
 )
-from model.recipe import RunError
-from pipeline.dataset import DataError
+from model.errors import RunError
+from pipeline.errors import DataError
 
 SHARED = ("train", "eval", "doctor")  # what several processes may start; doctor only looks
 

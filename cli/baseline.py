@@ -18,7 +18,7 @@ import click
 from cli import options
 from cli.signals import ended_in_order
 from cli.text import console, say
-from model.recipe import RunError
+from model.errors import RunError
 
 if TYPE_CHECKING:
     from cli.stages import Each, Plan

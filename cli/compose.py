@@ -14,7 +14,8 @@ import torch
 from cli.failures import out_of_memory
 from model import schedule
 from model.captured import Record, cuda_graph
-from model.recipe import Recipe, RunError
+from model.errors import RunError
+from model.recipe import Recipe
 from model.replicas import find_place
 from pipeline.batches import TrainBatches
 from pipeline.dataset import Dataset

@@ -9,7 +9,8 @@ from msgspec import Meta, Struct
 
 from cli.tables import BASELINES
 from cli.text import say
-from model.recipe import Recipe, RunError
+from model.errors import RunError
+from model.recipe import Recipe
 
 if TYPE_CHECKING:
     from cli.shelf import Shelf, Step

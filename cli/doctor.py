@@ -15,7 +15,8 @@ from rich.table import Table
 
 from cli import options
 from cli.text import console, say, write_json
-from pipeline.dataset import DataError, open_dataset
+from pipeline.dataset import open_dataset
+from pipeline.errors import DataError
 
 if TYPE_CHECKING:
     from rich.console import Console

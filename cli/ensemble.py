@@ -8,7 +8,7 @@ import click
 
 from cli import options
 from cli.text import console, say
-from model.recipe import RunError
+from model.errors import RunError
 
 
 @click.command("ensemble")

@@ -7,7 +7,7 @@ import click
 
 from cli import options, trained
 from cli.text import console, progress, say, warn, write_json
-from model.recipe import RunError
+from model.errors import RunError
 
 if TYPE_CHECKING:
     from cli.trained import Trained

@@ -8,7 +8,7 @@ import click
 
 from cli import options, trained
 from cli.text import plain, say
-from model.recipe import RunError
+from model.errors import RunError
 from pipeline.atomic import make_ready, writing
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import click
 
 from cli import options, trained
 from cli.text import progress, say
-from model.recipe import RunError
+from model.errors import RunError
 
 if TYPE_CHECKING:
     import numpy as np

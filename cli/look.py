@@ -8,7 +8,7 @@ import click
 
 from cli import options, show, trained
 from cli.text import say
-from model.recipe import RunError
+from model.errors import RunError
 
 if TYPE_CHECKING:
     from cli.trained import Trained
@@ -108,7 +108,7 @@ def gradient(
 
 def read_images(run: "Trained", paths: Sequence[Path], upright: bool) -> Any:
     """(path, the (1, 3, crop, crop) that the network reads) of each; a broken image is an error."""
-    from pipeline.dataset import DataError
+    from pipeline.errors import DataError
     from pipeline.files import FileBatches
     from pipeline.graph import CENTRE_VIEW
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from model.recipe import RunError
+from model.errors import RunError
 from pipeline.schema import Array, Unfit, read_npz
 
 ARRAYS = {

@@ -86,7 +86,8 @@ def command(
     Stopped at any point, the same command goes on where it was. On a finished dataset it checks the shards,
     and makes those again that are missing or damaged.
     """
-    from pipeline.dataset import DataError, find_faults
+    from pipeline.dataset import find_faults
+    from pipeline.errors import DataError
     from pipeline.prep.prepare import prepare
     from pipeline.prep.repair import find_finished, repair
     from pipeline.source.find import find_source

@@ -14,7 +14,7 @@ import numpy as np
 from cli import options, trained
 from cli.evaluate import PAPER
 from cli.text import progress, say
-from model.recipe import RunError
+from model.errors import RunError
 
 if TYPE_CHECKING:
     from cli.trained import Trained

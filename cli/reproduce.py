@@ -20,7 +20,7 @@ from cli.shelf import Shelf, Step, chain, predictions
 from cli.signals import OUT_OF_TIME, SIGNALS, StopWish, handled
 from cli.tables import DATA, TABLES, Errors, Row, Speed, Table
 from cli.text import console, say, warn, write_json
-from model.recipe import RunError
+from model.errors import RunError
 
 if TYPE_CHECKING:
     from pipeline.dataset import Dataset

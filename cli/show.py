@@ -9,7 +9,7 @@ import numpy as np
 
 from cli import options, trained
 from cli.text import progress, say, write_json
-from model.recipe import RunError
+from model.errors import RunError
 
 if TYPE_CHECKING:
     from cli.panels import Counts, Pair

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from cli import options, trained
 from cli.text import say, write_json
-from model.recipe import RunError
+from model.errors import RunError
 from pipeline.schema import Array, Count, Fingerprint, Unfit, map_npy, read_json
 
 if TYPE_CHECKING:

@@ -22,9 +22,9 @@ from model.baselines.fisher import FisherVectors
 from model.baselines.linear import BATCH, RATE, OneVsRest
 from model.baselines.sift import Grid, describe, regions
 from model.baselines.sparse import SparseCodes
+from model.errors import RunError
 from model.evaluate import Batch, Evaluation, evaluate, sound_rates, tally
 from model.network import fit
-from model.recipe import RunError
 from model.run import RunDirectory
 from pipeline import image
 from pipeline.atomic import make_folder, replacing

@@ -18,7 +18,8 @@ from cli import options
 from cli.signals import StopWish, handled
 from cli.text import say, warn
 from model import schedule
-from model.recipe import RECIPES, Recipe, RunError, get_recipe
+from model.errors import RunError
+from model.recipe import RECIPES, Recipe, get_recipe
 from model.schedule import SCHEDULES
 
 if TYPE_CHECKING:

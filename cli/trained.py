@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli import options
-from model.recipe import Recipe, RunError
+from model.errors import RunError
+from model.recipe import Recipe
 
 if TYPE_CHECKING:
     import numpy as np
@@ -199,7 +200,8 @@ def read_export(path: Path) -> dict[str, Any]:
 
 def find_facts(folder: Path, fingerprint: str) -> Facts:
     """What a run in `folder` was told of its images: its own copy, or that of the same dataset."""
-    from pipeline.dataset import DataError, check_file, read_description
+    from pipeline.dataset import check_file, read_description
+    from pipeline.errors import DataError
     from pipeline.statistics import Statistics
 
     copied = (folder / "dataset.json").exists()

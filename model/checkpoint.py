@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from msgspec import Struct
 
+from model.errors import RunError
 from model.network import fit
-from model.recipe import Recipe, RunError
+from model.recipe import Recipe
 from model.run import Validation, kept
 from pipeline.atomic import replacing, sync_folder
 from pipeline.schema import Count, Fingerprint, Unfit, convert, need_file, unfit

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from model.recipe import RunError
+from model.errors import RunError
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 LOST = (

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from model.recipe import ResponseNorm, RunError
+from model.errors import RunError
+from model.recipe import ResponseNorm
 
 
 def across_maps(x: Tensor, norm: ResponseNorm, groups: int = 1, rectified: bool = False) -> Tensor:

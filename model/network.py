@@ -17,9 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.colour import coarse
+from model.errors import RunError
 from model.lrn import across_maps, across_places, contrast
 from model.placement import Images, Pieces, bordered, exchange, placed, spread
-from model.recipe import Full, Recipe, RunError, Shape
+from model.recipe import Full, Recipe, Shape
 
 State = dict[str, Tensor]
 Masks = list[Pieces]  # of each dropout, in order, a piece a device: (N, units), boolean

@@ -6,7 +6,8 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor
 
-from model.recipe import Recipe, RunError
+from model.errors import RunError
+from model.recipe import Recipe
 
 Pieces = list[Tensor]  # of one tensor (N, maps, ...), split by maps: a piece a device, in the towers' order
 Images = Tensor | list[Tensor]  # (N, 3, side, side) on the first device, or the same on each

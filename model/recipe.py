@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
+from model.errors import RunError
 from model.schedule import SCHEDULES
 from pipeline.schema import Unfit, convert
 
@@ -31,10 +32,6 @@ Rate = Annotated[float, Meta(ge=0, le=1e6)]
 Above0 = Annotated[float, Meta(gt=0, le=1e6)]
 Width = Annotated[float, Meta(gt=0, le=1000)]
 Name = Annotated[str, Meta(pattern="^[A-Za-z0-9-]+$", max_length=40)]  # a dot would part it from ".weight"
-
-
-class RunError(Exception):
-    """A user's mistake about a run: one line that says what does not fit."""
 
 
 class Colour(Struct, frozen=True, forbid_unknown_fields=True):

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from model.recipe import RunError
+from model.errors import RunError
 
 PATIENCE = timedelta(minutes=5)  # with a process that says nothing: it may be writing a checkpoint
 SILENCE = timedelta(seconds=10)  # before it is said for whom a process waits

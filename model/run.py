@@ -11,7 +11,8 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from model.recipe import Recipe, RunError
+from model.errors import RunError
+from model.recipe import Recipe
 from pipeline.atomic import append, create, lock, naming, replacing
 from pipeline.schema import Count, Fingerprint, Unfit, convert, need_file, parse, read_json
 

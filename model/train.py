@@ -13,11 +13,12 @@ from torch.nn import functional as F
 
 from model import checkpoint, schedule
 from model.captured import Captured, Record
+from model.errors import RunError
 from model.evaluate import Evaluation, autocast, rates, tally
 from model.network import AlexNet, Keys, Masks
 from model.optim import Momentum
 from model.placement import Images
-from model.recipe import Recipe, RunError
+from model.recipe import Recipe
 from model.replicas import Replicas
 from model.run import Row, RunDirectory
 

@@ -20,7 +20,8 @@ import torch
 from nvidia.dali.plugin.pytorch.torch_utils import to_torch_tensor
 
 from pipeline import graph, image
-from pipeline.dataset import PIXELS, DataError, Dataset, read_index, read_names
+from pipeline.dataset import PIXELS, Dataset, read_index, read_names
+from pipeline.errors import DataError
 from pipeline.order import draws, epoch_order, share
 
 # What DALI says of an image: that its bytes are damaged (3), or of a kind that it does not know (4, 5)

@@ -21,6 +21,7 @@ import numpy as np
 from msgspec import Meta, Struct
 
 from pipeline.atomic import replacing
+from pipeline.errors import DataError
 from pipeline.schema import Array, Count, Positive, Sha256, Unfit, map_npy, need_file, read_json
 from pipeline.schema import convert as fitting
 
@@ -30,10 +31,6 @@ SPLITS = ("train", "val", "test")
 WORK = ".work"  # prep's own folder, inside a dataset that is not finished yet
 # One row a sample: its image is bytes [offset, offset + size) of a shard; label -1 where there is none.
 INDEX = np.dtype([("shard", "<u4"), ("offset", "<u8"), ("size", "<u4"), ("label", "<i4")])
-
-
-class DataError(Exception):
-    """Something wrong with the data that its user can mend: one line that says what, where and how."""
 
 
 @dataclass(frozen=True)

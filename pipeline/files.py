@@ -13,7 +13,7 @@ import torch
 
 from pipeline import graph, image
 from pipeline.batches import Batch, Feed, Stream, executor
-from pipeline.dataset import DataError
+from pipeline.errors import DataError
 from pipeline.formats import HEAD, SUFFIXES, begins_as_image
 from pipeline.image import MAX_BYTES, BadImage, Decoded
 from pipeline.source.sample import is_litter

@@ -10,7 +10,7 @@ from typing import Self
 import numpy as np
 
 from pipeline.atomic import replacing
-from pipeline.dataset import DataError
+from pipeline.errors import DataError
 from pipeline.schema import Array, Unfit, read_npz
 
 SIDE = 256

@@ -11,7 +11,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from pipeline.dataset import DataError
+from pipeline.errors import DataError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")

@@ -14,7 +14,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 from cli import main
-from pipeline.dataset import DataError, open_dataset, read_names
+from pipeline.dataset import open_dataset, read_names
+from pipeline.errors import DataError
 from pipeline.prep.prepare import prepare
 from pipeline.source.find import Source, find_source
 

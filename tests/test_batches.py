@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 from pipeline.batches import EvaluationBatches, Samples, TrainBatches
-from pipeline.dataset import DataError, Dataset, open_dataset, read_names
+from pipeline.dataset import Dataset, open_dataset, read_names
+from pipeline.errors import DataError
 from pipeline.graph import CENTRE_VIEW, TEN_VIEWS
 from pipeline.order import draws, epoch_order
 

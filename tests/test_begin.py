@@ -11,9 +11,10 @@ from click.testing import CliRunner, Result
 
 from cli import main
 from model import checkpoint
+from model.errors import RunError
 from model.exchange.weights import begin
 from model.network import AlexNet, State
-from model.recipe import RunError, get_recipe
+from model.recipe import get_recipe
 from model.train import Trainer
 from pipeline.dataset import Dataset
 from tools.soak import differing

@@ -15,9 +15,11 @@ from test_checkpoint import CONTENT, DATA, GOOD, RECIPE, WEIGHTS
 
 from cli import cost, predictions, similar, stages
 from model import checkpoint, run
+from model.errors import RunError
 from model.exchange import weights
-from model.recipe import Recipe, RunError
-from pipeline.dataset import INDEX, DataError, Dataset
+from model.recipe import Recipe
+from pipeline.dataset import INDEX, Dataset
+from pipeline.errors import DataError
 from pipeline.prep.plan import begin
 from pipeline.prep.shard import Record
 from pipeline.statistics import Statistics, Sums

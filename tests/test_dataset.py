@@ -14,7 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.dataset import DataError, find_faults, open_dataset, read_description, read_index, read_names
+from pipeline.dataset import find_faults, open_dataset, read_description, read_index, read_names
+from pipeline.errors import DataError
 from pipeline.prep.prepare import prepare
 from pipeline.source.find import find_source
 from pipeline.statistics import Statistics

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from cli import main, predictions
 from cli.predictions import Predictions
-from model.recipe import RunError
+from model.errors import RunError
 from pipeline.dataset import Dataset
 
 CLASSES, IMAGES = 12, 60

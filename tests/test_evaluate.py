@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+from model.errors import RunError
 from model.evaluate import evaluate, rates, sound_rates, tally
-from model.recipe import RunError
 
 
 def test_errors_by_sorting() -> None:

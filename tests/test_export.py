@@ -15,10 +15,11 @@ from safetensors.torch import load_file, save_file
 
 from cli import main
 from model import checkpoint
+from model.errors import RunError
 from model.exchange import weights
 from model.exchange.onnx import Portable, run_onnx, to_onnx
 from model.network import AlexNet
-from model.recipe import RECIPES, Recipe, RunError, get_recipe
+from model.recipe import RECIPES, Recipe, get_recipe
 from pipeline.dataset import Dataset
 
 ONNX = "needs the packages of the extra `export`"

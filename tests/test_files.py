@@ -12,7 +12,8 @@ from PIL import Image
 
 from pipeline import image
 from pipeline.batches import Samples, TrainBatches
-from pipeline.dataset import DataError, Dataset
+from pipeline.dataset import Dataset
+from pipeline.errors import DataError
 from pipeline.files import FileBatches, find_images, square
 from pipeline.graph import CENTRE_VIEW
 from pipeline.image import Decoded

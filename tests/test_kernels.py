@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from reference import Node
 
 from model import lrn
+from model.errors import RunError
 from model.network import AlexNet
 from model.optim import Momentum
-from model.recipe import ResponseNorm, RunError, get_recipe
+from model.recipe import ResponseNorm, get_recipe
 from model.schedule import rates
 
 pytest.importorskip("triton", reason="pip install triton")

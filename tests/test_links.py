@@ -9,10 +9,11 @@ from test_prep import files
 
 from cli import main
 from model import checkpoint
-from model.recipe import RunError
+from model.errors import RunError
 from model.run import RunDirectory
 from pipeline.atomic import make_folder
-from pipeline.dataset import DataError, Dataset
+from pipeline.dataset import Dataset
+from pipeline.errors import DataError
 from pipeline.prep.prepare import prepare
 from pipeline.source.find import Source, find_source
 

@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 
 from model.colour import coarse
+from model.errors import RunError
 from model.network import AlexNet
 from model.optim import Momentum
-from model.recipe import RECIPES, RunError, get_recipe
+from model.recipe import RECIPES, get_recipe
 from model.schedule import rates
 
 ONE, TWO = ["cpu"], ["cpu", "cpu"]

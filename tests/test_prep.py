@@ -19,7 +19,8 @@ import pytest
 from PIL import Image
 
 import pipeline.prep.plan
-from pipeline.dataset import DataError, Dataset, open_dataset, read_index, read_names
+from pipeline.dataset import Dataset, open_dataset, read_index, read_names
+from pipeline.errors import DataError
 from pipeline.prep.prepare import prepare
 from pipeline.prep.repair import Progress
 from pipeline.source.find import Source, find_source

@@ -5,7 +5,8 @@ import json
 import pytest
 from msgspec.structs import astuple, replace
 
-from model.recipe import RECIPES, Full, Recipe, RunError, get_recipe
+from model.errors import RunError
+from model.recipe import RECIPES, Full, Recipe, get_recipe
 
 # layer: parameters of both towers, linear output, output (recipe.md and the paper's figure 2)
 NET_145 = {

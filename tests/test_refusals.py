@@ -18,10 +18,10 @@ from test_prep import files
 
 import pipeline.prep.prepare
 from model import checkpoint
-from model.recipe import RunError
+from model.errors import RunError
 from model.run import read_metrics
 from pipeline import atomic
-from pipeline.dataset import DataError
+from pipeline.errors import DataError
 from pipeline.prep.prepare import prepare
 from pipeline.source.find import find_source
 

@@ -19,7 +19,7 @@ from traps import Elsewhere, Trap, die, fail, terminate
 
 from cli import main, predictions
 from model import checkpoint, replicas
-from model.recipe import RunError
+from model.errors import RunError
 from model.run import read_metrics
 from pipeline.dataset import Dataset
 from pipeline.prep.prepare import prepare

@@ -12,7 +12,8 @@ from PIL import Image, ImageOps
 from test_jpeg import FLAWED, sampled
 
 from pipeline.batches import EvaluationBatches, TrainBatches
-from pipeline.dataset import DataError, Dataset, open_dataset, read_names
+from pipeline.dataset import Dataset, open_dataset, read_names
+from pipeline.errors import DataError
 from pipeline.files import FileBatches
 from pipeline.graph import CENTRE_VIEW
 from pipeline.prep.prepare import prepare

@@ -16,7 +16,7 @@ import scipy.io
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.dataset import DataError
+from pipeline.errors import DataError
 from pipeline.source.find import Source, find_source
 from pipeline.source.miniature import WNIDS, write_archives, write_class_tars
 

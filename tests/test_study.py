@@ -8,8 +8,9 @@ import reference
 import torch
 from reference import Node
 
+from model.errors import RunError
 from model.network import AlexNet
-from model.recipe import RunError, get_recipe
+from model.recipe import get_recipe
 from model.study.layers import gradient, outputs, predict
 from model.study.nearest import nearest
 

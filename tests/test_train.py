@@ -10,11 +10,12 @@ from msgspec.structs import replace
 from torch.nn import functional as F
 
 from model import checkpoint, schedule
+from model.errors import RunError
 from model.evaluate import Evaluation, evaluate
 from model.network import AlexNet
 from model.optim import Momentum
 from model.placement import aside
-from model.recipe import Recipe, RunError, get_recipe
+from model.recipe import Recipe, get_recipe
 from model.run import Row, RunDirectory, read_metrics
 from model.train import State, Stopped, Trainer, Watch
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from model.recipe import RunError
+from model.errors import RunError
 
 
 @dataclass(frozen=True)

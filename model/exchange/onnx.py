@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.errors import RunError
 from model.network import AlexNet, Tower
-from model.recipe import ResponseNorm, RunError
+from model.recipe import ResponseNorm
 
 PLACES = (-2, -1)  # of (N, maps, height, width)
 

@@ -14,8 +14,9 @@ import torch
 from msgspec import Struct
 from torch import Tensor
 
+from model.errors import RunError
 from model.network import AlexNet, State, fit
-from model.recipe import STORED, Conv, Recipe, RunError
+from model.recipe import STORED, Conv, Recipe
 from pipeline.atomic import writing
 from pipeline.schema import Count, Fingerprint, Unfit, convert, need_file, parse
 

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
+from model.errors import RunError
 from model.evaluate import LOST, Batch, autocast, over_views
 from model.network import AlexNet
-from model.recipe import RunError
 
 
 @torch.inference_mode()

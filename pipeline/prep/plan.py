@@ -10,7 +10,8 @@ import PIL
 import simplejpeg
 
 from pipeline.atomic import replacing
-from pipeline.dataset import DataError, Made
+from pipeline.dataset import Made
+from pipeline.errors import DataError
 from pipeline.prep.shard import Task
 from pipeline.schema import Unfit, convert, read_json
 from pipeline.source.find import Source

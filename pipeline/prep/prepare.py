@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.atomic import make_folder
-from pipeline.dataset import DataError, Dataset, find_faults, write_description
+from pipeline.dataset import Dataset, find_faults, write_description
+from pipeline.errors import DataError
 from pipeline.prep.gather import Gathered
 from pipeline.prep.plan import begin, describe, plan
 from pipeline.prep.repair import Progress, Report, count_workers, find_finished, repair

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline.dataset import WORK, DataError, Dataset, index_name, read_description, write_description
+from pipeline.dataset import WORK, Dataset, index_name, read_description, write_description
+from pipeline.errors import DataError
 from pipeline.prep.gather import Gathered
 from pipeline.prep.plan import describe, plan, refuse_other
 from pipeline.prep.shard import Record, commit, make_shard

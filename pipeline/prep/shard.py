@@ -15,7 +15,8 @@ from typing import IO, Any, NamedTuple, Self
 import numpy as np
 
 from pipeline.atomic import replacing
-from pipeline.dataset import INDEX, DataError
+from pipeline.dataset import INDEX
+from pipeline.errors import DataError
 from pipeline.image import MAX_BYTES, BadImage, decode, encode, square
 from pipeline.schema import Array, Positive, Sha256, Unfit, parse, read_npz
 from pipeline.source.sample import Sample

@@ -6,7 +6,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pipeline.atomic import lock, make_folder
-from pipeline.dataset import WORK, DataError
+from pipeline.dataset import WORK
+from pipeline.errors import DataError
 from pipeline.prep.plan import PLAN
 
 LOCK = "lock"

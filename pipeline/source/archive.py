@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.dataset import DataError
+from pipeline.errors import DataError
 from pipeline.source.sample import is_litter, one_line
 
 THREADS = 16  # the scan waits for the disk, not for the processor

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from pipeline.dataset import DataError
+from pipeline.errors import DataError
 from pipeline.source.archive import scan_bytes
 from pipeline.source.edition import Edition
 from pipeline.workers import run_tasks

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.dataset import SPLITS, Category, DataError
+from pipeline.dataset import SPLITS, Category
+from pipeline.errors import DataError
 from pipeline.source.devkit import SOLUTION, Labels, find_labels
 from pipeline.source.edition import WNID, Edition
 from pipeline.source.layout import find_base, find_known, find_places, look_beside, nothing_at

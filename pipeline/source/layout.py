@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
-from pipeline.dataset import DataError
+from pipeline.errors import DataError
 from pipeline.source.devkit import MAPPING, META, SOLUTION
 from pipeline.source.edition import FALL2011, ILSVRC2010, ILSVRC2012, Edition, find_edition
 from pipeline.source.sample import PACKED, Found, LeftOut, is_litter, one_line

@@ -6,7 +6,7 @@ import stat
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from pipeline.dataset import DataError
+from pipeline.errors import DataError
 from pipeline.formats import HEAD, SUFFIXES, begins_as_image
 
 # Of systems and programs; so is whatever is hidden.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from pipeline.dataset import DataError
+from pipeline.errors import DataError
 from pipeline.source.archive import THREADS, Member, scan_tar, scan_tar_of_tars
 from pipeline.source.edition import EDITIONS
 from pipeline.source.sample import OUTSIDE, PACKED, Found, LeftOut, Sample, is_litter, one_line

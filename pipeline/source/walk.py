@@ -4,7 +4,8 @@ import os
 import stat
 from collections.abc import Collection, Sequence
 
-from pipeline.dataset import SPLITS, WORK, DataError
+from pipeline.dataset import SPLITS, WORK
+from pipeline.errors import DataError
 from pipeline.source.sample import OUTSIDE, Found, LeftOut, Sample, is_litter, one_line
 
 KINDS = {

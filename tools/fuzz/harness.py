@@ -22,8 +22,8 @@ from hypothesis.strategies import SearchStrategy
 import pipeline.workers
 from cli import stages
 from cli.text import plain
-from model.recipe import RunError
-from pipeline.dataset import DataError
+from model.errors import RunError
+from pipeline.errors import DataError
 from pipeline.prep import prepare, repair
 from pipeline.source import devkit
 
