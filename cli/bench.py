@@ -13,7 +13,7 @@ import click
 
 from cli import options
 from cli.text import console, write_json
-from model.recipe import RECIPES, get_recipe
+from model.recipes import RECIPES, get_recipe
 
 IMAGENET = 1_281_167  # training images of ILSVRC-2012
 ROUNDS = 3

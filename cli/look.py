@@ -135,7 +135,8 @@ def batch(data: Path, run_name: str | None, seed: int, step: int, count: int, ou
     Crops, reflections and colour noise are those that a training draws for that step.
     """
     from cli import panels
-    from model.recipe import Recipe, get_recipe
+    from model.recipe import Recipe
+    from model.recipes import get_recipe
     from pipeline.dataset import open_dataset
 
     recipe = get_recipe("original")

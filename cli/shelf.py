@@ -10,7 +10,8 @@ from msgspec import Struct
 from cli.tables import BASELINES, DATA, RUNS, Row, Speed, Table
 from model import schedule
 from model.errors import RunError
-from model.recipe import Recipe, get_recipe
+from model.recipe import Recipe
+from model.recipes import get_recipe
 from pipeline.schema import Count, Unfit, read_json
 
 if TYPE_CHECKING:

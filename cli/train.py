@@ -19,8 +19,9 @@ from cli.signals import StopWish, handled
 from cli.text import say, warn
 from model import schedule
 from model.errors import RunError
-from model.recipe import RECIPES, Recipe, get_recipe
-from model.schedule import SCHEDULES
+from model.recipe import Recipe
+from model.recipes import RECIPES, get_recipe
+from model.schedules import SCHEDULES
 
 if TYPE_CHECKING:
     import torch

@@ -1,156 +1,16 @@
 """Learning rates and colour noise by epoch: pure functions of a recipe, an epoch and the errors so far.
 
-A schedule is a list of changes to the recipe's first rates. Those with a number are the notes of 2012 (the
-comments at the end of its layer-params-*.cfg); "plateau" is the paper's rule: its changes follow from the
-validation errors.
+A schedule is a list of changes to the recipe's first rates, as schedules.py has them; those of "plateau", the
+paper's rule, follow from the validation errors.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from model.recipe import Recipe
+from model.recipe import Recipe
+from model.schedules import SCHEDULES, Change
 
-
-@dataclass(frozen=True)
-class Change:
-    """From `epoch` on, `layers` learn at these factors of the recipe's first rates; None leaves what was.
-
-    No layers named: all that are not frozen. A layer that the network does not have is passed over. An epoch
-    that is no whole number waits for the next to start.
-    """
-
-    epoch: float
-    weight: float | None = None
-    bias: float | None = None
-    layers: tuple[str, ...] = ()
-    noise: bool | None = None
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """`epochs` in all, if the errors do not end it earlier, and the changes that are known beforehand."""
-
-    epochs: int
-    changes: tuple[Change, ...] = ()
-
-
-def _slices(factor: float, count: int, epochs: int) -> list[tuple[float, float]]:
-    """(epoch, rate factor) of `count` equal slices of the run that end at 1 / factor: dexp of src/lr.cu."""
-    return [(1 + epochs * i / count, factor ** (-i / (count - 1))) for i in range(1, count)]
-
-
-def _by_hand(
-    drops: Sequence[float],
-    stopped: float,
-    slow: float | None = None,
-    frozen: float | None = None,
-    quiet: float | None = None,
-    first: tuple[str, ...] = ("conv1",),
-    biases: bool = True,
-) -> Schedule:
-    """A run as its notes tell it, by epochs: weights' rates divided by 10 at `drops`; the `first` layers
-    `slow`, at a thousandth, then `frozen`; `quiet`, without colour noise; `stopped` before or within it.
-
-    biases: whether their rates fall to a tenth with the first drop and stay there, as in the one schedule
-    that was kept as a script (run4.sh). The notes never say: it is so where a run's last file has 0.002, not
-    0.02.
-    """
-    changes = [Change(epoch, weight=10.0**-i) for i, epoch in enumerate(drops, 1)]
-    changes += [Change(drops[0], bias=0.1)] if biases else []
-    changes += [Change(slow, weight=1e-3, layers=first)] if slow else []
-    changes += [Change(frozen, weight=0, bias=0, layers=first)] if frozen else []
-    changes += [Change(quiet, noise=False)] if quiet else []
-    return Schedule(math.ceil(stopped - 1), tuple(changes))
-
-
-CONV_1_2 = ("conv1", "conv2")
-SCHEDULES = {
-    # The run of the paper's 40.7 / 18.2, and that of its 37.5 / 17.0.
-    "145": _by_hand((25, 51, 79), 91, slow=67, frozen=72, quiet=67, biases=False),
-    "145-2010": _by_hand((23, 51, 78), 93, slow=68, frozen=72, quiet=68),
-    # The others of the five. The notes of 145-full end with "moved to gpu" at epoch 61: so does this. The
-    # last file of 137 has 1e-4 for conv4 and conv5, of which its notes say nothing.
-    "131": _by_hand((22, 46, 81), 100, slow=66, frozen=75, quiet=66, first=CONV_1_2),
-    "135": _by_hand((20, 47, 81), 96, slow=66, frozen=75, quiet=66, first=CONV_1_2),
-    "137": _by_hand((26, 50, 84), 99, frozen=75, quiet=75, first=CONV_1_2),
-    "145-full": _by_hand((19, 47), 61, biases=False),
-    # 141 on 2012, then on Fall 2009, then on 2012 again: the last two start at 0.001.
-    "141": _by_hand((23, 48), 60, biases=False),
-    "141-2009": _by_hand((1, 4.1189), 5.1596, biases=False),
-    "141-2009-2012": _by_hand((1, 13, 43), 54, slow=26, frozen=32, quiet=26, first=CONV_1_2),
-    # 146 on Fall 2009 with the convolutions of 145, on Fall 2011 with those of that; only what is drawn anew
-    # starts at 0.01.
-    "146-2009": Schedule(
-        6,
-        (
-            Change(1, weight=1e-1, layers=("conv1", "conv2", "conv3", "conv4", "conv5")),
-            Change(1, bias=1e-1, layers=("conv6",)),
-            Change(2.16, weight=1e-1),
-        ),
-    ),
-    "146-2011": Schedule(
-        8,
-        (
-            Change(1, weight=1e-1, layers=("conv1", "conv2", "conv3", "conv4", "conv5", "conv6")),
-            Change(1, bias=1e-1, layers=("conv6",)),
-            Change(6, weight=1e-1),
-        ),
-    ),
-    # 146 on 2012, begun with either; the first is the paper's 39.0 / 16.6. In all these files conv6's biases
-    # have a rate of their own.
-    "146-2012-2011": Schedule(
-        53,
-        (
-            Change(1, weight=1e-1),
-            Change(1, weight=1e-2, layers=("conv1",)),
-            Change(1, bias=1.1, layers=("conv6",)),
-            Change(1 + 300 / 1251, weight=1, layers=("fc8",)),  # after 300 of 1,251 files of images
-            Change(5, weight=1e-3, layers=("conv1",)),
-            Change(7, weight=0, bias=0, layers=("conv1",)),
-            Change(9, weight=1e-1, layers=("fc8",)),
-            Change(22, weight=1e-2),
-            Change(38, noise=False),
-            Change(42, weight=1e-3),
-        ),
-    ),
-    "146-2012-2009": Schedule(
-        51,
-        (
-            Change(1, weight=1e-1),
-            Change(1, weight=1e-2, layers=("conv1",)),
-            Change(1, bias=1e-1, layers=("conv6",)),
-            Change(3, weight=1e-3, layers=("conv1",)),
-            Change(4, weight=0, bias=0, layers=("conv1",)),
-            Change(22, weight=1e-2),
-            Change(38, noise=False),
-            Change(42, weight=1e-3),
-        ),
-    ),
-    # The ablations. The half net's last drop is not noted, though its file ends there: 78, as in 145-2010, on
-    # the same data.
-    "145-half": _by_hand((20, 48, 78), 96, slow=66, frozen=72, quiet=66, biases=False),
-    "147": _by_hand((23, 51, 79), 90, frozen=79),
-    "148": _by_hand((22, 44, 86), 97, slow=69, frozen=73, quiet=69, biases=False),
-    # Made right after the paper: weights dexp(250, 4 slices), biases dexp(10, 2 slices).
-    "170": Schedule(
-        95,
-        (
-            *(Change(epoch, weight=factor) for epoch, factor in _slices(250, 4, 95)),
-            *(Change(epoch, bias=factor) for epoch, factor in _slices(10, 2, 95)),
-            Change(68, noise=False),
-            Change(74, weight=0, bias=0, layers=("conv1",)),
-        ),
-    ),
-    # Ours, for the paper's figure 1, whose axis ends near 40.
-    "constant": Schedule(40),
-    # The paper: "divide the learning rate by 10 when the validation error rate stopped improving with the
-    # current learning rate", "reduced three times prior to termination", "roughly 90 cycles" (here at most).
-    "plateau": Schedule(90),
-}
 REDUCTIONS = 3
 
 
@@ -163,12 +23,12 @@ class Rates:
     noise: bool
 
 
-def epochs(recipe: "Recipe") -> int:
+def epochs(recipe: Recipe) -> int:
     """How many epochs the recipe trains, at most."""
     return recipe.epochs or SCHEDULES[recipe.schedule].epochs
 
 
-def rates(recipe: "Recipe", epoch: int, history: Sequence[float] = ()) -> Rates:
+def rates(recipe: Recipe, epoch: int, history: Sequence[float] = ()) -> Rates:
     """The rates of `epoch` (the first is 1), given the top-1 error after each finished epoch.
 
     Other than the schedule's own number of epochs stretches it: a change waits for the same part of the run.
@@ -190,22 +50,22 @@ def rates(recipe: "Recipe", epoch: int, history: Sequence[float] = ()) -> Rates:
     )
 
 
-def noise(recipe: "Recipe", epoch: int) -> bool:
+def noise(recipe: Recipe, epoch: int) -> bool:
     """Whether the images of `epoch` get colour noise; never a matter of errors, as the loader runs ahead."""
     return rates(recipe, epoch).noise
 
 
-def divisor(recipe: "Recipe", epoch: int) -> float:
+def divisor(recipe: Recipe, epoch: int) -> float:
     """What the images of `epoch` are divided by at last; in 2012 only while there was noise."""
     return 1 + recipe.noise if recipe.noise_divided and noise(recipe, epoch) else 1.0
 
 
-def finished(recipe: "Recipe", history: Sequence[float]) -> bool:
+def finished(recipe: Recipe, history: Sequence[float]) -> bool:
     """Whether training ends after the epochs whose top-1 errors these are."""
     return len(history) >= epochs(recipe) or len(_plateaus(recipe, history)) > REDUCTIONS
 
 
-def stages(recipe: "Recipe") -> list[tuple[str, Rates]]:
+def stages(recipe: Recipe) -> list[tuple[str, Rates]]:
     """The epochs of each stage, as "1-24", and its rates. Where errors decide, "to plateau 1" and so on."""
     if recipe.schedule == "plateau":
         stop = recipe.patience + 1  # epochs of a stage that never improves on its first
@@ -218,7 +78,7 @@ def stages(recipe: "Recipe") -> list[tuple[str, Rates]]:
     return result
 
 
-def table(recipe: "Recipe") -> list[list[str]]:
+def table(recipe: Recipe) -> list[list[str]]:
     """The schedule as text: a row a stage under a row of heads, a column for the layers that share all rates.
 
     A cell is the rate of weights and that of biases.
@@ -251,7 +111,7 @@ def _ranges(some: Sequence[str], names: Sequence[str]) -> str:
     return ", ".join(pieces)
 
 
-def _changes(recipe: "Recipe", history: Sequence[float]) -> list[Change]:
+def _changes(recipe: Recipe, history: Sequence[float]) -> list[Change]:
     """The schedule's changes at the epochs of this recipe, and those that the errors so far have brought."""
     own = SCHEDULES[recipe.schedule]
     stretched = [
@@ -261,7 +121,7 @@ def _changes(recipe: "Recipe", history: Sequence[float]) -> list[Change]:
     return stretched + [Change(epoch, weight=10.0**-i, bias=10.0**-i) for i, epoch in enumerate(drops, 1)]
 
 
-def _plateaus(recipe: "Recipe", history: Sequence[float]) -> list[int]:
+def _plateaus(recipe: Recipe, history: Sequence[float]) -> list[int]:
     """The epochs before which the error had stopped improving: `patience` epochs without a new best.
 
     Best is counted anew at each rate: the paper asks for improvement "with the current learning rate".

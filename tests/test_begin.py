@@ -14,7 +14,7 @@ from model import checkpoint
 from model.errors import RunError
 from model.exchange.weights import begin
 from model.network import AlexNet, State
-from model.recipe import get_recipe
+from model.recipes import get_recipe
 from model.train import Trainer
 from pipeline.dataset import Dataset
 from tools.soak import differing

@@ -18,7 +18,8 @@ from torch.utils._pytree import tree_leaves
 from model import schedule
 from model.captured import WARM, cuda_graph
 from model.network import AlexNet
-from model.recipe import Recipe, get_recipe
+from model.recipe import Recipe
+from model.recipes import get_recipe
 from model.run import Row, RunDirectory
 from model.train import Watch
 

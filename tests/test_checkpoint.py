@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from model import checkpoint
 from model.checkpoint import Damaged
 from model.errors import RunError
-from model.recipe import get_recipe
+from model.recipes import get_recipe
 from model.run import RunDirectory, read_about, read_metrics
 from tools.soak import differing
 

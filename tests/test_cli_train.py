@@ -15,7 +15,7 @@ from traps import Trap, die
 
 from cli import main, options
 from cli.look import training_images
-from model.recipe import RECIPES, get_recipe
+from model.recipes import RECIPES, get_recipe
 from pipeline.dataset import Dataset, write_description
 from tools.commands import Command
 

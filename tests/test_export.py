@@ -19,7 +19,8 @@ from model.errors import RunError
 from model.exchange import weights
 from model.exchange.onnx import Portable, run_onnx, to_onnx
 from model.network import AlexNet
-from model.recipe import RECIPES, Recipe, get_recipe
+from model.recipe import Recipe
+from model.recipes import RECIPES, get_recipe
 from pipeline.dataset import Dataset
 
 ONNX = "needs the packages of the extra `export`"

@@ -16,7 +16,8 @@ from model import lrn
 from model.errors import RunError
 from model.network import AlexNet
 from model.optim import Momentum
-from model.recipe import ResponseNorm, get_recipe
+from model.recipe import ResponseNorm
+from model.recipes import get_recipe
 from model.schedule import rates
 
 pytest.importorskip("triton", reason="pip install triton")

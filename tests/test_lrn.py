@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from reference import Node, lrn, spatial
 
 from model.lrn import across_maps, across_places, contrast, window_sum
-from model.recipe import ResponseNorm, get_recipe
+from model.recipe import ResponseNorm
+from model.recipes import get_recipe
 
 ORIGINAL = get_recipe("original")
 DRAWN = torch.Generator().manual_seed(0)

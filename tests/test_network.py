@@ -15,7 +15,7 @@ from model.colour import coarse
 from model.errors import RunError
 from model.network import AlexNet
 from model.optim import Momentum
-from model.recipe import RECIPES, get_recipe
+from model.recipes import RECIPES, get_recipe
 from model.schedule import rates
 
 ONE, TWO = ["cpu"], ["cpu", "cpu"]

@@ -8,7 +8,7 @@ import torch
 from model.errors import RunError
 from model.network import AlexNet
 from model.optim import Momentum
-from model.recipe import get_recipe
+from model.recipes import get_recipe
 from model.schedule import Rates, rates
 
 RECIPE = get_recipe("original", width=1 / 64, classes=5)

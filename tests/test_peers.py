@@ -16,7 +16,7 @@ from cli.loaders import Job
 from cli.parts import Parts
 from model.network import AlexNet
 from model.optim import Momentum
-from model.recipe import get_recipe
+from model.recipes import get_recipe
 from model.schedule import rates
 from pipeline.batches import Samples
 from pipeline.dataset import Dataset

@@ -6,7 +6,8 @@ import pytest
 from msgspec.structs import astuple, replace
 
 from model.errors import RunError
-from model.recipe import RECIPES, Full, Recipe, get_recipe
+from model.recipe import Full, Recipe
+from model.recipes import RECIPES, get_recipe
 
 # layer: parameters of both towers, linear output, output (recipe.md and the paper's figure 2)
 NET_145 = {

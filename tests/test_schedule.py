@@ -2,7 +2,7 @@
 
 import pytest
 
-from model.recipe import get_recipe
+from model.recipes import get_recipe
 from model.schedule import epochs, finished, noise, rates, stages, table
 
 

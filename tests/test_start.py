@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from model.network import AlexNet
-from model.recipe import get_recipe
+from model.recipes import get_recipe
 from tools.start import draw, start
 
 

@@ -10,7 +10,7 @@ from reference import Node
 
 from model.errors import RunError
 from model.network import AlexNet
-from model.recipe import get_recipe
+from model.recipes import get_recipe
 from model.study.layers import gradient, outputs, predict
 from model.study.nearest import nearest
 

@@ -15,7 +15,8 @@ from model.evaluate import Evaluation, evaluate
 from model.network import AlexNet
 from model.optim import Momentum
 from model.placement import aside
-from model.recipe import Recipe, get_recipe
+from model.recipe import Recipe
+from model.recipes import get_recipe
 from model.run import Row, RunDirectory, read_metrics
 from model.train import State, Stopped, Trainer, Watch
 

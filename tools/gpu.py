@@ -20,7 +20,7 @@ import torch
 
 from cli.bench import rate
 from cli.parts import Parts
-from model.recipe import get_recipe
+from model.recipes import get_recipe
 from pipeline import graph
 from pipeline.dataset import Dataset, open_dataset
 from pipeline.source import miniature

@@ -34,7 +34,7 @@ from rich.table import Table
 from model import checkpoint
 from model.evaluate import evaluate
 from model.network import AlexNet
-from model.recipe import get_recipe
+from model.recipes import get_recipe
 from model.run import read_metrics
 from pipeline.batches import EvaluationBatches, TrainBatches
 from pipeline.dataset import Dataset, Shard, open_dataset, read_index, read_names, write_description

@@ -26,7 +26,7 @@ from model import schedule
 from model.evaluate import Batch
 from model.network import AlexNet
 from model.optim import Momentum
-from model.recipe import get_recipe
+from model.recipes import get_recipe
 from model.train import update
 from pipeline.dataset import open_dataset
 
