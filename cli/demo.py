@@ -19,7 +19,8 @@ TRAINING = ["--width", "0.25", "--batch-size", "32", "--epochs", "20"]
 @click.option("--device", default="cpu", help="Where to train.")
 def command(out: Path, device: str) -> None:
     """Prepare, train and evaluate on drawn images: no data, no GPU, a few minutes."""
-    from cli import pictures
+    from cli.pictures.curves import curves
+    from cli.pictures.filters import filters
     from model import checkpoint
     from model.run import read_metrics
     from pipeline.source import miniature
@@ -34,8 +35,8 @@ def command(out: Path, device: str) -> None:
     call("train", "--data", data, "--run", run, "--device", device, *TRAINING)
     call("eval", "--ten-crop", "--data", data, "--run", run, "--device", device)
     weights = checkpoint.read(run / "last.pt")["weights"]
-    pictures.filters(weights["conv1.weight"].numpy(), out / "filters.png", "What the first layer learned")
-    pictures.curves(read_metrics(run / "metrics.jsonl"), out / "curves.png", "The demo's training")
+    filters(weights["conv1.weight"].numpy(), out / "filters.png", "What the first layer learned")
+    curves(read_metrics(run / "metrics.jsonl"), out / "curves.png", "The demo's training")
     say(f"guessing: top-1 error {100 - 100 / CLASSES:.0f} %, top-5 error {100 - 500 / CLASSES:.0f} %")
     say(f"pictures: {out / 'filters.png'}, {out / 'curves.png'}")
 

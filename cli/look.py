@@ -30,7 +30,7 @@ def activations(
     **settings: Any,
 ) -> None:
     """What each layer makes of IMAGE: what the next one reads, after ReLU, pooling and norms."""
-    from cli import panels
+    from cli.pictures import panels
     from model.study.layers import layer_names, outputs
     from pipeline.files import square
     from pipeline.image import centre
@@ -74,8 +74,8 @@ def gradient(
     import numpy as np
     import torch
 
-    from cli import panels
-    from cli.pictures import short
+    from cli.pictures import panels
+    from cli.pictures.canvas import short
     from model.study.layers import gradient as slope
     from pipeline.files import find_images, square
     from pipeline.image import centre
@@ -134,7 +134,7 @@ def batch(data: Path, run_name: str | None, seed: int, step: int, count: int, ou
 
     Crops, reflections and colour noise are those that a training draws for that step.
     """
-    from cli import panels
+    from cli.pictures import panels
     from model.recipe import Recipe
     from model.recipes import get_recipe
     from pipeline.dataset import open_dataset

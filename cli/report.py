@@ -141,24 +141,27 @@ def error_table(errors: dict[str, dict[str, float]], seen: Seen) -> str:
 
 
 def draw_curves(metrics: Sequence[dict[str, Any]], name: str) -> str:
-    from cli import page, pictures
+    from cli import page
+    from cli.pictures.curves import curves
 
     drawn = io.BytesIO()
-    pictures.curves(metrics, drawn, f"Training of {name}")
+    curves(metrics, drawn, f"Training of {name}")
     return page.picture(drawn, "Loss and errors over the epochs; dotted where the learning rate fell.")
 
 
 def draw_filters(run: "Trained") -> str:
-    from cli import page, pictures
+    from cli import page
+    from cli.pictures.filters import filters
 
     drawn, first = io.BytesIO(), run.network.shapes[0].layer.name
     weight = run.network.state()[f"{first}.weight"].numpy()
-    pictures.filters(weight, drawn, f"{first}: {len(weight)} kernels", run.recipe.towers)
+    filters(weight, drawn, f"{first}: {len(weight)} kernels", run.recipe.towers)
     return page.picture(drawn, "Each kernel in its own range of values; of two towers, a above b.")
 
 
 def draw_guesses(run: "Trained", dataset: "Dataset", seen: Seen) -> str:
-    from cli import page, panels
+    from cli import page
+    from cli.pictures import panels
     from pipeline.batches import Samples
     from pipeline.image import centre
 
@@ -187,7 +190,8 @@ def draw_guesses(run: "Trained", dataset: "Dataset", seen: Seen) -> str:
 
 
 def draw_confusion(run: "Trained", seen: Seen) -> str:
-    from cli import page, panels
+    from cli import page
+    from cli.pictures import panels
     from cli.show import confused, count
 
     names = [run.name(output) for output in range(run.recipe.classes)]
@@ -200,7 +204,8 @@ def draw_confusion(run: "Trained", seen: Seen) -> str:
 
 
 def draw_similar(run: "Trained", dataset: "Dataset", seen: Seen) -> str:
-    from cli import page, panels
+    from cli import page
+    from cli.pictures import panels
     from model.study.nearest import nearest
     from pipeline.batches import Samples
     from pipeline.image import centre

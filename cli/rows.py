@@ -134,7 +134,7 @@ def cell(text: str) -> str:
 @contextmanager
 def drawing(run: "Trained", source: Source, settings: dict[str, Any]) -> Iterator[Sink]:
     """The first `count` rows as a picture, drawn at the end."""
-    from cli import panels
+    from cli.pictures import panels
     from pipeline.image import centre
 
     drawn: list[panels.Guess] = []

@@ -12,7 +12,7 @@ from cli.text import progress, say, write_json
 from model.errors import RunError
 
 if TYPE_CHECKING:
-    from cli.panels import Counts, Pair
+    from cli.pictures.panels import Counts, Pair
 
 
 def out(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -36,7 +36,7 @@ def filters(run_name: str | None, checkpoint: str, layer: str, out: Path) -> Non
     row is a kernel, a column a map, orange above zero and blue below, and of each tower the 24 kernels of
     the largest weights are shown.
     """
-    from cli import pictures
+    from cli.pictures.filters import filters
 
     path, saved = trained.open_checkpoint(run_name, checkpoint)
     weights = {name.removesuffix(".weight"): w for name, w in saved["weights"].items() if w.ndim == 4}
@@ -46,7 +46,7 @@ def filters(run_name: str | None, checkpoint: str, layer: str, out: Path) -> Non
     size = "x".join(map(str, weight.shape[2:]))
     draw(
         out,
-        pictures.filters,
+        filters,
         weight,
         title=f"{layer} of {trained.title(path)}: {len(weight)} kernels of {size}",
         towers=saved["identity"]["recipe"]["towers"],
@@ -62,7 +62,7 @@ def curves(runs: Sequence[str], out: Path) -> None:
     The drops of the learning rate are marked; several runs are drawn over one another. A RUN is a name in
     runs/ or a folder; without one it is the newest.
     """
-    from cli import pictures
+    from cli.pictures.curves import compare, curves
     from model.run import read_metrics
 
     found = {}
@@ -73,9 +73,9 @@ def curves(runs: Sequence[str], out: Path) -> None:
         found[str(folder) if folder.name in found else folder.name] = read_metrics(path)
     if len(found) == 1:
         ((name, metrics),) = found.items()
-        draw(out, pictures.curves, metrics, title=f"Training of {name}")
+        draw(out, curves, metrics, title=f"Training of {name}")
     else:
-        draw(out, pictures.compare, found, title=f"Training of {', '.join(found)}")
+        draw(out, compare, found, title=f"Training of {', '.join(found)}")
 
 
 @command.command("confusion")
@@ -94,7 +94,7 @@ def confusion(
     predictions: Path | None, pairs: int, json_path: Path | None, out: Path, **settings: Any
 ) -> None:
     """Which classes are taken for one another, at the first guess."""
-    from cli import panels
+    from cli.pictures import panels
 
     names, counts = count_file(predictions) if predictions else count_run(settings)
     found = confused(names, counts)
@@ -155,7 +155,7 @@ def count_file(path: Path) -> "tuple[list[str], Counts]":
 
 def count(labels: "np.ndarray", guesses: "np.ndarray", classes: int) -> "Counts":
     """How often each pair of a true class and a first guess occurs. labels, guesses: (images,)."""
-    from cli.panels import Counts
+    from cli.pictures.panels import Counts
 
     pairs, images = np.unique(labels.astype(np.int64) * classes + guesses, return_counts=True)
     return Counts(pairs // classes, pairs % classes, images)
@@ -163,7 +163,7 @@ def count(labels: "np.ndarray", guesses: "np.ndarray", classes: int) -> "Counts"
 
 def confused(names: Sequence[str], counts: "Counts") -> "list[Pair]":
     """Pairs of a class and another that it was taken for, the most frequent first."""
-    from cli.panels import Pair
+    from cli.pictures.panels import Pair
 
     of = np.bincount(counts.true, counts.images)
     order = np.argsort(-counts.images, kind="stable")

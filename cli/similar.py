@@ -167,7 +167,8 @@ def word(run: "Trained", label: int) -> str | None:
 def draw(
     run: "Trained", dataset: Any, split: str, result: Sequence[dict[str, Any]], path: Path, upright: bool
 ) -> None:
-    from cli import panels, show
+    from cli import show
+    from cli.pictures import panels
     from pipeline.batches import Samples
     from pipeline.files import square
     from pipeline.image import centre

@@ -15,7 +15,8 @@ import reference
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from cli import main, panels, predictions, show
+from cli import main, predictions, show
+from cli.pictures import panels
 from cli.predictions import Predictions
 from model import checkpoint
 from pipeline.batches import Samples

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cli import pictures
+from cli.pictures.canvas import DPI, new_figure
+from cli.pictures.curves import COLOURS, TOP1, compare, curves, finish, loss_and_error, mark_drops
+from cli.pictures.filters import filters, mosaic, table
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -30,7 +32,7 @@ def step_kernel() -> np.ndarray:
 def test_a_known_kernel_has_its_colours(tmp_path: Path) -> None:
     weight = np.random.default_rng(0).normal(size=(96, 3, 11, 11)).astype(np.float32)
     weight[0] = weight[95] = step_kernel()
-    pictures.filters(weight, tmp_path / "filters.png", "conv1")
+    filters(weight, tmp_path / "filters.png", "conv1")
     picture = pixels(tmp_path / "filters.png")
     zoom, tower_height = 6, 6 * (3 * 12 - 1)
     assert picture.shape[1] == 40 + zoom * (16 * 12 - 1) + 16
@@ -46,7 +48,7 @@ def test_a_known_kernel_has_its_colours(tmp_path: Path) -> None:
 
 def test_a_kernel_is_scaled_by_itself_and_a_constant_one_is_grey() -> None:
     kernels = np.stack([step_kernel(), 1000 * step_kernel() - 7, np.full((3, 11, 11), 3.0)])
-    sheet = pictures.mosaic(kernels)
+    sheet = mosaic(kernels)
     assert sheet.shape == (11, 35, 3)
     assert np.array_equal(sheet[:, :11], sheet[:, 12:23])
     assert (sheet[:, 24:] == 128).all()
@@ -56,15 +58,13 @@ def test_a_kernel_is_scaled_by_itself_and_a_constant_one_is_grey() -> None:
     ("count", "shape"), [(48, (3, 16)), (24, (2, 12)), (12, (1, 12)), (17, (2, 16)), (1, (1, 1))]
 )
 def test_rows_and_columns(count: int, shape: tuple[int, int]) -> None:
-    sheet = pictures.mosaic(np.zeros((count, 3, 5, 5)))
+    sheet = mosaic(np.zeros((count, 3, 5, 5)))
     assert sheet.shape == (6 * shape[0] - 1, 6 * shape[1] - 1, 3)
 
 
 @pytest.mark.parametrize("count", [8, 24, 7])
 def test_narrow_networks_fit_too(count: int, tmp_path: Path) -> None:
-    pictures.filters(
-        np.random.default_rng(0).normal(size=(count, 3, 11, 11)), tmp_path / "filters.png", "conv1"
-    )
+    filters(np.random.default_rng(0).normal(size=(count, 3, 11, 11)), tmp_path / "filters.png", "conv1")
     assert pixels(tmp_path / "filters.png").std() > 10
 
 
@@ -90,36 +90,36 @@ def metrics(epochs: int) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("epochs", [0, 1, 5])
 def test_curves_at_any_length(epochs: int, tmp_path: Path) -> None:
-    pictures.curves(metrics(epochs), tmp_path / "curves.png", "a run")
+    curves(metrics(epochs), tmp_path / "curves.png", "a run")
     picture = pixels(tmp_path / "curves.png")
     assert picture.shape == (480, 1200, 3)
-    red = tuple(int(pictures.TOP1[at : at + 2], 16) for at in (1, 3, 5))
+    red = tuple(int(TOP1[at : at + 2], 16) for at in (1, 3, 5))
     assert (picture == red).all(axis=-1).any() == (epochs > 0)
 
 
 def test_a_drop_of_the_learning_rate_is_one_line_in_each_half() -> None:
-    figure = pictures.new_figure(100, 100)
+    figure = new_figure(100, 100)
     axes = figure.add_subplot()
-    pictures.mark_drops(axes, [row for row in metrics(5) if row["kind"] == "train"])
+    mark_drops(axes, [row for row in metrics(5) if row["kind"] == "train"])
     assert [line.get_xdata() for line in axes.lines] == [[2.1, 2.1]]
     assert [text.get_text() for text in axes.texts] == ["lr 0.005"]
 
 
 def test_the_values_at_the_ends_keep_clear_of_one_another_and_of_the_axis() -> None:
-    _, axes, _ = pictures.loss_and_error("a run")
+    _, axes, _ = loss_and_error("a run")
     rows = [row for row in metrics(3) if row["kind"] == "val"]
     axes.plot([1, 3], [0, 100])
-    pictures.finish(axes, rows, [(0.0, "0 %", "red"), (0.5, "0.5 %", "blue"), (80.0, "80 %", "red"), None])
-    heights = sorted(text.get_position()[1] * pictures.DPI / 72 for text in axes.texts)
+    finish(axes, rows, [(0.0, "0 %", "red"), (0.5, "0.5 %", "blue"), (80.0, "80 %", "red"), None])
+    heights = sorted(text.get_position()[1] * DPI / 72 for text in axes.texts)
     assert heights[0] >= 9 and min(b - a for a, b in pairwise(heights)) >= 16
     ticks = [tick for tick in axes.get_xticks() if 0 <= tick <= 3]
     assert ticks == [round(tick) for tick in ticks] and len(ticks) > 1
 
 
 def test_runs_over_one_another_have_their_colours(tmp_path: Path) -> None:
-    pictures.compare({"one": metrics(3), "two": metrics(5), "none": []}, tmp_path / "two.png", "two runs")
+    compare({"one": metrics(3), "two": metrics(5), "none": []}, tmp_path / "two.png", "two runs")
     picture = pixels(tmp_path / "two.png")
-    for colour in pictures.COLOURS[:2]:
+    for colour in COLOURS[:2]:
         rgb = tuple(int(colour[at : at + 2], 16) for at in (1, 3, 5))
         assert (picture == rgb).all(axis=-1).any()
 
@@ -129,32 +129,32 @@ def test_kernels_that_read_maps_are_a_row_each(tmp_path: Path) -> None:
     kernels = np.zeros((30, 5, 3, 3))
     kernels[6:, 0, 1, 1] = np.arange(1, 25)
     kernels[29, 2] = -24
-    sheet = pictures.table(kernels)
+    sheet = table(kernels)
     assert sheet.shape == (24 * 4 - 1, 5 * 4 - 1, 3)
     assert sheet[1, 1].tolist() == sheet[93, 1].tolist() == [255, 200, 120]
     assert sheet[0, 0].tolist() == [0, 0, 0] and sheet[92, 8].tolist() == [110, 180, 255]
-    pictures.filters(kernels, tmp_path / "conv2.png", "conv2")
+    filters(kernels, tmp_path / "conv2.png", "conv2")
     assert pixels(tmp_path / "conv2.png").std() > 10
 
 
 def test_one_tower_is_one_sheet(tmp_path: Path) -> None:
-    pictures.filters(np.zeros((16, 3, 5, 5)), tmp_path / "filters.png", "conv1", towers=1)
+    filters(np.zeros((16, 3, 5, 5)), tmp_path / "filters.png", "conv1", towers=1)
     zoom = 12  # of 1152 pixels for a row of 16 kernels, 95 wide
     assert pixels(tmp_path / "filters.png").shape[0] == 56 + zoom * 5 + 16 + 16
 
 
 def test_pdf_by_suffix(tmp_path: Path) -> None:
-    pictures.curves(metrics(3), tmp_path / "curves.pdf", "a run")
-    pictures.filters(np.random.default_rng(0).normal(size=(8, 3, 11, 11)), tmp_path / "filters.pdf", "conv1")
+    curves(metrics(3), tmp_path / "curves.pdf", "a run")
+    filters(np.random.default_rng(0).normal(size=(8, 3, 11, 11)), tmp_path / "filters.pdf", "conv1")
     assert all((tmp_path / name).read_bytes().startswith(b"%PDF") for name in ("curves.pdf", "filters.pdf"))
 
 
 def test_no_display_and_no_pyplot(tmp_path: Path) -> None:
     code = f"""
 import sys, numpy, pathlib
-from cli import pictures
+from cli.pictures.filters import filters
 assert "matplotlib" not in sys.modules
-pictures.filters(numpy.zeros((4, 3, 11, 11)), pathlib.Path({str(tmp_path / "a.png")!r}), "a")
+filters(numpy.zeros((4, 3, 11, 11)), pathlib.Path({str(tmp_path / "a.png")!r}), "a")
 assert "matplotlib" in sys.modules and "matplotlib.pyplot" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)

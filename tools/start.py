@@ -21,7 +21,7 @@ import torch
 from torch.nn import functional as F
 
 from cli import compose
-from cli.pictures import new_figure
+from cli.pictures.canvas import new_figure
 from model import schedule
 from model.evaluate import Batch
 from model.network import AlexNet

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from cli.pictures import Target, box, new_figure, picture, save, short, tower_name, write
+from cli.pictures.canvas import Target, box, new_figure, picture, save, short, write
+from cli.pictures.filters import tower_name
 
 Image = npt.NDArray[np.uint8]  # (height, width, 3)
 TRUE, OTHER = "#e58b8b", "#a9c1de"

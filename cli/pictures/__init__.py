@@ -1,0 +1,1 @@
+"""Figures in pixels: curves, filters, and panels of images."""
