@@ -10,7 +10,6 @@ import click
 
 from cli import (
     baseline,
-    bench,
     demo,
     doctor,
     ensemble,
@@ -29,6 +28,7 @@ from cli import (
     text,
     train,
 )
+from cli.commands import bench
 from model.errors import RunError
 from pipeline.errors import DataError
 

@@ -82,8 +82,8 @@ def read_rates(path: Path, recipe: Recipe) -> dict[str, float]:
 
 def measure_rates(name: str, shelf: "Shelf") -> dict[str, float]:
     """The same of a run's net, measured now on its own images."""
-    from cli.bench import rate
-    from cli.parts import Parts
+    from cli.bench.meter import rate
+    from cli.bench.parts import Parts
 
     machine = shelf.machine(name) | {"cuda_graph": False}
     works = Parts(shelf.images(name), shelf.recipe(name), machine).works

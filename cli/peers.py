@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from cli import loaders, plain
-from cli.bench import Meter, Work, rate
+from cli.bench.meter import Meter, Work, rate
 from cli.loaders import Batch, Job, loader
 
 

@@ -10,7 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from cli import main, peers
-from cli.bench import limit, measure, rate, ratios, summary
+from cli.bench.meter import measure, rate, ratios, summary
+from cli.commands.bench import limit
 from pipeline.dataset import Dataset
 
 

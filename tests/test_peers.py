@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from PIL import Image
 
 from cli import peers, plain
+from cli.bench.parts import Parts
 from cli.loaders import Job
-from cli.parts import Parts
 from model.network import AlexNet
 from model.optim import Momentum
 from model.recipes import get_recipe

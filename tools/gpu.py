@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 
-from cli.bench import rate
-from cli.parts import Parts
+from cli.bench.meter import rate
+from cli.bench.parts import Parts
 from model.recipes import get_recipe
 from pipeline import graph
 from pipeline.dataset import Dataset, open_dataset

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from cli import compose
+from cli.bench.meter import Work
 from cli.loaders import Job, decode
 from model.captured import Captured
 from model.evaluate import autocast, evaluate
@@ -28,8 +29,6 @@ from pipeline.batches import EvaluationBatches, Feed, Samples, TrainBatches, exe
 from pipeline.dataset import Dataset
 from pipeline.image import encode
 from pipeline.prep.shard import prepare_image
-
-Work = Iterator[int]
 
 
 class AgainAndAgain(EvaluationBatches):

@@ -1,9 +1,6 @@
 """alexnet-dali bench."""
 
 import resource
-import statistics
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -12,13 +9,11 @@ from typing import Any
 import click
 
 from cli import options
+from cli.bench.meter import Meter, measure, rate, ratios, summary
 from cli.text import console, write_json
 from model.recipes import RECIPES, get_recipe
 
 IMAGENET = 1_281_167  # training images of ILSVRC-2012
-ROUNDS = 3
-Work = Iterator[int]  # does a piece of the work at a time and says how many images it was
-Meter = Callable[[float], float]  # works for so many seconds and says how many images a second it did
 
 
 @click.command("bench")
@@ -42,7 +37,7 @@ def command(data: Path, seconds: float, compare: bool, json_path: Path | None, *
 
     Three rounds over all parts, one after the other; the figures are medians. Nothing is left behind.
     """
-    from cli.parts import Parts
+    from cli.bench.parts import Parts
     from pipeline.dataset import open_dataset
 
     dataset = open_dataset(data)
@@ -65,47 +60,6 @@ def command(data: Path, seconds: float, compare: bool, json_path: Path | None, *
     if json_path:
         write_json(json_path, result)
     show(result)
-
-
-def measure(meters: Mapping[str, Meter], seconds: float) -> dict[str, list[float]]:
-    """Images a second of each part in each round."""
-    for meter in meters.values():  # warm: buffers, caches, kernels
-        meter(0)
-    rates: dict[str, list[float]] = {name: [] for name in meters}
-    for _ in range(ROUNDS):
-        for name, meter in meters.items():
-            rates[name].append(meter(seconds))
-    return rates
-
-
-def summary(rates: list[float]) -> dict[str, float]:
-    return {"img_s": statistics.median(rates), "least": min(rates), "most": max(rates)}
-
-
-def rate(work: Work, seconds: float) -> float:
-    """Images a second; what was ready before, as a pipeline has, is used up first."""
-    count(work, seconds / 5)
-    images, passed = count(work, seconds)
-    return images / passed
-
-
-def count(work: Work, seconds: float) -> tuple[int, float]:
-    """Images, and the seconds they took: at least one piece of the work, and at least so many seconds."""
-    started, images, passed = time.perf_counter(), 0, 0.0
-    while images == 0 or passed < seconds:
-        images += next(work)
-        passed = time.perf_counter() - started
-    return images, passed
-
-
-def ratios(rounds: dict[str, list[float]], peers: Iterable[str]) -> dict[str, Any]:
-    """Our rate over each peer's, and the share of the step that normalisations take: medians of rounds."""
-
-    def ratio(one: str, other: str) -> float:
-        return statistics.median(a / b for a, b in zip(rounds[one], rounds[other], strict=True))
-
-    ours = {name: ratio("step" if name == "plain step" else "loader", name) for name in peers}
-    return {"ours": ours, "normalisations": ratio("step", "normalisations")}
 
 
 def limit(result: dict[str, Any]) -> str:

@@ -1,0 +1,51 @@
+"""Images a second of a piece of work, in rounds."""
+
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+ROUNDS = 3
+Work = Iterator[int]  # does a piece of the work at a time and says how many images it was
+Meter = Callable[[float], float]  # works for so many seconds and says how many images a second it did
+
+
+def measure(meters: Mapping[str, Meter], seconds: float) -> dict[str, list[float]]:
+    """Images a second of each part in each round."""
+    for meter in meters.values():  # warm: buffers, caches, kernels
+        meter(0)
+    rates: dict[str, list[float]] = {name: [] for name in meters}
+    for _ in range(ROUNDS):
+        for name, meter in meters.items():
+            rates[name].append(meter(seconds))
+    return rates
+
+
+def summary(rates: list[float]) -> dict[str, float]:
+    return {"img_s": statistics.median(rates), "least": min(rates), "most": max(rates)}
+
+
+def rate(work: Work, seconds: float) -> float:
+    """Images a second; what was ready before, as a pipeline has, is used up first."""
+    count(work, seconds / 5)
+    images, passed = count(work, seconds)
+    return images / passed
+
+
+def count(work: Work, seconds: float) -> tuple[int, float]:
+    """Images, and the seconds they took: at least one piece of the work, and at least so many seconds."""
+    started, images, passed = time.perf_counter(), 0, 0.0
+    while images == 0 or passed < seconds:
+        images += next(work)
+        passed = time.perf_counter() - started
+    return images, passed
+
+
+def ratios(rounds: dict[str, list[float]], peers: Iterable[str]) -> dict[str, Any]:
+    """Our rate over each peer's, and the share of the step that normalisations take: medians of rounds."""
+
+    def ratio(one: str, other: str) -> float:
+        return statistics.median(a / b for a, b in zip(rounds[one], rounds[other], strict=True))
+
+    ours = {name: ratio("step" if name == "plain step" else "loader", name) for name in peers}
+    return {"ours": ours, "normalisations": ratio("step", "normalisations")}
