@@ -222,7 +222,7 @@ def progress(what: str, images: int) -> "Iterator[Each]":
 
 def write_result(plan: "Plan", dataset: "Dataset", split: str, found: "Evaluation") -> None:
     """predictions.npz, result.json and a line. Those of another split are replaced."""
-    from cli import predictions
+    from cli.compose import predictions
     from cli.stages import open_samples
     from model.evaluate import sound_rates
     from pipeline.atomic import replacing

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from cli import options
+from cli.compose.predictions import check_alike
 from cli.text import console, say
 from model.errors import RunError
 
@@ -36,7 +37,7 @@ def command(
     """
     import torch
 
-    from cli import predictions
+    from cli.compose import predictions
     from model.evaluate import sound_rates, tally
     from model.study.ensemble import average
 
@@ -63,16 +64,6 @@ def command(
         predictions.write(out, result)
     if submission:
         write_submission(submission, result, ids)
-
-
-def check_alike(first_path: Path, first: Any, path: Path, other: Any) -> None:
-    for what, mine, theirs in (
-        ("classes", first.wnids, other.wnids),
-        ("images", first.names, other.names),
-        ("outputs", first.probabilities.shape[1], other.probabilities.shape[1]),
-    ):
-        if mine != theirs:
-            raise RunError(f"{path} has other {what} than {first_path}; make both with the same eval --split")
 
 
 def choose_weights(count: int, text: str | None) -> list[float]:
@@ -129,7 +120,7 @@ def read_ids(data: Path, wnids: Sequence[str]) -> list[int]:
 
 
 def write_submission(path: Path, result: Any, ids: Sequence[int]) -> None:
-    from cli import predictions
+    from cli.compose import predictions
     from pipeline.atomic import writing
 
     text = predictions.submission(result, ids)

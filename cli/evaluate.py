@@ -1,20 +1,14 @@
 """alexnet-dali eval."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from cli import options, trained
-from cli.text import console, progress, say, warn, write_json
-from model.errors import RunError
-
-if TYPE_CHECKING:
-    from cli.trained import Trained
-    from model.evaluate import Evaluation
-    from model.replicas import Replicas
-    from pipeline.batches import EvaluationBatches
-    from pipeline.dataset import Dataset
+from cli import options
+from cli.compose import trained
+from cli.compose.trained import evaluate_run
+from cli.text import console, say, warn, write_json
 
 # The paper's table 2 (ILSVRC-2012 validation images, percent), and what net 145's own log says of "1 CNN"
 PAPER = {"1 CNN": (40.7, 18.2), "1 CNN, 2012 log": (40.664, 18.21), "5 CNNs": (38.1, 16.4)}
@@ -28,8 +22,8 @@ PAPER_2010 = {
 
 
 @click.command("eval")
-@trained.using_network
-@trained.data
+@options.using_network
+@options.run_data
 @click.option("--split", type=click.Choice(["val", "train", "test"]), default="val", help="Which images.")
 @click.option(
     "--ten-crop", is_flag=True, help="Average the paper's ten views: corners, centre, and mirrored."
@@ -68,66 +62,6 @@ def command(
     )
     if labelled:
         print_errors(result)
-
-
-def evaluate_run(
-    run: "Trained", dataset: "Dataset", replicas: "Replicas", settings: dict[str, Any]
-) -> dict[str, Any]:
-    """The errors of a network on a split of a dataset, in percent; of the first process, those of all."""
-    from cli.predictions import Predictions, write
-    from model.evaluate import sound_rates
-    from pipeline.batches import EvaluationBatches
-    from pipeline.dataset import has_labels, read_names
-    from pipeline.graph import CENTRE_VIEW, TEN_VIEWS
-
-    split, views = settings["split"], TEN_VIEWS if settings["ten_crop"] else CENTRE_VIEW
-    mine = (run.step, dataset.fingerprint, run.precision)
-    if replicas.share(mine) != mine:
-        raise RunError(f"process {replicas.rank} has another checkpoint, dataset or precision than the first")
-    batches = EvaluationBatches(
-        dataset,
-        split,
-        views=views,
-        batch_size=run.batch_size(len(views)),
-        rank=replicas.rank,
-        world=replicas.world,
-        **run.image_options(),
-    )
-    found = compute(
-        run, batches, replicas, f"{split}, {len(views)} views", keep=bool(settings["predictions"])
-    )
-    sums, samples = replicas.gather(found.sums).sum(0), dataset.samples(split)
-    images = int(sums[0])
-    if images != samples:
-        raise RunError(f"{images} images were counted, {dataset.root} has {samples} in {split}")
-    errors = sound_rates(sums, run.path)
-    if settings["predictions"]:
-        probabilities = replicas.collect(found.probabilities)
-        if replicas.first:
-            labels, wnids = batches.samples.index["label"], [category.wnid for category in dataset.classes]
-            content = Predictions(probabilities.numpy(), labels, read_names(dataset, split), wnids)
-            write(settings["predictions"], content)
-    counted = errors if has_labels(dataset, split) else {}
-    return {"split": split, "images": images, "views": len(views), **counted, "precision": run.precision}
-
-
-def compute(
-    run: "Trained", batches: "EvaluationBatches", replicas: "Replicas", what: str, keep: bool
-) -> "Evaluation":
-    """Of this process's share; after each batch in step with the others, so that none waits for long."""
-    from model.evaluate import evaluate
-
-    total = batches.rows.stop - batches.rows.start
-    with progress(what, total, quiet=not replicas.first) as done:
-
-        def each(images: int) -> None:
-            done(images)
-            replicas.most([1])
-
-        found = evaluate(run.network, batches, precision=run.precision, keep=keep, each=each)
-        while replicas.most([0])[0]:  # others may have a batch more
-            pass
-    return found
 
 
 def print_errors(result: dict[str, Any]) -> None:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli import options, trained
+from cli import options
+from cli.compose import trained
 from cli.text import plain, say
 from model.errors import RunError
 from pipeline.atomic import make_ready, writing
@@ -14,18 +15,18 @@ from pipeline.atomic import make_ready, writing
 if TYPE_CHECKING:
     import torch
 
-    from cli.trained import Trained
+    from cli.compose.trained import Trained
 
 FORMATS = ("safetensors", "caffe", "torchvision", "onnx")
 CHECKED, TOLERANCE = 8, 1e-4  # images, and by how much a probability may differ
 
 
 @click.command("export")
-@trained.run
-@trained.checkpoint
+@options.run
+@options.checkpoint
 @click.option("--format", "kind", type=click.Choice(FORMATS), default="safetensors", help="See above.")
 @click.option("--out", type=options.output, help="The file.  [default: RUN.safetensors, RUN.onnx]")
-@trained.data
+@options.run_data
 def command(run_name: str | None, checkpoint: str, kind: str, out: Path | None, data: Path | None) -> None:
     """Write a network as one file for other programs.
 

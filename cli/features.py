@@ -9,19 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli import options, trained
+from cli import options
+from cli.compose import trained
 from cli.text import progress, say
 from model.errors import RunError
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from cli.trained import Trained
+    from cli.compose.trained import Trained
 
 
 @click.command("features")
-@trained.using_network
-@trained.data
+@options.using_network
+@options.run_data
 @click.option("--layer", default="fc7", help="Whose output.")
 @click.option("--split", type=click.Choice(["val", "train", "test"]), default="val", help="Which images.")
 @click.option(

@@ -2,24 +2,22 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from cli import options, show, trained
-from cli.text import say
+from cli import options, show
+from cli.compose import trained
+from cli.compose.trained import read_images
 from model.errors import RunError
-
-if TYPE_CHECKING:
-    from cli.trained import Trained
 
 
 @click.command("activations")
 @click.argument("image", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@trained.using_network
+@options.using_network
 @trained.exif
 @click.option("--layer", help="All maps of one convolution.  [default: the strongest of every layer]")
-@show.out("activations.png")
+@options.out("activations.png")
 def activations(
     image: Path,
     run_name: str | None,
@@ -53,10 +51,10 @@ def activations(
 
 @click.command("gradient")
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
-@trained.using_network
+@options.using_network
 @click.option("--class", "wnid", help="By its wnid, as n01440764.  [default: the likeliest]")
 @trained.exif
-@show.out("gradient.png")
+@options.out("gradient.png")
 def gradient(
     images: Sequence[str],
     run_name: str | None,
@@ -106,29 +104,13 @@ def gradient(
     )
 
 
-def read_images(run: "Trained", paths: Sequence[Path], upright: bool) -> Any:
-    """(path, the (1, 3, crop, crop) that the network reads) of each; a broken image is an error."""
-    from pipeline.errors import DataError
-    from pipeline.files import FileBatches
-    from pipeline.graph import CENTRE_VIEW
-
-    batches = FileBatches(paths, views=CENTRE_VIEW, batch_size=1, upright=upright, **run.image_options())
-    for images, labels in batches:
-        path, note = paths[int(labels)], batches.notes.get(int(labels))
-        if note:
-            say(f"warning: {path} {note}", err=True)
-        yield path, images[:, 0]
-    for number, fault in batches.faults.items():
-        raise DataError(f"{paths[number]} {fault}")
-
-
 @click.command("batch")
 @options.data
 @click.option("--run", "run_name", help="Take recipe, seed and dataset of this run.  [default: none]")
 @click.option("--seed", type=options.SEED, default=0, help="Of a training without --run.")
 @click.option("--step", type=click.IntRange(0, 2**62), default=0, help="Which batch of the training.")
 @click.option("--count", type=click.IntRange(1, 16), default=6, help="Images of it.")
-@show.out("batch.png")
+@options.out("batch.png")
 def batch(data: Path, run_name: str | None, seed: int, step: int, count: int, out: Path) -> None:
     """What the network reads in training.
 
@@ -157,15 +139,15 @@ def training_images(
     import numpy as np
     import torch
 
-    from cli import compose
+    from cli.compose.images import colour_noise, read_mean, stream_options
     from model import schedule
     from pipeline.batches import TrainBatches
     from pipeline.order import draws, epoch_order
 
-    shared = compose.stream_options(recipe, torch.device("cpu"), None)
-    mean = compose.read_mean(dataset.root, recipe).numpy()
+    shared = stream_options(recipe, torch.device("cpu"), None)
+    mean = read_mean(dataset.root, recipe).numpy()
     shared |= {"batch_size": recipe.batch_size, "offsets": recipe.offsets, "seed": seed, "start": step}
-    colour = compose.colour_noise(dataset, recipe)
+    colour = colour_noise(dataset, recipe)
     noisy = TrainBatches(dataset, colour=colour, **shared)
     plain = TrainBatches(dataset, colour=lambda epoch: np.zeros((3, 3)), **shared)
 

@@ -92,3 +92,25 @@ def run_name(path: Path) -> str:
     if path.parent == RUNS:
         return path.name
     return f"./{path}" if path.name == str(path) else str(path)
+
+
+def out(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    return click.option("--out", type=picture, default=name, help="The picture, .png or .pdf.")
+
+
+run = click.option(
+    "--run", "run_name", help="A run, its .pt or a .safetensors of `export`.  [default: the newest in runs/]"
+)
+checkpoint = click.option(
+    "--checkpoint", type=click.Choice(["last", "best"]), default="last", help="Which of its states."
+)
+run_data = click.option(
+    "--data", type=click.Path(path_type=Path), help="The prepared dataset.  [default: the one of the run]"
+)
+
+
+def using_network(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of a command that computes with a run's network."""
+    for option in (machine, checkpoint, run):
+        command = option(command)
+    return command

@@ -9,22 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli import options, trained
+from cli import options
+from cli.compose import trained
 from cli.rows import GUESSES, LOST, Row, Source, open_sinks
 from cli.text import progress, say
 
 if TYPE_CHECKING:
-    from cli.trained import Trained
+    from cli.compose.trained import Trained
 
 
 @click.command("predict")
 @click.argument("images", nargs=-1, metavar="[IMAGE|FOLDER|PATTERN]...")
-@trained.using_network
+@options.using_network
 @click.option("--ten-crop", is_flag=True, help="Average ten views: corners, centre, and mirrored.")
 @click.option(
     "--split", type=click.Choice(["val", "train", "test"]), help="Of a prepared dataset, not files."
 )
-@trained.data
+@options.run_data
 @trained.exif
 @click.option(
     "--json", "json_path", type=options.output_or_dash, help="Write a list of objects; - is the terminal."

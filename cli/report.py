@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from cli import options, trained
+from cli import options
+from cli.compose import trained
 from cli.evaluate import PAPER
 from cli.text import progress, say
 from model.errors import RunError
 
 if TYPE_CHECKING:
-    from cli.trained import Trained
+    from cli.compose.trained import Trained
     from pipeline.dataset import Dataset
 
 SHOWN, QUERIES, NEAR = 8, 6, 6
@@ -25,9 +26,9 @@ SHOWN, QUERIES, NEAR = 8, 6, 6
 
 @click.command("report")
 @click.argument("run_name", required=False, metavar="[RUN]")
-@trained.checkpoint
+@options.checkpoint
 @options.machine
-@trained.data
+@options.run_data
 @click.option("--ten-crop", is_flag=True, help="Evaluate the paper's ten views, too: ten times the work.")
 @click.option("--out", type=options.output, help="The page.  [default: report.html in the run]")
 def command(run_name: str | None, checkpoint: str, ten_crop: bool, out: Path | None, **settings: Any) -> None:

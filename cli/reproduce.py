@@ -187,8 +187,7 @@ def mean_errors(shelf: Shelf, names: Sequence[str], views: str) -> list[float]:
     """Top-1 and top-5 error, in percent, of the mean of the runs' predictions."""
     import torch
 
-    from cli.ensemble import check_alike
-    from cli.predictions import read
+    from cli.compose.predictions import check_alike, read
     from model.evaluate import sound_rates, tally
     from model.study.ensemble import average
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cli import trained
+from cli.compose import trained
 from cli.text import lines, plain, say
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from cli.trained import Trained
+    from cli.compose.trained import Trained
     from pipeline.dataset import Category
 
 GUESSES = 5

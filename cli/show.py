@@ -1,22 +1,20 @@
 """alexnet-dali show: pictures of a run, of its network and of what it reads."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
 
-from cli import options, trained
+from cli import options
+from cli.compose import trained
+from cli.options import out
 from cli.text import progress, say, write_json
 from model.errors import RunError
 
 if TYPE_CHECKING:
     from cli.pictures.panels import Counts, Pair
-
-
-def out(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    return click.option("--out", type=options.picture, default=name, help="The picture, .png or .pdf.")
 
 
 @click.group("show")
@@ -25,8 +23,8 @@ def command() -> None:
 
 
 @command.command("filters")
-@trained.run
-@trained.checkpoint
+@options.run
+@options.checkpoint
 @click.option("--layer", default="conv1", help="A convolution; conv1 is the paper's figure 3.")
 @out("filters.png")
 def filters(run_name: str | None, checkpoint: str, layer: str, out: Path) -> None:
@@ -79,8 +77,8 @@ def curves(runs: Sequence[str], out: Path) -> None:
 
 
 @command.command("confusion")
-@trained.using_network
-@trained.data
+@options.using_network
+@options.run_data
 @click.option("--split", type=click.Choice(["val", "train"]), default="val", help="Which images.")
 @click.option(
     "--predictions", type=click.Path(exists=True, path_type=Path), help="Of eval, instead of a run."
@@ -143,7 +141,7 @@ def count_run(settings: dict[str, Any]) -> "tuple[list[str], Counts]":
 
 def count_file(path: Path) -> "tuple[list[str], Counts]":
     """The same of a file that eval --predictions wrote."""
-    from cli import predictions
+    from cli.compose import predictions
 
     found = predictions.read(path)
     if (found.labels < 0).any():

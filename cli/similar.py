@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 from msgspec import Struct
 
-from cli import options, trained
+from cli import options
+from cli.compose import trained
 from cli.text import say, write_json
 from model.errors import RunError
 from pipeline.schema import Array, Count, Fingerprint, Unfit, map_npy, read_json
@@ -17,7 +18,7 @@ from pipeline.schema import Array, Count, Fingerprint, Unfit, map_npy, read_json
 if TYPE_CHECKING:
     import numpy as np
 
-    from cli.trained import Trained
+    from cli.compose.trained import Trained
 
 BLOCK = 64 << 20  # bytes of features in memory at a time, as float32
 

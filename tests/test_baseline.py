@@ -13,7 +13,8 @@ from click.testing import CliRunner
 from scipy import stats
 from traps import Trap, die, hang_up
 
-from cli import baseline, main, predictions
+from cli import baseline, main
+from cli.compose import predictions
 from model.baselines import linear
 from model.baselines.fisher import FisherVectors
 from model.baselines.linear import OneVsRest

@@ -13,7 +13,8 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from cli import main, predictions
+from cli import main
+from cli.compose import predictions
 from cli.failures import explain
 from model import checkpoint
 from model.network import AlexNet

@@ -15,9 +15,10 @@ import reference
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from cli import main, predictions, show
+from cli import main, show
+from cli.compose import predictions
+from cli.compose.predictions import Predictions
 from cli.pictures import panels
-from cli.predictions import Predictions
 from model import checkpoint
 from pipeline.batches import Samples
 from pipeline.dataset import Dataset, read_names

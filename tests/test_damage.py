@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_checkpoint import CONTENT, DATA, GOOD, RECIPE, WEIGHTS
 
-from cli import cost, predictions, similar, stages
+from cli import cost, similar, stages
+from cli.compose import predictions
 from model import checkpoint, run
 from model.errors import RunError
 from model.exchange import weights

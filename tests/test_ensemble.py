@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from cli import main, predictions
-from cli.predictions import Predictions
+from cli import main
+from cli.compose import predictions
+from cli.compose.predictions import Predictions
 from model.errors import RunError
 from pipeline.dataset import Dataset
 

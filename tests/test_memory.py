@@ -18,8 +18,8 @@ def faults():
 print(*[faults() for _ in range(12)])
 """
 TENSORS = """
-from cli import compose
-compose.use_device(torch.device("cpu"), None)
+from cli.compose.devices import use_device
+use_device(torch.device("cpu"), None)
 def again():
     sum(torch.ones(20_000_000) for _ in range(3))  # 80 MB each, which malloc by itself gives back
 """

@@ -17,7 +17,8 @@ from click.testing import CliRunner
 from runs import assert_close, assert_same, description, rows, train
 from traps import Elsewhere, Trap, die, fail, terminate
 
-from cli import main, predictions
+from cli import main
+from cli.compose import predictions
 from model import checkpoint, replicas
 from model.errors import RunError
 from model.run import read_metrics

@@ -20,7 +20,8 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from cli import compose
+from cli.compose.devices import choose_devices, use_device
+from cli.compose.images import read_mean, stream_options, train_batches
 from cli.pictures.canvas import new_figure
 from model import schedule
 from model.evaluate import Batch
@@ -55,8 +56,8 @@ def start(
 
 def measure(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """By variant, what `start` found on the dataset's training images."""
-    dataset, (device,) = open_dataset(options.data), compose.choose_devices(None, options.device)
-    precision, found = compose.use_device(device, None), {}
+    dataset, (device,) = open_dataset(options.data), choose_devices(None, options.device)
+    precision, found = use_device(device, None), {}
     for name, (recipe_name, divisor) in VARIANTS.items():
         recipe = get_recipe(
             recipe_name,
@@ -64,9 +65,9 @@ def measure(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
             width=options.width,
             batch_size=options.batch_size,
         )
-        images = compose.stream_options(recipe, device, None)
-        batches = compose.train_batches(dataset, recipe, options.seed, 0, images)
-        mean = compose.read_mean(dataset.root, recipe)
+        images = stream_options(recipe, device, None)
+        batches = train_batches(dataset, recipe, options.seed, 0, images)
+        mean = read_mean(dataset.root, recipe)
         network, began = AlexNet(recipe, [device], options.seed, mean), time.monotonic()
         losses, before, after = start(network, batches, divisor, options.steps, precision)
         seconds = time.monotonic() - began

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from cli import compose
 from cli.bench.meter import Work
+from cli.compose.devices import choose_devices, cores, recorder, use_device
+from cli.compose.images import colour_noise, read_mean, stream_options, train_batches
 from cli.loaders import Job, decode
 from model.captured import Captured
 from model.evaluate import autocast, evaluate
@@ -46,18 +47,18 @@ class Parts:
         gc.collect()  # earlier parts that nobody uses: they and their works hold each other
         torch.cuda.empty_cache()
         self.dataset, self.recipe = dataset, recipe
-        self.devices = compose.choose_devices(settings["gpus"], settings["device"])
+        self.devices = choose_devices(settings["gpus"], settings["device"])
         self.device = self.devices[0]
-        self.precision = compose.use_device(self.device, settings["precision"])
-        self.images = compose.stream_options(recipe, self.device, settings["workers"])
-        self.cores = compose.cores(settings["workers"])
+        self.precision = use_device(self.device, settings["precision"])
+        self.images = stream_options(recipe, self.device, settings["workers"])
+        self.cores = cores(settings["workers"])
         self.samples = Samples(dataset, "train")
-        mean = compose.read_mean(dataset.root, recipe)
+        mean = read_mean(dataset.root, recipe)
         self.network = AlexNet(recipe, self.devices, seed=0, mean=mean)
         self.divisor = divisor(recipe, 1)
         self.optimiser = Momentum(self.network, recipe)
         self.optimiser.set_rates(rates(recipe, 1))
-        record = compose.recorder(settings["cuda_graph"], self.devices)
+        record = recorder(settings["cuda_graph"], self.devices)
         self.captured = Captured(self.work, record) if record else None
         self.waited = self.trained = 0.0  # seconds
         self.works: dict[str, Work] = {
@@ -127,7 +128,7 @@ class Parts:
             yield self.recipe.batch_size
 
     def batches(self) -> TrainBatches:
-        return compose.train_batches(self.dataset, self.recipe, seed=0, start=0, images=self.images)
+        return train_batches(self.dataset, self.recipe, seed=0, start=0, images=self.images)
 
     def on_each(self) -> Iterator[tuple[Images, torch.Tensor]]:
         """The same as the steps of training get them."""
@@ -219,7 +220,7 @@ class Parts:
         return Job(
             dataset=self.dataset,
             recipe=self.recipe,
-            matrix=compose.colour_noise(self.dataset, self.recipe)(1),
+            matrix=colour_noise(self.dataset, self.recipe)(1),
             device=self.device,
             precision=self.precision,
             cores=self.cores,

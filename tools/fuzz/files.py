@@ -12,7 +12,7 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from cli import predictions, trained
+from cli.compose import predictions, trained
 from model import checkpoint
 from model.exchange import weights
 from model.run import read_metrics

@@ -1,6 +1,6 @@
 """What the commands that study a trained network share: its run, the network, the facts about its images."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli import options
+from cli.text import progress, say
 from model.errors import RunError
 from model.recipe import Recipe
 
@@ -15,34 +16,20 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from model.evaluate import Evaluation
     from model.network import AlexNet
+    from model.replicas import Replicas
+    from pipeline.batches import EvaluationBatches
     from pipeline.dataset import Category, Dataset
 
 LISTED = 10  # runs in a message
 FILES = 16  # at a time; of 24 megapixels each, 1.2 GB of pixels
-
-run = click.option(
-    "--run", "run_name", help="A run, its .pt or a .safetensors of `export`.  [default: the newest in runs/]"
-)
-checkpoint = click.option(
-    "--checkpoint", type=click.Choice(["last", "best"]), default="last", help="Which of its states."
-)
-data = click.option(
-    "--data", type=click.Path(path_type=Path), help="The prepared dataset.  [default: the one of the run]"
-)
 exif = click.option(
     "--exif",
     type=click.Choice(["honour", "ignore"]),
     default="honour",
     help="Turn image files as their EXIF orientation says, or take them as they are stored.",
 )
-
-
-def using_network(command: Callable[..., None]) -> Callable[..., None]:
-    """The options of a command that computes with a run's network."""
-    for option in (options.machine, checkpoint, run):
-        command = option(command)
-    return command
 
 
 @dataclass(frozen=True)
@@ -74,9 +61,9 @@ class Trained:
 
     def image_options(self) -> dict[str, Any]:
         """What a stream of evaluation images takes beside the images and the views."""
-        from cli import compose
+        from cli.compose.images import stream_options
 
-        return compose.stream_options(self.recipe, self.devices[0], self.workers)
+        return stream_options(self.recipe, self.devices[0], self.workers)
 
     def batch_size(self, views: int, files: bool = False) -> int:
         """As many crops at a time as in training, but of few files: a GPU decodes them whole."""
@@ -106,7 +93,8 @@ def open_run(run_name: str | None, state: str, settings: dict[str, Any]) -> Trai
     """The named run, or the newest. settings: gpus, device, precision, workers of the command line."""
     import torch
 
-    from cli import compose
+    from cli.compose.devices import choose_devices, use_device
+    from cli.compose.images import centre_mean
     from model.network import AlexNet
 
     path, saved = open_checkpoint(run_name, state)
@@ -114,9 +102,9 @@ def open_run(run_name: str | None, state: str, settings: dict[str, Any]) -> Trai
     device = settings["device"]
     if not (device or settings["gpus"] or torch.cuda.is_available()):
         device = "cpu"
-    devices = compose.choose_devices(settings["gpus"], device)
+    devices = choose_devices(settings["gpus"], device)
     facts = saved.get("facts") or find_facts(path.parent, saved["identity"]["dataset"])
-    network = AlexNet(recipe, devices, seed=0, mean=compose.centre_mean(facts.mean, recipe))
+    network = AlexNet(recipe, devices, seed=0, mean=centre_mean(facts.mean, recipe))
     network.load(saved["weights"])
     return Trained(
         path=path,
@@ -124,7 +112,7 @@ def open_run(run_name: str | None, state: str, settings: dict[str, Any]) -> Trai
         recipe=recipe,
         network=network,
         devices=devices,
-        precision=compose.use_device(devices[0], settings["precision"]),
+        precision=use_device(devices[0], settings["precision"]),
         facts=facts,
         workers=settings["workers"],
     )
@@ -238,3 +226,79 @@ def title(path: Path) -> str:
 
 def first_word(classes: "Sequence[Category]", output: int) -> str:
     return classes[output].words.partition(",")[0] if output < len(classes) else f"output {output}"
+
+
+def evaluate_run(
+    run: "Trained", dataset: "Dataset", replicas: "Replicas", settings: dict[str, Any]
+) -> dict[str, Any]:
+    """The errors of a network on a split of a dataset, in percent; of the first process, those of all."""
+    from cli.compose.predictions import Predictions, write
+    from model.evaluate import sound_rates
+    from pipeline.batches import EvaluationBatches
+    from pipeline.dataset import has_labels, read_names
+    from pipeline.graph import CENTRE_VIEW, TEN_VIEWS
+
+    split, views = settings["split"], TEN_VIEWS if settings["ten_crop"] else CENTRE_VIEW
+    mine = (run.step, dataset.fingerprint, run.precision)
+    if replicas.share(mine) != mine:
+        raise RunError(f"process {replicas.rank} has another checkpoint, dataset or precision than the first")
+    batches = EvaluationBatches(
+        dataset,
+        split,
+        views=views,
+        batch_size=run.batch_size(len(views)),
+        rank=replicas.rank,
+        world=replicas.world,
+        **run.image_options(),
+    )
+    found = compute(
+        run, batches, replicas, f"{split}, {len(views)} views", keep=bool(settings["predictions"])
+    )
+    sums, samples = replicas.gather(found.sums).sum(0), dataset.samples(split)
+    images = int(sums[0])
+    if images != samples:
+        raise RunError(f"{images} images were counted, {dataset.root} has {samples} in {split}")
+    errors = sound_rates(sums, run.path)
+    if settings["predictions"]:
+        probabilities = replicas.collect(found.probabilities)
+        if replicas.first:
+            labels, wnids = batches.samples.index["label"], [category.wnid for category in dataset.classes]
+            content = Predictions(probabilities.numpy(), labels, read_names(dataset, split), wnids)
+            write(settings["predictions"], content)
+    counted = errors if has_labels(dataset, split) else {}
+    return {"split": split, "images": images, "views": len(views), **counted, "precision": run.precision}
+
+
+def compute(
+    run: "Trained", batches: "EvaluationBatches", replicas: "Replicas", what: str, keep: bool
+) -> "Evaluation":
+    """Of this process's share; after each batch in step with the others, so that none waits for long."""
+    from model.evaluate import evaluate
+
+    total = batches.rows.stop - batches.rows.start
+    with progress(what, total, quiet=not replicas.first) as done:
+
+        def each(images: int) -> None:
+            done(images)
+            replicas.most([1])
+
+        found = evaluate(run.network, batches, precision=run.precision, keep=keep, each=each)
+        while replicas.most([0])[0]:  # others may have a batch more
+            pass
+    return found
+
+
+def read_images(run: "Trained", paths: Sequence[Path], upright: bool) -> Any:
+    """(path, the (1, 3, crop, crop) that the network reads) of each; a broken image is an error."""
+    from pipeline.errors import DataError
+    from pipeline.files import FileBatches
+    from pipeline.graph import CENTRE_VIEW
+
+    batches = FileBatches(paths, views=CENTRE_VIEW, batch_size=1, upright=upright, **run.image_options())
+    for images, labels in batches:
+        path, note = paths[int(labels)], batches.notes.get(int(labels))
+        if note:
+            say(f"warning: {path} {note}", err=True)
+        yield path, images[:, 0]
+    for number, fault in batches.faults.items():
+        raise DataError(f"{paths[number]} {fault}")

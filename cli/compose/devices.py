@@ -1,26 +1,17 @@
-"""What train and eval put together: devices, processes, images as a recipe wants them."""
+"""Choose which devices, precision and processes a command uses."""
 
 import ctypes
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 
 from cli.failures import out_of_memory
-from model import schedule
 from model.captured import Record, cuda_graph
 from model.errors import RunError
-from model.recipe import Recipe
 from model.replicas import find_place
-from pipeline.batches import TrainBatches
-from pipeline.dataset import Dataset
-from pipeline.graph import STORED
-from pipeline.statistics import Statistics
 from pipeline.workers import count_cores
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
@@ -103,54 +94,3 @@ def use_device(device: torch.device, precision: str | None) -> str:
     torch.set_deterministic_debug_mode("warn")  # use_deterministic_algorithms imports a compiler first: 2 s
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return precision
-
-
-def stream_options(recipe: Recipe, device: torch.device, workers: int | None) -> dict[str, Any]:
-    """What all streams of batches have in common.
-
-    Each of DALI's operators waits for its slowest thread: one thread more than cores keeps all of them busy.
-    """
-    return {"crop": recipe.crop, "device": device, "threads": cores(workers) + 1}
-
-
-def read_mean(root: Path, recipe: Recipe) -> torch.Tensor:
-    """What the network subtracts, of the mean image beside a dataset's description."""
-    return centre_mean(Statistics.load(root / "statistics.npz").mean, recipe)
-
-
-def centre_mean(mean: np.ndarray, recipe: Recipe) -> torch.Tensor:
-    """(3, crop, crop): 2012 subtracts the centre part at every crop position, flipped or not."""
-    kept = slice((STORED - recipe.crop) // 2, (STORED + recipe.crop) // 2)
-    return torch.from_numpy(np.float32(mean[kept, kept])).permute(2, 0, 1)
-
-
-def train_batches(
-    dataset: Dataset, recipe: Recipe, seed: int, start: int, images: dict[str, Any]
-) -> TrainBatches:
-    """The recipe's stream of training batches from step `start` on.
-
-    images: `stream_options`, and where several processes share a batch, rank and world.
-    """
-    return TrainBatches(
-        dataset,
-        batch_size=recipe.batch_size,
-        offsets=recipe.offsets,
-        colour=colour_noise(dataset, recipe),
-        seed=seed,
-        start=start,
-        **images,
-    )
-
-
-def colour_noise(dataset: Dataset, recipe: Recipe) -> Callable[[int], np.ndarray]:
-    """Epoch -> the matrix of its colour noise, in 0..255 units.
-
-    2012 multiplied the eigenvectors by standard deviations. The paper says eigenvalues, which make sense for
-    pixels in 0..1 only: a 255th of the variance in 0..255 units, once the shift is back in those units.
-    """
-    statistics = Statistics.load(dataset.root / "statistics.npz")
-    size = {"deviations": statistics.deviations, "eigenvalues": statistics.eigenvalues / 255}[
-        recipe.noise_basis
-    ]
-    matrix = recipe.noise * statistics.eigenvectors * size
-    return lambda epoch: matrix if schedule.noise(recipe, epoch) else 0 * matrix

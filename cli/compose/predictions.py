@@ -76,3 +76,13 @@ def check_submission(text: str, images: int, classes: int) -> None:
             raise RunError(
                 f"line {number} of the submission: {line!r} is not five different ids from 1 to {classes}"
             )
+
+
+def check_alike(first_path: Path, first: Any, path: Path, other: Any) -> None:
+    for what, mine, theirs in (
+        ("classes", first.wnids, other.wnids),
+        ("images", first.names, other.names),
+        ("outputs", first.probabilities.shape[1], other.probabilities.shape[1]),
+    ):
+        if mine != theirs:
+            raise RunError(f"{path} has other {what} than {first_path}; make both with the same eval --split")

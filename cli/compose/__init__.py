@@ -1,0 +1,1 @@
+"""What joins pipeline and model for every command: devices, images, trainings, trained networks."""
