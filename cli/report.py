@@ -13,7 +13,7 @@ import numpy as np
 
 from cli import options
 from cli.compose import trained
-from cli.evaluate import PAPER
+from cli.paper.tables import PAPER
 from cli.text import progress, say
 from model.errors import RunError
 

@@ -1,32 +1,20 @@
 """alexnet-dali reproduce."""
 
-import ctypes
-import os
-import shlex
-import signal
-import subprocess
 import sys
-from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from cli import options
-from cli.baseline import need_libraries
-from cli.shelf import Shelf, Step, chain, predictions
-from cli.signals import OUT_OF_TIME, SIGNALS, StopWish, handled
-from cli.tables import DATA, TABLES, Errors, Row, Speed, Table
+from cli.paper.baseline import need_libraries
+from cli.paper.plan import Shelf
+from cli.paper.reproduction import find_lack, open_datasets, tell, work_off
+from cli.paper.tables import TABLES, Errors, Row, Speed, Table
 from cli.text import console, say, warn, write_json
 from model.errors import RunError
 
-if TYPE_CHECKING:
-    from pipeline.dataset import Dataset
-
-STOPPED = (OUT_OF_TIME, *(128 + number for number in SIGNALS))
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 folder = click.Path(path_type=Path)
 
 
@@ -80,7 +68,7 @@ def command(
     shelf = Shelf(runs, open_datasets(settings), settings)
     steps = shelf.steps(tables.values())
     if dry_run:
-        from cli.cost import tell_cost
+        from cli.paper.cost import tell_cost
 
         tell_cost(steps, shelf, bench_path)
         for row in (row for one in tables.values() for row in one.rows):
@@ -100,118 +88,6 @@ def command(
         show(one, found[name])
     if failed:
         sys.exit(1)
-
-
-def open_datasets(settings: dict[str, Any]) -> "dict[str, Dataset]":
-    """By the keys of DATA; those that are not given are left out."""
-    from pipeline.dataset import open_dataset
-
-    paths = {key: settings[key] for key in DATA}
-    paths["data_2010"] = paths["data_2010"] or paths["data"]
-    paths["pretrain_2009"] = paths["pretrain_2009"] or paths["pretrain"]
-    opened = {path: open_dataset(path) for path in set(paths.values()) if path}
-    return {key: opened[path] for key, path in paths.items() if path}
-
-
-def work_off(steps: Sequence[Step]) -> set[str]:
-    """Run all steps; the runs of which one failed. Steps that need such a run are left out."""
-    failed: set[str] = set()
-    commands = Commands()
-    with handled(commands.receive):
-        for step in steps:
-            if failed.intersection(step.needs):
-                continue
-            status = commands.run(step.words)
-            if commands.stop() or status in STOPPED:
-                say("stopped; the same command goes on from there", err=True)
-                sys.exit(commands.stop() or status)
-            if status:
-                failed.add(step.run)
-    return failed
-
-
-@dataclass
-class Commands:
-    """Processes of alexnet-dali, one at a time. Signals are passed on, and noted."""
-
-    stop: StopWish = field(default_factory=lambda: StopWish(None))
-    child: "subprocess.Popen[bytes] | None" = None
-
-    def receive(self, number: int, frame: FrameType | None) -> None:
-        """A handler of signals."""
-        if self.child:
-            self.child.send_signal(number)
-        self.stop.receive(number)
-
-    def run(self, words: Sequence[str]) -> int:
-        """A command as if typed, and shown so; its status. If this process is killed, it saves and stops."""
-        say("")
-        say(f"$ alexnet-dali {shlex.join(words)}")
-        libc, home = ctypes.CDLL(None), str(Path(__file__).parent.parent)
-        paths = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
-        self.child = subprocess.Popen(
-            [sys.executable, "-m", "cli", *words],
-            env={**os.environ, "PYTHONPATH": paths},  # this cli, wherever we are
-            preexec_fn=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM),
-        )
-        if self.stop():  # by a signal that found no child
-            self.child.terminate()
-        return self.child.wait()
-
-
-def tell(row: Row | Speed, shelf: Shelf, failed: Collection[str]) -> dict[str, Any]:
-    """A row for --json: what others say, and ours, or why there is none."""
-    names = [each for name, _ in predictions(row) for each in chain(name)]
-    lack, broken = find_lack(row, shelf), next((name for name in names if name in failed), None)
-    if lack or broken:
-        ours = {"ours": None, "why": f"needs {lack}" if lack else f"{broken} failed"}
-    else:
-        ours = measure_errors(row, shelf) if isinstance(row, Row) else measure_speed(row, shelf)
-    return {**asdict(row), **ours}
-
-
-def find_lack(row: Row | Speed, shelf: Shelf) -> str | None:
-    """The images that a row needs and are not given."""
-    return next(filter(None, (shelf.lack(name) for name, _ in predictions(row))), None)
-
-
-def measure_errors(row: Row, shelf: Shelf) -> dict[str, Any]:
-    split, ours = shelf.split(row.runs[0]), mean_errors(shelf, row.runs, row.views)
-    if row.over:
-        whole = mean_errors(shelf, (row.over,), "ten views")
-        ours = [mine - theirs for mine, theirs in zip(ours, whole, strict=True)]
-    return {"ours": ours, "split": split, "images": shelf.images(row.runs[0]).samples(split)}
-
-
-def mean_errors(shelf: Shelf, names: Sequence[str], views: str) -> list[float]:
-    """Top-1 and top-5 error, in percent, of the mean of the runs' predictions."""
-    import torch
-
-    from cli.compose.predictions import check_alike, read
-    from model.evaluate import sound_rates, tally
-    from model.study.ensemble import average
-
-    paths = [shelf.predictions(name, views) for name in names]
-    found = [read(path) for path in paths]
-    for path, each in zip(paths, found, strict=True):
-        check_alike(paths[0], found[0], path, each)
-    mean = average([torch.from_numpy(each.probabilities) for each in found], [1.0] * len(found))
-    errors = sound_rates(tally(mean, torch.from_numpy(found[0].labels).long()), ", ".join(map(str, paths)))
-    return [errors["top1_err"], errors["top5_err"]]
-
-
-def measure_speed(row: Speed, shelf: Shelf) -> dict[str, Any]:
-    """By the training errors in the runs' metrics, each of the steps since the one before."""
-    from model.run import read_metrics
-
-    epochs = []
-    for name in row.runs:
-        rows = read_metrics(shelf.folder / name / "metrics.jsonl")
-        reached = [r["epoch"] for r in rows if r["kind"] == "train" and r["top1_err"] <= row.error]
-        if not reached:
-            return {"ours": None, "why": f"{name} did not come to {row.error:g} % training error"}
-        epochs.append(reached[0])
-    return {"ours": [epochs[0] / epochs[1]], "epochs": epochs}
 
 
 def show(table: Table, found: Sequence[dict[str, Any]]) -> None:

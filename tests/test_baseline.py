@@ -13,8 +13,9 @@ from click.testing import CliRunner
 from scipy import stats
 from traps import Trap, die, hang_up
 
-from cli import baseline, main
+from cli import main
 from cli.compose import predictions
+from cli.paper import baseline
 from model.baselines import linear
 from model.baselines.fisher import FisherVectors
 from model.baselines.linear import OneVsRest
@@ -235,13 +236,15 @@ def test_killed_and_with_more_workers_it_is_the_same(dataset: Dataset, calm: Pat
     kills: dict[str, Callable[[], object]] = {
         # to each worker are given two tasks, and one for each that is done: in all of learning 4 + 2
         "when there are features of the first shard": Trap("pipeline.workers:_give", 6 + 4 + 1, die),
-        "in the second epoch": Trap("cli.stages:Training.train_epoch", 2, die),
+        "in the second epoch": Trap("cli.paper.stages:Training.train_epoch", 2, die),
     }
     for moment, trap in kills.items():
         command = Command(*words, folder=tmp_path, before=trap)
         assert command.wait() == -9, f"{moment}: {command.text}"
         assert len(list(run.glob("*/*.npy"))) >= 1, moment
-    stopped = Command(*words, folder=tmp_path, before=Trap("cli.stages:Training.train_epoch", 1, hang_up))
+    stopped = Command(
+        *words, folder=tmp_path, before=Trap("cli.paper.stages:Training.train_epoch", 1, hang_up)
+    )
     assert stopped.wait() == 129
     assert "stopped by SIGHUP; the same command goes on from here" in stopped.text
     command = Command(*words, folder=tmp_path)

@@ -13,8 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_checkpoint import CONTENT, DATA, GOOD, RECIPE, WEIGHTS
 
-from cli import cost, similar, stages
+from cli import similar
 from cli.compose import predictions
+from cli.paper import cost, stages
 from model import checkpoint, run
 from model.errors import RunError
 from model.exchange import weights

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 
-from cli import stages
+from cli.paper import stages
 from pipeline.prep import prepare as prep
 from pipeline.prep import repair
 from pipeline.prep.prepare import prepare

@@ -15,7 +15,9 @@ import pytest
 from click.testing import CliRunner, Result
 from traps import Trap, terminate
 
-from cli import cost, main, reproduce, stages
+from cli import main
+from cli.paper import cost, stages
+from cli.paper.reproduction import Commands
 from pipeline.dataset import Dataset
 from tools.commands import Command
 
@@ -24,7 +26,7 @@ SMALL = ("--device", "cpu", "--width", 0.02, "--batch-size", 16, "--epochs", 1)
 BASELINES = ("--workers", 1, "--sample", 500, "--step", 64, "--components", 2, "--words", 8)
 
 
-def at_once(commands: reproduce.Commands, words: Sequence[str]) -> int:
+def at_once(commands: Commands, words: Sequence[str]) -> int:
     """A command without a process of its own."""
     click.echo(f"$ alexnet-dali {' '.join(words)}")
     main(list(words), standalone_mode=False)
@@ -46,7 +48,7 @@ def commands(output: str) -> list[str]:
 
 
 def use_one_process(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(reproduce.Commands, "run", at_once)
+    patch.setattr(Commands, "run", at_once)
     patch.setattr(stages, "run_tasks", lambda do, tasks, workers: ((task, do(task)) for task in tasks))
 
 
@@ -177,7 +179,7 @@ def test_a_failure_costs_its_rows(
     runs = shutil.copytree(made[0], tmp_path / "runs")
     shutil.rmtree(runs / "146-2009-2012")
     shutil.rmtree(runs / "146-2009")
-    monkeypatch.setattr(reproduce.Commands, "run", lambda commands, words: int("net146-2009" in words))
+    monkeypatch.setattr(Commands, "run", lambda commands, words: int("net146-2009" in words))
     result = run(
         dataset.root, runs, "ilsvrc-2012", "--pretrain", dataset.root, "--json", tmp_path / "rows.json"
     )
@@ -193,7 +195,7 @@ def test_killed_and_stopped(made: Made, dataset: Dataset, tmp_path: Path) -> Non
     shutil.rmtree(runs / "137")
     given = words(dataset.root, runs, "5-cnns", "--json", tmp_path / "rows.json")
     command = Command(
-        *given, folder=tmp_path, before=Trap("cli.reproduce:subprocess.Popen.wait", 1, terminate)
+        *given, folder=tmp_path, before=Trap("cli.paper.reproduction:subprocess.Popen.wait", 1, terminate)
     )
     assert command.wait(300) == 143
     assert "stopped; the same command goes on" in command.text

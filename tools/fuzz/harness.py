@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, Phase, Verbosity, given, settings
 from hypothesis.strategies import SearchStrategy
 
 import pipeline.workers
-from cli import stages
+from cli.paper import stages
 from cli.text import plain
 from model.errors import RunError
 from pipeline.errors import DataError

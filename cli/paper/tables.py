@@ -156,3 +156,16 @@ TABLES = {
         ),
     ),
 }  # fmt: skip
+
+
+# Errors in percent, top-1 and top-5, on ILSVRC-2010's test images (the paper's table 1)
+PAPER_BASELINES = {"sparse-coding": (47.1, 28.2), "sift-fv": (45.7, 25.7)}
+# The paper's table 2 (ILSVRC-2012 validation images, percent), and what net 145's own log says of "1 CNN"
+PAPER = {"1 CNN": (40.7, 18.2), "1 CNN, 2012 log": (40.664, 18.21), "5 CNNs": (38.1, 16.4)}
+# Its table 1 (ILSVRC-2010 test images, whose labels were released), and the log of net 145 on them
+PAPER_2010 = {
+    "sparse coding": (47.1, 28.2),
+    "SIFT + FVs": (45.7, 25.7),
+    "CNN": (37.5, 17.0),
+    "CNN, 2012 log": (37.4727, 16.9987),
+}

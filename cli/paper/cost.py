@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta, Struct
 
-from cli.tables import BASELINES
+from cli.paper.tables import BASELINES
 from cli.text import say
 from model.errors import RunError
 from model.recipe import Recipe
 
 if TYPE_CHECKING:
-    from cli.shelf import Shelf, Step
+    from cli.paper.plan import Shelf, Step
 
 Rate = Annotated[float, Meta(gt=0, le=1e300)]
 SECONDS = 1.0  # for each part of each net

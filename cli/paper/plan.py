@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from cli.tables import BASELINES, DATA, RUNS, Row, Speed, Table
+from cli.paper.tables import BASELINES, DATA, RUNS, Row, Speed, Table
 from model import schedule
 from model.errors import RunError
 from model.recipe import Recipe

@@ -1,0 +1,176 @@
+"""One baseline run, from codebook to result.json."""
+
+import json
+import platform
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cli import options
+from cli.paper.tables import PAPER_BASELINES
+from cli.signals import ended_in_order
+from cli.text import console, say
+from model.errors import RunError
+
+if TYPE_CHECKING:
+    from cli.paper.stages import Each, Plan
+    from model.evaluate import Evaluation
+    from pipeline.dataset import Dataset
+
+
+LIBRARIES = {"cv2": "opencv-python-headless", "sklearn": "scikit-learn"}  # modules and distributions
+
+
+def run_baseline(
+    name: str,
+    grid: tuple[int, int, int],
+    levels: tuple[tuple[int, int], ...],
+    sizes: dict[str, int],
+    settings: dict[str, Any],
+) -> None:
+    """All stages that are not done yet. grid: patch, step and scales."""
+    need_libraries()
+    from cli.paper import stages
+    from model.baselines.sift import Grid
+    from model.run import RunDirectory
+    from pipeline.dataset import has_labels, need_labels, open_dataset
+    from pipeline.workers import count_cores
+
+    dataset, split = open_dataset(settings["data"]), settings["split"]
+    folder = settings["out"] or options.RUNS / f"baseline-{name}"
+    workers = settings["workers"] or count_cores()
+    plan = stages.Plan(
+        name, Grid(*grid), levels, sizes, settings["sample"], settings["seed"], dataset.root, folder
+    )
+    counts = {each: len(stages.open_samples(dataset.root, each)) for each in ("train", "val", split)}
+    need_labels(dataset, "train", "val")
+    if not has_labels(dataset, split):
+        raise RunError(f"{split} images of {dataset.root} have no labels to count errors by; use --split val")
+    with ended_in_order(), RunDirectory(folder) as run:
+        refuse_changes(plan, dataset)
+        state, epochs = stages.read_state(folder, settings["epochs"]), settings["epochs"]
+        run.open(state["step"], state["epoch"], describe(plan, dataset))
+        with progress("codebook", min(counts["train"], stages.SAMPLED)) as each:
+            codebook = stages.learn_codebook(plan, dataset, workers, each)
+        tell_reductions(sizes, codebook.sizes)
+        size = plan.regions * codebook.length
+        gigabytes = 2e-9 * size * sum(counts.values())
+        say(f"features   {size:,} numbers an image, {gigabytes:,.2f} GB in {folder}")
+        left = stages.missing(plan, dataset, counts)
+        images = sum(dataset.splits[each][number].samples for each, number in left)
+        check_room(folder, 2 * size * images)
+        with progress("features", images) as each:
+            stages.write_features(plan, left, workers, each)
+        training = stages.Training(plan, dataset, size, epochs, state)
+        with progress("training", (epochs - state["epoch"]) * counts["train"]) as each:
+            training.train(run, each)
+        write_result(plan, dataset, split, training.evaluate(split))
+
+
+def need_libraries() -> None:
+    if not all(map(find_spec, LIBRARIES)):
+        raise RunError("baselines need OpenCV and scikit-learn: pip install 'alexnet-dali[baselines]'")
+
+
+def refuse_changes(plan: "Plan", dataset: "Dataset") -> None:
+    """What is in the folder must be of the same settings and images."""
+    from model.checkpoint import differences
+    from model.run import read_about
+
+    path = plan.folder / "run.json"
+    if not path.exists():
+        return
+    before = read_about(path)
+    if not before.get("baseline"):
+        raise RunError(f"{path} is not that of a baseline; use another --out")
+    found = list(differences(before["baseline"], plan.settings()))
+    same = before["data"]["fingerprint"] == dataset.fingerprint
+    texts = ", ".join([text for _, text in found] + ([] if same else ["other images"]))
+    if texts:
+        raise RunError(f"{plan.folder} was started with {texts}; go on with that, or use another --out")
+
+
+def describe(plan: "Plan", dataset: "Dataset") -> dict[str, Any]:
+    """run.json: what the run is, and how it was started this time."""
+    return {
+        "baseline": plan.settings(),
+        "data": {"path": str(dataset.root.resolve()), "fingerprint": dataset.fingerprint},
+        "starts": {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "command": shlex.join(["alexnet-dali", *sys.argv[1:]]),
+            **{name: version(name) for name in ("torch", *LIBRARIES.values())},
+            "python": platform.python_version(),
+        },
+    }
+
+
+def tell_reductions(asked: dict[str, int], got: dict[str, int]) -> None:
+    for name in asked:
+        if got[name] < asked[name]:
+            text = f"there are few descriptors: {name} {got[name]}, not {asked[name]}"
+            say(f"warning: {text}", err=True)
+
+
+def check_room(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise RunError(
+            f"features need {needed / 1e9:,.1f} GB in {folder}, {free / 1e9:,.1f} GB are free: "
+            "make room, or use another --out, perhaps with a smaller codebook"
+        )
+
+
+@contextmanager
+def progress(what: str, images: int) -> "Iterator[Each]":
+    """A live line on a terminal, elsewhere one a tenth; and at the end one of what it took."""
+    from rich.progress import MofNCompleteColumn, Progress
+
+    screen, started, done = console(stderr=True), time.monotonic(), 0
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+
+    def each(more: int) -> None:
+        nonlocal done
+        done += more
+        bar.advance(task, more)
+        if not screen.is_terminal and 10 * done // images > 10 * (done - more) // images:
+            say(f"{what:<10} {done:,} of {images:,} images", err=True)
+
+    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
+        task = bar.add_task(what, total=images)
+        yield each
+    seconds = time.monotonic() - started
+    if done:
+        say(f"{what:<10} {done:,} images in {seconds:,.0f} s, {done / seconds:,.0f} a second")
+
+
+def write_result(plan: "Plan", dataset: "Dataset", split: str, found: "Evaluation") -> None:
+    """predictions.npz, result.json and a line. Those of another split are replaced."""
+    from cli.compose import predictions
+    from cli.paper.stages import open_samples
+    from model.evaluate import sound_rates
+    from pipeline.atomic import replacing
+    from pipeline.dataset import read_names
+
+    labels, names = open_samples(dataset.root, split).index["label"], read_names(dataset, split)
+    wnids = [category.wnid for category in dataset.classes]
+    content = predictions.Predictions(found.probabilities.numpy(), labels, names, wnids)
+    path, beside = plan.folder / "result.json", plan.folder / "predictions.npz"
+    for older in (path, beside):  # the first says of which images the second is
+        older.unlink(missing_ok=True)
+    predictions.write(beside, content)
+    errors = sound_rates(found.sums, plan.folder)
+    result = {"baseline": plan.baseline, "split": split, "images": int(found.sums[0]), **errors}
+    with replacing(path) as file:
+        file.write(json.dumps(result, indent=1).encode() + b"\n")
+    for images, (top1, top5) in (
+        (f"{result['images']:,} {split} images", (errors["top1_err"], errors["top5_err"])),
+        ("the paper's, of ILSVRC-2010 test", PAPER_BASELINES[plan.baseline]),
+    ):
+        say(f"{plan.baseline}: top-1 error {top1:.2f} %, top-5 error {top5:.2f} %  ({images})")
