@@ -9,6 +9,7 @@ import click
 from cli import options, show
 from cli.compose import trained
 from cli.compose.trained import read_images
+from cli.study.batch import training_images
 from model.errors import RunError
 
 
@@ -130,52 +131,3 @@ def batch(data: Path, run_name: str | None, seed: int, step: int, count: int, ou
             data = trained.recorded_data(path.parent if path.suffix == ".pt" else path)
     rows, captions = training_images(open_dataset(data), recipe, seed, step, count)
     show.draw(out, panels.grid, rows, title=f"What the network reads in step {step:,}", captions=captions)
-
-
-def training_images(
-    dataset: Any, recipe: Any, seed: int, step: int, count: int
-) -> tuple[dict[str, Any], list[str]]:
-    """By row the images at each stage of the way, and what they show. The last stage is what conv1 reads."""
-    import numpy as np
-    import torch
-
-    from cli.compose.images import colour_noise, read_mean, stream_options
-    from model import schedule
-    from pipeline.batches import TrainBatches
-    from pipeline.order import draws, epoch_order
-
-    shared = stream_options(recipe, torch.device("cpu"), None)
-    mean = read_mean(dataset.root, recipe).numpy()
-    shared |= {"batch_size": recipe.batch_size, "offsets": recipe.offsets, "seed": seed, "start": step}
-    colour = colour_noise(dataset, recipe)
-    noisy = TrainBatches(dataset, colour=colour, **shared)
-    plain = TrainBatches(dataset, colour=lambda epoch: np.zeros((3, 3)), **shared)
-
-    def visible(values: Any) -> list[Any]:
-        """(N, 3, crop, crop) in 0..255 -> pictures."""
-        return list(np.rint(values).clip(0, 255).astype(np.uint8).transpose(0, 2, 3, 1))
-
-    count = min(count, noisy.total(step))
-    (images, labels), (noisy_images, _) = next(iter(plain)), next(iter(noisy))
-    cropped, noisy_ones = images[:count].numpy(), noisy_images[:count].numpy()
-    epoch, skip = divmod(step, noisy.steps_per_epoch)
-    divisor = schedule.divisor(recipe, epoch + 1)
-    order = epoch_order(noisy.samples.index["shard"], seed, epoch)[skip * recipe.batch_size :]
-    squares = map(noisy.samples.square, order[:count].tolist())
-    corners = draws(seed, step, noisy.total(step), slice(0, count), recipe.offsets)
-    places = zip(squares, corners.top.astype(int), corners.left.astype(int), strict=True)
-    rows = {
-        "stored,\nthe part read": [frame(square, y, x, recipe.crop) for square, y, x in places],
-        "cropped, reflected": visible(cropped),
-        "with colour noise": visible(noisy_ones),
-        "minus the mean,\nas conv1 reads it": visible(127.5 + (noisy_ones - mean) / divisor / 2),
-    }
-    return rows, [trained.first_word(dataset.classes, label) for label in labels[:count].tolist()]
-
-
-def frame(image: Any, top: int, left: int, side: int) -> Any:
-    """The image, whitened outside of a square."""
-    faint = (image // 3 + 170).astype(image.dtype)
-    kept = slice(top, top + side), slice(left, left + side)
-    faint[kept] = image[kept]
-    return faint

@@ -1,21 +1,17 @@
 """alexnet-dali predict."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from cli import options
 from cli.compose import trained
-from cli.rows import GUESSES, LOST, Row, Source, open_sinks
+from cli.study.guesses import LOST, Row, from_files, from_split, open_sinks
 from cli.text import progress, say
-
-if TYPE_CHECKING:
-    from cli.compose.trained import Trained
 
 
 @click.command("predict")
@@ -58,75 +54,6 @@ def command(images: Sequence[str], run_name: str | None, checkpoint: str, **sett
                 for sink in sinks:
                     sink(number, row)
     totals.tell(time.monotonic() - started)
-
-
-def from_files(run: "Trained", arguments: Sequence[str], settings: dict[str, Any]) -> Source:
-    from pipeline.files import FileBatches, find_images, square
-
-    paths = find_images(arguments)
-    views, upright = choose_views(settings), settings["exif"] == "honour"
-    known = {category.wnid: category.index for category in run.facts.classes}
-    batches = FileBatches(
-        paths,
-        views=views,
-        batch_size=run.batch_size(len(views), files=True),
-        upright=upright,
-        **run.image_options(),
-    )
-
-    def truth(path: Path) -> int | None:
-        return known.get(path.absolute().parent.name, known.get(path.name.partition("_")[0]))
-
-    def rows() -> Iterator[Row]:
-        """In the files' order, the broken ones between the others."""
-        following = 0
-        for number, classes, probabilities in guess(run, batches):
-            yield from map(broken, range(following, number))
-            fault = None if classes else LOST
-            note, path = batches.notes.get(number), paths[number]
-            yield Row(str(path), truth(path), fault, note, classes, probabilities)
-            following = number + 1
-        yield from map(broken, range(following, len(paths)))
-
-    def broken(number: int) -> Row:
-        return Row(str(paths[number]), truth(paths[number]), batches.faults[number])
-
-    return Source([str(path) for path in paths], rows, lambda number: square(paths[number], upright))
-
-
-def from_split(run: "Trained", settings: dict[str, Any]) -> Source:
-    from pipeline.batches import EvaluationBatches
-    from pipeline.dataset import read_names
-
-    dataset, split, views = run.data(settings["data"]), settings["split"], choose_views(settings)
-    batches = EvaluationBatches(
-        dataset, split, views=views, batch_size=run.batch_size(len(views)), **run.image_options()
-    )
-    names = read_names(dataset, split)
-
-    def rows() -> Iterator[Row]:
-        for name, (label, classes, probabilities) in zip(names, guess(run, batches), strict=True):
-            known = label if label >= 0 else None
-            yield Row(name, known, None if classes else LOST, None, classes, probabilities)
-
-    return Source(names, rows, batches.samples.square)
-
-
-def choose_views(settings: dict[str, Any]) -> tuple[tuple[int, int, int], ...]:
-    from pipeline.graph import CENTRE_VIEW, TEN_VIEWS
-
-    return TEN_VIEWS if settings["ten_crop"] else CENTRE_VIEW
-
-
-def guess(run: "Trained", batches: Any) -> Iterator[tuple[int, list[int], list[float]]]:
-    """Image by image its label, its likeliest classes and their probabilities, or none that is not finite."""
-    from model.study.layers import predict
-
-    for labels, probabilities in predict(run.network, batches, run.precision):
-        best, classes = probabilities.topk(min(GUESSES, probabilities.shape[1]))
-        sound = probabilities.isfinite().all(1)
-        for row in zip(labels.tolist(), classes.tolist(), best.tolist(), sound.tolist(), strict=True):
-            yield row[:3] if row[3] else (row[0], [], [])
 
 
 @dataclass

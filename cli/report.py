@@ -1,27 +1,28 @@
 """alexnet-dali report."""
 
-import io
-import shlex
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
-import numpy as np
 
 from cli import options
 from cli.compose import trained
-from cli.paper.tables import PAPER
-from cli.text import progress, say
+from cli.study.report import (
+    commands,
+    draw_confusion,
+    draw_curves,
+    draw_filters,
+    draw_guesses,
+    draw_similar,
+    environment,
+    error_table,
+    look,
+    recipe_tables,
+    ten_views,
+)
+from cli.text import say
 from model.errors import RunError
-
-if TYPE_CHECKING:
-    from cli.compose.trained import Trained
-    from pipeline.dataset import Dataset
-
-SHOWN, QUERIES, NEAR = 8, 6, 6
 
 
 @click.command("report")
@@ -36,7 +37,7 @@ def command(run_name: str | None, checkpoint: str, ten_crop: bool, out: Path | N
 
     It needs no network and no other file. RUN is a name in runs/ or a folder; without one it is the newest.
     """
-    from cli import page
+    from cli.study import page
     from model.run import read_about, read_metrics
     from pipeline.atomic import make_ready, replacing, writing
     from pipeline.dataset import need_labels
@@ -74,216 +75,3 @@ def command(run_name: str | None, checkpoint: str, ten_crop: bool, out: Path | N
     with replacing(out) if ours else writing(out) as file:  # in the run's folder no link is followed
         file.write(content)
     say(f"{out}: {len(content) / 1e6:.1f} MB, open it in any browser")
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What the network made of the validation images."""
-
-    probabilities: np.ndarray  # (images, outputs) float32
-    features: np.ndarray  # (images, n) float16, of the last layer but one
-    labels: np.ndarray  # (images,)
-
-    def errors(self, source: Path) -> dict[str, float]:
-        import torch
-
-        from model.evaluate import sound_rates, tally
-
-        return sound_rates(tally(torch.from_numpy(self.probabilities), torch.from_numpy(self.labels)), source)
-
-
-def look(run: "Trained", dataset: "Dataset") -> Seen:
-    """One pass over the validation images, centre crops."""
-    from model.study.layers import layer_names, outputs
-    from pipeline.batches import EvaluationBatches
-    from pipeline.graph import CENTRE_VIEW
-
-    hidden, last = layer_names(run.network)[-2:]
-    batches = EvaluationBatches(
-        dataset, "val", views=CENTRE_VIEW, batch_size=run.batch_size(1), **run.image_options()
-    )
-    parts = []
-    with progress("val", len(batches.samples)) as done:
-        for images, labels in batches:
-            found = outputs(run.network, images[:, 0], [hidden, last], run.precision)
-            features = found[hidden].flatten(1).half().cpu().numpy()
-            parts.append((found[last].softmax(1).cpu().numpy(), features, labels.cpu().numpy()))
-            done(len(labels))
-    return Seen(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
-
-
-def ten_views(run: "Trained", dataset: "Dataset") -> dict[str, float]:
-    from model.evaluate import evaluate, sound_rates
-    from pipeline.batches import EvaluationBatches
-    from pipeline.graph import TEN_VIEWS
-
-    batches = EvaluationBatches(
-        dataset, "val", views=TEN_VIEWS, batch_size=run.batch_size(10), **run.image_options()
-    )
-    return sound_rates(evaluate(run.network, batches, precision=run.precision).sums, run.path)
-
-
-def error_table(errors: dict[str, dict[str, float]], seen: Seen) -> str:
-    from cli import page
-
-    rows = [
-        [name, f"{found['loss']:.4f}", f"{found['top1_err']:.2f} %", f"{found['top5_err']:.2f} %"]
-        for name, found in errors.items()
-    ]
-    rows += [[f"the paper's {name}", "", f"{top1} %", f"{top5} %"] for name, (top1, top5) in PAPER.items()]
-    classes = len(np.unique(seen.labels))
-    note = (
-        f"Of {len(seen.labels):,} validation images of {classes:,} classes, each counted once. "
-        "The paper's are of the 50,000 of ILSVRC-2012 and ten views."
-    )
-    return page.table(["", "loss", "top-1 error", "top-5 error"], rows, 3, own=len(errors) - 1) + page.text(
-        note, faint=True
-    )
-
-
-def draw_curves(metrics: Sequence[dict[str, Any]], name: str) -> str:
-    from cli import page
-    from cli.pictures.curves import curves
-
-    drawn = io.BytesIO()
-    curves(metrics, drawn, f"Training of {name}")
-    return page.picture(drawn, "Loss and errors over the epochs; dotted where the learning rate fell.")
-
-
-def draw_filters(run: "Trained") -> str:
-    from cli import page
-    from cli.pictures.filters import filters
-
-    drawn, first = io.BytesIO(), run.network.shapes[0].layer.name
-    weight = run.network.state()[f"{first}.weight"].numpy()
-    filters(weight, drawn, f"{first}: {len(weight)} kernels", run.recipe.towers)
-    return page.picture(drawn, "Each kernel in its own range of values; of two towers, a above b.")
-
-
-def draw_guesses(run: "Trained", dataset: "Dataset", seen: Seen) -> str:
-    from cli import page
-    from cli.pictures import panels
-    from pipeline.batches import Samples
-    from pipeline.image import centre
-
-    samples = Samples(dataset, "val")
-
-    def guess(row: int) -> panels.Guess:
-        best = np.argsort(-seen.probabilities[row], kind="stable")[:5].tolist()
-        own = int(seen.labels[row])
-        return panels.Guess(
-            image=centre(samples.square(row), run.recipe.crop),
-            caption=run.name(own),
-            classes=[run.name(output) for output in best],
-            probabilities=seen.probabilities[row][best].tolist(),
-            correct=best.index(own) if own in best else None,
-        )
-
-    wrong = np.flatnonzero(seen.probabilities.argmax(1) != seen.labels)
-    result = ""
-    for name, rows in (("first", np.arange(len(seen.labels))), ("mistaken", wrong)):
-        if len(rows):
-            drawn = io.BytesIO()
-            panels.guesses([guess(int(row)) for row in rows[:SHOWN]], drawn, f"The {name} images")
-            what = "and the five likeliest classes, their own in red"
-            result += page.picture(drawn, f"The {name} validation images {what}.")
-    return result
-
-
-def draw_confusion(run: "Trained", seen: Seen) -> str:
-    from cli import page
-    from cli.pictures import panels
-    from cli.show import confused, count
-
-    names = [run.name(output) for output in range(run.recipe.classes)]
-    counts = count(seen.labels, seen.probabilities.argmax(1), len(names))
-    drawn = io.BytesIO()
-    panels.confusion(
-        counts, names, confused(names, counts)[:16], drawn, "First guesses of the validation images"
-    )
-    return page.picture(drawn, "In percent of the true class, and the pairs most often confused.")
-
-
-def draw_similar(run: "Trained", dataset: "Dataset", seen: Seen) -> str:
-    from cli import page
-    from cli.pictures import panels
-    from model.study.nearest import nearest
-    from pipeline.batches import Samples
-    from pipeline.image import centre
-
-    samples, crop = Samples(dataset, "val"), run.recipe.crop
-    count = min(QUERIES, len(seen.labels))
-    rows, distances = nearest(seen.features[:count].astype(np.float32), seen.features, NEAR + 1, 4096)
-
-    def image(row: int) -> np.ndarray:
-        return centre(samples.square(row), crop)
-
-    def neighbours(query: int) -> panels.Neighbours:
-        near = [
-            (r, d) for r, d in zip(rows[query].tolist(), distances[query].tolist(), strict=True) if r != query
-        ]
-        return panels.Neighbours(
-            image=image(query),
-            caption=run.name(int(seen.labels[query])),
-            near=[image(row) for row, _ in near],
-            captions=[run.name(int(seen.labels[row])) for row, _ in near],
-            distances=[distance for _, distance in near],
-        )
-
-    drawn = io.BytesIO()
-    panels.neighbours(
-        [neighbours(query) for query in range(count)], drawn, "The most similar validation images"
-    )
-    hidden = run.network.shapes[-2].layer.name
-    return page.picture(
-        drawn, f"By Euclidean distance of what {hidden} hands on; the first column is the image."
-    )
-
-
-def recipe_tables(run: "Trained") -> str:
-    from cli import page
-    from cli.display import written
-    from model import schedule
-
-    shapes = run.recipe.shapes()
-    layers = [
-        [
-            shape.layer.name,
-            written(shape),
-            " ".join(shape.layer.then),
-            "x".join(str(n) for n in shape.out if n > 1),
-            f"{shape.parameters:,}",
-        ]
-        for shape in shapes
-    ]
-    layers.append(["all", "", "", "", f"{sum(shape.parameters for shape in shapes):,}"])
-    settings = [[k, str(v)] for k, v in run.recipe.to_dict().items() if k not in ("name", "layers")]
-    rates, *stages = schedule.table(run.recipe)
-    return (
-        page.table(["layer", "weights", "then", "out", "parameters"], layers, 1)
-        + page.text("Rates of weights/biases:")
-        + page.table(rates, stages, len(rates) - 1)
-        + page.table(["setting", "value"], settings)
-    )
-
-
-def environment(about: dict[str, Any]) -> str:
-    from cli import page
-
-    start = {key: value for key, value in about["starts"][-1].items() if key != "command"}
-    rows = [[key, str(value)] for key, value in start.items()]
-    rows += [["dataset", about["data"]["path"]], ["its fingerprint", about["data"]["fingerprint"]]]
-    return page.table(["", ""], rows)
-
-
-def commands(about: dict[str, Any], run: "Trained") -> str:
-    from cli import page
-
-    source, data = shlex.quote(options.run_name(run.source)), shlex.quote(about["data"]["path"])
-    given = f"--run {source} --data {data}"
-    return page.text("The run was started by") + page.code(
-        start["command"] for start in about["starts"]
-    ) + page.text("and these make its numbers again:") + page.code(
-        [f"alexnet-dali eval {given}", f"alexnet-dali eval --ten-crop {given}",
-         f"alexnet-dali report --data {data} {source}"]
-    )  # fmt: skip

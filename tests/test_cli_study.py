@@ -15,10 +15,11 @@ import reference
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from cli import main, show
+from cli import main
 from cli.compose import predictions
 from cli.compose.predictions import Predictions
 from cli.pictures import panels
+from cli.study.confusion import confused, count
 from model import checkpoint
 from pipeline.batches import Samples
 from pipeline.dataset import Dataset, read_names
@@ -307,7 +308,7 @@ def test_show_errors(photos: Path, trained: Path, tmp_path: Path) -> None:
 
 def test_the_batch_shown_is_the_batch_trained_on(dataset: Dataset, trained: Path) -> None:
     """Each crop is where the picture of the stored image says, reflected or not."""
-    from cli.look import training_images
+    from cli.study.batch import training_images
     from model.recipe import Recipe
 
     saved = checkpoint.read(trained / "last.pt")["identity"]
@@ -348,8 +349,8 @@ def test_confusions_of_very_many_classes_take_no_square_of_memory() -> None:
     labels = draw.integers(0, classes, 5000)
     guesses = np.where(draw.random(5000) < 0.5, labels, draw.integers(0, classes, 5000))
     tracemalloc.start()
-    counts = show.count(labels, guesses, classes)
-    pairs = show.confused([str(n) for n in range(classes)], counts)
+    counts = count(labels, guesses, classes)
+    pairs = confused([str(n) for n in range(classes)], counts)
     cells = panels.matrix(counts, classes)
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -358,7 +359,7 @@ def test_confusions_of_very_many_classes_take_no_square_of_memory() -> None:
     assert [pair.images for pair in pairs] == sorted((pair.images for pair in pairs), reverse=True)
     assert all(pair.of == (labels == int(pair.true)).sum() for pair in pairs[:50])
     assert max(cells.shape) <= 1000 and cells.sum() == 5000
-    few = show.count(labels % 7, guesses % 7, 7)
+    few = count(labels % 7, guesses % 7, 7)
     assert np.array_equal(panels.matrix(few, 7), np.histogram2d(labels % 7, guesses % 7, np.arange(8))[0])
 
 

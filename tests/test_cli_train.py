@@ -14,7 +14,7 @@ from runs import description
 from traps import Trap, die
 
 from cli import main, options
-from cli.look import training_images
+from cli.study.batch import training_images
 from model.recipes import RECIPES, get_recipe
 from pipeline.dataset import Dataset, write_description
 from tools.commands import Command

@@ -13,7 +13,8 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from cli import main, page
+from cli import main
+from cli.study import page
 from pipeline.dataset import Dataset
 
 ALONE = {"br", "hr", "img", "link", "meta"}  # elements without an end

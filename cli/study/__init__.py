@@ -1,0 +1,1 @@
+"""What the commands that study a trained network compute and write."""

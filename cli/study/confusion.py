@@ -1,0 +1,77 @@
+"""Count and rank confused classes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cli.compose import trained
+from cli.text import progress
+from model.errors import RunError
+
+if TYPE_CHECKING:
+    from cli.pictures.panels import Counts, Pair
+
+
+def count_run(settings: dict[str, Any]) -> "tuple[list[str], Counts]":
+    """Names of the classes, and how often each of the true ones was taken for which in a split."""
+    from model.evaluate import LOST
+    from model.study.layers import predict
+    from pipeline.batches import EvaluationBatches
+    from pipeline.dataset import need_labels
+    from pipeline.graph import CENTRE_VIEW
+
+    run = trained.open_run(settings["run_name"], settings["checkpoint"], settings)
+    dataset = run.data(settings["data"])
+    need_labels(dataset, settings["split"])
+    batches = EvaluationBatches(
+        dataset,
+        settings["split"],
+        views=CENTRE_VIEW,
+        batch_size=run.batch_size(1),
+        **run.image_options(),
+    )
+    parts = []
+    with progress(settings["split"], len(batches.samples)) as done:
+        for own, probabilities in predict(run.network, batches, run.precision):
+            if not probabilities.isfinite().all():
+                raise RunError(f"{run.path}: {LOST}")
+            parts.append((own.numpy(), probabilities.argmax(1).numpy()))
+            done(len(own))
+    names = [run.name(output) for output in range(run.recipe.classes)]
+    labels, guesses = map(np.concatenate, zip(*parts, strict=True))
+    return names, count(labels, guesses, len(names))
+
+
+def count_file(path: Path) -> "tuple[list[str], Counts]":
+    """The same of a file that eval --predictions wrote."""
+    from cli.compose import predictions
+
+    found = predictions.read(path)
+    if (found.labels < 0).any():
+        raise RunError(f"{path} is of images without labels, which cannot be confused")
+    classes = found.probabilities.shape[1]
+    names = [*found.wnids, *(f"output {output}" for output in range(len(found.wnids), classes))]
+    return names, count(found.labels, found.probabilities.argmax(1), classes)
+
+
+def count(labels: "np.ndarray", guesses: "np.ndarray", classes: int) -> "Counts":
+    """How often each pair of a true class and a first guess occurs. labels, guesses: (images,)."""
+    from cli.pictures.panels import Counts
+
+    pairs, images = np.unique(labels.astype(np.int64) * classes + guesses, return_counts=True)
+    return Counts(pairs // classes, pairs % classes, images)
+
+
+def confused(names: Sequence[str], counts: "Counts") -> "list[Pair]":
+    """Pairs of a class and another that it was taken for, the most frequent first."""
+    from cli.pictures.panels import Pair
+
+    of = np.bincount(counts.true, counts.images)
+    order = np.argsort(-counts.images, kind="stable")
+    return [
+        Pair(names[true], names[taken], int(images), int(of[true]))
+        for true, taken, images in zip(*(part[order] for part in counts), strict=True)
+        if true != taken
+    ]
