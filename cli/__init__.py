@@ -25,10 +25,10 @@ from cli import (
     show,
     signals,
     similar,
-    text,
     train,
 )
 from cli.commands import bench
+from cli.display import give_up, hush, open_streams, plain
 from model.errors import RunError
 from pipeline.errors import DataError
 
@@ -61,16 +61,16 @@ class Boundary(click.Group):
         return found
 
     def main(self, *arguments: Any, **options: Any) -> Any:
-        text.open_streams()
+        open_streams()
         try:
             return super().main(*arguments, **options)
         except OSError as error:  # but for a broken pipe, at which click ends without a word
             if error.errno is None:  # not the machine's refusal
                 raise
-            text.hush()
-            text.give_up()
+            hush()
+            give_up()
             where = f"{error.filename}: " if error.filename else ""
-            click.ClickException(text.plain(f"{where}{error.strerror}")).show()
+            click.ClickException(plain(f"{where}{error.strerror}")).show()
             sys.exit(1)
 
     def make_context(self, *arguments: Any, **options: Any) -> click.Context:
@@ -88,13 +88,13 @@ def in_one_line() -> Iterator[None]:
     try:
         yield
     except click.ClickException as error:
-        vars(error).update(message=text.plain(error.message))
+        vars(error).update(message=plain(error.message))
         raise
     except (DataError, RunError) as error:
-        raise click.ClickException(text.plain(error)) from None
+        raise click.ClickException(plain(error)) from None
     except (RuntimeError, MemoryError, ImportError) as error:
         if line := failures.explain(error):
-            raise click.ClickException(text.plain(line)) from None
+            raise click.ClickException(plain(line)) from None
         raise
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from cli.text import say
+from cli.display import say
 
 CLASSES, TRAIN, VAL = 10, 100, 30  # images of each class
 PREPARING = ["--max-rejected", "0.01"]  # three are broken on purpose

@@ -14,7 +14,7 @@ import click
 from rich.table import Table
 
 from cli import options
-from cli.text import console, say, write_json
+from cli.display import console, say, write_json
 from pipeline.dataset import open_dataset
 from pipeline.errors import DataError
 

@@ -8,7 +8,7 @@ import click
 
 from cli import options
 from cli.compose.predictions import check_alike
-from cli.text import console, say
+from cli.display import console, say
 from model.errors import RunError
 
 

@@ -8,8 +8,8 @@ import click
 from cli import options
 from cli.compose import trained
 from cli.compose.trained import evaluate_run
+from cli.display import console, say, warn, write_json
 from cli.paper.tables import PAPER, PAPER_2010
-from cli.text import console, say, warn, write_json
 
 
 @click.command("eval")

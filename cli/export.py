@@ -8,7 +8,7 @@ import click
 
 from cli import options
 from cli.compose import trained
-from cli.text import plain, say
+from cli.display import plain, say
 from model.errors import RunError
 from pipeline.atomic import make_ready, writing
 

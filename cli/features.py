@@ -11,7 +11,7 @@ import click
 
 from cli import options
 from cli.compose import trained
-from cli.text import progress, say
+from cli.display import progress, say
 from model.errors import RunError
 
 if TYPE_CHECKING:

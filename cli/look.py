@@ -6,9 +6,10 @@ from typing import Any
 
 import click
 
-from cli import options, show
+from cli import options
 from cli.compose import trained
 from cli.compose.trained import read_images
+from cli.display import draw
 from cli.study.batch import training_images
 from model.errors import RunError
 
@@ -42,12 +43,12 @@ def activations(
     who, towers = trained.title(run.path), run.recipe.towers
     if layer is None:
         crop = centre(square(image, exif == "honour"), run.recipe.crop)
-        show.draw(out, panels.layers, crop, arrays, title=f"What {who} makes of {image.name}", towers=towers)
+        draw(out, panels.layers, crop, arrays, title=f"What {who} makes of {image.name}", towers=towers)
     elif arrays[layer].ndim == 1:
         raise RunError(f"{layer} has units, not maps; without --layer they are drawn below the maps")
     else:
         title = f"{layer} of {who}, shown {image.name}"
-        show.draw(out, panels.maps, arrays[layer], title=title, towers=towers)
+        draw(out, panels.maps, arrays[layer], title=title, towers=towers)
 
 
 @click.command("gradient")
@@ -96,7 +97,7 @@ def gradient(
         size = np.abs(level).max(2, keepdims=True).clip(0, 1)
         rows["its size"].append(np.rint(255 * size).astype(np.uint8).repeat(3, axis=2))
         captions.append(short(run.name(output), 22))
-    show.draw(
+    draw(
         out,
         panels.grid,
         rows,
@@ -130,4 +131,4 @@ def batch(data: Path, run_name: str | None, seed: int, step: int, count: int, ou
         if chosen is click.core.ParameterSource.DEFAULT:
             data = trained.recorded_data(path.parent if path.suffix == ".pt" else path)
     rows, captions = training_images(open_dataset(data), recipe, seed, step, count)
-    show.draw(out, panels.grid, rows, title=f"What the network reads in step {step:,}", captions=captions)
+    draw(out, panels.grid, rows, title=f"What the network reads in step {step:,}", captions=captions)

@@ -10,8 +10,8 @@ import click
 
 from cli import options
 from cli.compose import trained
+from cli.display import progress, say
 from cli.study.guesses import LOST, Row, from_files, from_split, open_sinks
-from cli.text import progress, say
 
 
 @click.command("predict")

@@ -2,22 +2,17 @@
 
 import os
 import shlex
-import time
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from cli import options
+from cli.display import PrepDisplay, say
 from cli.signals import ended_in_order
-from cli.text import console, say
 
 if TYPE_CHECKING:
     from pipeline.dataset import Dataset
-    from pipeline.prep.repair import Progress
-
-EVERY = 5.0  # seconds between plain lines
 EXIF = {
     "honour": "Images are turned as their EXIF orientation says; --exif ignore takes them as they are stored",
     "ignore": "Images are taken as they are stored, as in 2012; --exif honour turns them as EXIF says",
@@ -114,7 +109,7 @@ def command(
         say(f"Found {source.kind}")
         if not finished:
             say(EXIF[exif or source.exif])
-        with _Display() as display:
+        with PrepDisplay() as display:
             if finished:
                 dataset = repair(finished, faults, source, workers=workers, report=display)
             else:
@@ -158,55 +153,3 @@ def _show(dataset: "Dataset", rate: float | None) -> None:
     rows["next"] = f"alexnet-dali train{data}"
     for name, value in rows.items():
         say(f"  {name:<10}{value}")
-
-
-class _Display:
-    """Told of progress: a live bar on a terminal, a plain line every few seconds elsewhere."""
-
-    def __init__(self) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-        screen = console()
-        self.live = screen.is_terminal
-        columns = "{task.completed:,.0f} of {task.total:,.0f}  {task.fields[rate]:,.0f} images/s"
-        self.bar = Progress(
-            BarColumn(bar_width=24),
-            TextColumn(columns + "  {task.fields[rejected]} rejected"),
-            TimeRemainingColumn(),
-            TextColumn("left"),
-            console=screen,
-            disable=not self.live,
-        )
-        self.task: Any = None
-        self.started = self.printed = time.monotonic()
-        self.first = self.done = 0
-
-    def __enter__(self) -> "_Display":
-        self.bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.bar.stop()
-
-    @property
-    def rate(self) -> float:
-        return (self.done - self.first) / max(time.monotonic() - self.started, 1e-9)
-
-    def __call__(self, progress: "Progress") -> None:
-        self.done = progress.done
-        fields: dict[str, Any] = {"completed": self.done, "rejected": progress.rejected}
-        if self.task is None:
-            self.first = self.done
-            self.task = self.bar.add_task("", total=progress.total, rate=0.0, **fields)
-            if self.first and not self.live:
-                say(f"{self.first:,} images are done already")
-        self.bar.update(self.task, rate=self.rate, **fields)
-        if not self.live and time.monotonic() - self.printed > EVERY:
-            self.printed = time.monotonic()
-            left = (progress.total - self.done) / max(self.rate, 1e-9)
-            say(
-                f"{self.done:,} of {progress.total:,} images  {self.rate:,.0f} images/s  "
-                f"{progress.rejected:,} rejected  {left / 60:,.0f} min left"
-            )

@@ -8,6 +8,7 @@ import click
 
 from cli import options
 from cli.compose import trained
+from cli.display import say
 from cli.study.report import (
     commands,
     draw_confusion,
@@ -21,7 +22,6 @@ from cli.study.report import (
     recipe_tables,
     ten_views,
 )
-from cli.text import say
 from model.errors import RunError
 
 

@@ -8,11 +8,11 @@ from typing import Any
 import click
 
 from cli import options
+from cli.display import console, say, warn, write_json
 from cli.paper.baseline import need_libraries
 from cli.paper.plan import Shelf
 from cli.paper.reproduction import find_lack, open_datasets, tell, work_off
 from cli.paper.tables import TABLES, Errors, Row, Speed, Table
-from cli.text import console, say, warn, write_json
 from model.errors import RunError
 
 folder = click.Path(path_type=Path)

@@ -8,9 +8,9 @@ import click
 
 from cli import options
 from cli.compose import trained
+from cli.display import draw, say, write_json
 from cli.options import out
 from cli.study.confusion import confused, count_file, count_run
-from cli.text import say, write_json
 from model.errors import RunError
 
 
@@ -104,9 +104,3 @@ def confusion(
     error = 1 - counts.images[counts.true == counts.taken].sum() / max(1, images)
     title = f"Confusions among {images:,} images: top-1 error {100 * error:.1f} %"
     draw(out, panels.confusion, counts, names, found[:pairs], title=title)
-
-
-def draw(path: Path, picture: Any, *content: Any, title: str, **more: Any) -> None:
-    """Draw and say so."""
-    picture(*content, path=path, title=title, **more)
-    say(f"drawn: {path}")

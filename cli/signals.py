@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from cli import text
+from cli.display import hush, say
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 OUT_OF_TIME = os.EX_TEMPFAIL  # 75: "try again later"
@@ -60,8 +60,8 @@ def ended_in_order() -> Iterator[None]:
         stop.receive(number, frame)
         if not again:
             name = signal.Signals(number).name
-            text.say("", err=True)
-            text.say(f"stopped by {name}; the same command goes on from here", err=True)
+            say("", err=True)
+            say(f"stopped by {name}; the same command goes on from here", err=True)
             raise SystemExit(stop())
 
     with handled(end):
@@ -86,7 +86,7 @@ class StopWish:
             os._exit(128 + number)
         if not self.number:
             self.number, self.received = number, time.monotonic()
-            text.hush()
+            hush()
 
     def unbroken(self, tell: Callable[[Any], None]) -> Callable[[Any], None]:
         """`tell`, though nothing can be printed any more; but a pipe that has lost its reader is a wish."""
@@ -95,7 +95,7 @@ class StopWish:
             try:
                 tell(value)
             except OSError as error:
-                text.hush(every=True)
+                hush(every=True)
                 if error.errno == errno.EPIPE:
                     self.receive(signal.SIGPIPE)
 

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from cli import options
 from cli.compose import trained
-from cli.text import say, write_json
+from cli.display import say, write_json
 from model.errors import RunError
 from pipeline.schema import Array, Count, Fingerprint, Unfit, map_npy, read_json
 
@@ -168,7 +168,7 @@ def word(run: "Trained", label: int) -> str | None:
 def draw(
     run: "Trained", dataset: Any, split: str, result: Sequence[dict[str, Any]], path: Path, upright: bool
 ) -> None:
-    from cli import show
+    from cli.display import draw
     from cli.pictures import panels
     from pipeline.batches import Samples
     from pipeline.files import square
@@ -186,4 +186,4 @@ def draw(
             distances=[one["distance"] for one in near],
         )
 
-    show.draw(path, panels.neighbours, [neighbours(each) for each in result], title="The most similar images")
+    draw(path, panels.neighbours, [neighbours(each) for each in result], title="The most similar images")

@@ -66,7 +66,7 @@ def command(recipe_name: str, show_recipe: bool, data: Path, **settings: Any) ->
     names = ("epochs", "batch_size", "schedule", "width", "classes")
     changes = {name: settings[name] for name in names if settings[name] is not None}
     if show_recipe:
-        from cli.display import print_recipe
+        from cli.study.recipe import print_recipe
 
         print_recipe(get_recipe(recipe_name, **changes))
         return

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cli import doctor, main
-from cli.text import console
+from cli.display import console
 from pipeline.workers import count_cores
 
 H100 = doctor.Gpu("NVIDIA H100", 80 * 2**30, "9.0", True, [1], None)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.table import Table
 
-from cli.text import console, plain
+from cli.display import console, plain
 
 ROOT = Path(__file__).parent.parent
 BAD = "[b]x\x1b[31m\r\n\u202e日本\udce9"  # markup, a colour, a new line, a turn of direction, a Latin-1 byte
@@ -23,7 +23,7 @@ def calls(path: Path) -> set[str]:
 
 
 def test_everything_is_said_in_one_place() -> None:
-    """Only cli/text.py prints; the others call its `say` and `console`."""
+    """Only cli/display.py prints; the others call its `say` and `console`."""
     forbidden = {"print", "Console", "click.echo", "click.secho", "rich.print", "click.open_file"}
     files = [path for path in (ROOT / "cli").rglob("*.py") if path.name != "text.py"]
     assert files and not {path.name: found for path in files if (found := calls(path) & forbidden)}
@@ -51,7 +51,7 @@ def python(code: str, redirection: str = "", encoding: str = "utf-8") -> "subpro
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp437", "iso-8859-1", "utf-8"])
 def test_any_terminal_takes_any_text(encoding: str) -> None:
-    code = "import cli.text as t; from rich.table import Table; t.open_streams()\nfor err in (0, 1):"
+    code = "import cli.display as t; from rich.table import Table; t.open_streams()\nfor err in (0, 1):"
     code += " t.say('ä日', err=err); t.console(stderr=err).print(Table('ä日'))"
     done = python(code, encoding=encoding)
     word = "ä日".encode(encoding, "backslashreplace")
@@ -59,9 +59,7 @@ def test_any_terminal_takes_any_text(encoding: str) -> None:
 
 
 def test_no_file_takes_the_number_of_a_closed_stream() -> None:
-    code = (
-        "import sys, cli.text as t; t.open_streams(); t.say('x'); t.say('y', err=True); t.console().print(1)"
-    )
+    code = "import sys, cli.display as t; t.open_streams(); t.say('x'); t.say('y', err=True); t.console().print(1)"
     for redirection in ("<&- >&- 2>&-", ">&-", "2>&-"):
         done = python(code + "; sys.exit(open('/dev/null').fileno())", redirection)
         assert done.returncode >= 3 and b"Traceback" not in done.stderr

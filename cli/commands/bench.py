@@ -10,7 +10,7 @@ import click
 
 from cli import options
 from cli.bench.meter import Meter, measure, rate, ratios, summary
-from cli.text import console, write_json
+from cli.display import console, write_json
 from model.recipes import RECIPES, get_recipe
 
 IMAGENET = 1_281_167  # training images of ILSVRC-2012

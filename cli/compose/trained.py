@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli import options
-from cli.text import progress, say
+from cli.display import progress, say
 from model.errors import RunError
 from model.recipe import Recipe
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cli import options
+from cli.display import say, warn
 from cli.signals import StopWish, handled
-from cli.text import say, warn
 from model import schedule
 from model.errors import RunError
 from model.recipe import Recipe

@@ -14,16 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cli import options
+from cli.display import console, say
 from cli.paper.tables import PAPER_BASELINES
 from cli.signals import ended_in_order
-from cli.text import console, say
 from model.errors import RunError
 
 if TYPE_CHECKING:
     from cli.paper.stages import Each, Plan
     from model.evaluate import Evaluation
     from pipeline.dataset import Dataset
-
 
 LIBRARIES = {"cv2": "opencv-python-headless", "sklearn": "scikit-learn"}  # modules and distributions
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta, Struct
 
+from cli.display import say
 from cli.paper.tables import BASELINES
-from cli.text import say
 from model.errors import RunError
 from model.recipe import Recipe
 

@@ -12,14 +12,13 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from cli.display import say
 from cli.paper.plan import Shelf, Step, chain, predictions
 from cli.paper.tables import DATA, Row, Speed
 from cli.signals import OUT_OF_TIME, SIGNALS, StopWish, handled
-from cli.text import say
 
 if TYPE_CHECKING:
     from pipeline.dataset import Dataset
-
 
 STOPPED = (OUT_OF_TIME, *(128 + number for number in SIGNALS))
 PR_SET_PDEATHSIG = 1  # linux/prctl.h

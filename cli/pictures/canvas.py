@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
-from cli.text import plain
+from cli.display import plain
 from pipeline.atomic import writing
 
 if TYPE_CHECKING:  # matplotlib takes half a second to import, which --help should not

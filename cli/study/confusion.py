@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cli.compose import trained
-from cli.text import progress
+from cli.display import progress
 from model.errors import RunError
 
 if TYPE_CHECKING:

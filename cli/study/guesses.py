@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cli.compose import trained
-from cli.text import lines, plain, say
+from cli.display import lines, plain, say
 
 if TYPE_CHECKING:
     import numpy as np

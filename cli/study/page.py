@@ -5,7 +5,7 @@ import html
 import io
 from collections.abc import Iterable, Sequence
 
-from cli.text import plain
+from cli.display import plain
 
 STYLE = """
 :root { --ink: #1f2328; --faint: #59636e; --line: #d8dee4; --red: #c8102e; }

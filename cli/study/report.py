@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cli import options
+from cli.display import progress
 from cli.paper.tables import PAPER
-from cli.text import progress
 
 if TYPE_CHECKING:
     from cli.compose.trained import Trained
@@ -186,8 +186,8 @@ def draw_similar(run: "Trained", dataset: "Dataset", seen: Seen) -> str:
 
 
 def recipe_tables(run: "Trained") -> str:
-    from cli.display import written
     from cli.study import page
+    from cli.study.recipe import written
     from model import schedule
 
     shapes = run.recipe.shapes()

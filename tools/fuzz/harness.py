@@ -20,8 +20,8 @@ from hypothesis import HealthCheck, Phase, Verbosity, given, settings
 from hypothesis.strategies import SearchStrategy
 
 import pipeline.workers
+from cli.display import plain
 from cli.paper import stages
-from cli.text import plain
 from model.errors import RunError
 from pipeline.errors import DataError
 from pipeline.prep import prepare, repair
