@@ -17,7 +17,6 @@ from cli import (
     export,
     failures,
     features,
-    look,
     predict,
     prep,
     report,
@@ -128,6 +127,3 @@ for module in (
     reproduce,
 ):
     main.add_command(module.command)
-show.command.add_command(look.activations)
-show.command.add_command(look.gradient)
-show.command.add_command(look.batch)

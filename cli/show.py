@@ -8,8 +8,9 @@ import click
 
 from cli import options
 from cli.compose import trained
+from cli.compose.trained import read_images
 from cli.display import draw, say, write_json
-from cli.options import out
+from cli.study.batch import training_images
 from cli.study.confusion import confused, count_file, count_run
 from model.errors import RunError
 
@@ -23,7 +24,7 @@ def command() -> None:
 @options.run
 @options.checkpoint
 @click.option("--layer", default="conv1", help="A convolution; conv1 is the paper's figure 3.")
-@out("filters.png")
+@options.out("filters.png")
 def filters(run_name: str | None, checkpoint: str, layer: str, out: Path) -> None:
     """The kernels of a convolution, tower by tower.
 
@@ -50,7 +51,7 @@ def filters(run_name: str | None, checkpoint: str, layer: str, out: Path) -> Non
 
 @command.command("curves")
 @click.argument("runs", nargs=-1, metavar="[RUN]...")
-@out("curves.png")
+@options.out("curves.png")
 def curves(runs: Sequence[str], out: Path) -> None:
     """Loss and errors over the epochs.
 
@@ -84,7 +85,7 @@ def curves(runs: Sequence[str], out: Path) -> None:
 @click.option(
     "--json", "json_path", type=options.output, help="Write pairs there, of up to 1,000 classes all counts."
 )
-@out("confusion.png")
+@options.out("confusion.png")
 def confusion(
     predictions: Path | None, pairs: int, json_path: Path | None, out: Path, **settings: Any
 ) -> None:
@@ -104,3 +105,123 @@ def confusion(
     error = 1 - counts.images[counts.true == counts.taken].sum() / max(1, images)
     title = f"Confusions among {images:,} images: top-1 error {100 * error:.1f} %"
     draw(out, panels.confusion, counts, names, found[:pairs], title=title)
+
+
+@command.command("activations")
+@click.argument("image", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@options.using_network
+@trained.exif
+@click.option("--layer", help="All maps of one convolution.  [default: the strongest of every layer]")
+@options.out("activations.png")
+def activations(
+    image: Path,
+    run_name: str | None,
+    checkpoint: str,
+    layer: str | None,
+    exif: str,
+    out: Path,
+    **settings: Any,
+) -> None:
+    """What each layer makes of IMAGE: what the next one reads, after ReLU, pooling and norms."""
+    from cli.pictures import panels
+    from model.study.layers import layer_names, outputs
+    from pipeline.files import square
+    from pipeline.image import centre
+
+    run = trained.open_run(run_name, checkpoint, settings)
+    ((_, images),) = read_images(run, [image], exif == "honour")
+    wanted = [layer] if layer else layer_names(run.network)[:-1]
+    found = outputs(run.network, images, wanted, run.precision)
+    arrays = {name: values[0].cpu().numpy() for name, values in found.items()}
+    who, towers = trained.title(run.path), run.recipe.towers
+    if layer is None:
+        crop = centre(square(image, exif == "honour"), run.recipe.crop)
+        draw(out, panels.layers, crop, arrays, title=f"What {who} makes of {image.name}", towers=towers)
+    elif arrays[layer].ndim == 1:
+        raise RunError(f"{layer} has units, not maps; without --layer they are drawn below the maps")
+    else:
+        title = f"{layer} of {who}, shown {image.name}"
+        draw(out, panels.maps, arrays[layer], title=title, towers=towers)
+
+
+@command.command("gradient")
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@options.using_network
+@click.option("--class", "wnid", help="By its wnid, as n01440764.  [default: the likeliest]")
+@trained.exif
+@options.out("gradient.png")
+def gradient(
+    images: Sequence[str],
+    run_name: str | None,
+    checkpoint: str,
+    wnid: str | None,
+    exif: str,
+    out: Path,
+    **settings: Any,
+) -> None:
+    """Which pixels a class's probability depends on.
+
+    It is the gradient of its logarithm, an image a column: grey is no influence; the last row is the
+    largest of the three colours' influences, bright where it is strong.
+    """
+    import numpy as np
+    import torch
+
+    from cli.pictures import panels
+    from cli.pictures.canvas import short
+    from model.study.layers import gradient as slope
+    from pipeline.files import find_images, square
+    from pipeline.image import centre
+
+    run = trained.open_run(run_name, checkpoint, settings)
+    numbers = {category.wnid: category.index for category in run.facts.classes}
+    if wnid is not None and wnid not in numbers:
+        known = ", ".join(list(numbers)[:3]) + " and so on"
+        raise RunError(f"the network knows no class {wnid}; it knows {known}")
+    rows: dict[str, list[Any]] = {"image": [], "gradient": [], "its size": []}
+    captions = []
+    for path, values in read_images(run, find_images(images)[:8], exif == "honour"):
+        with torch.no_grad():
+            output = numbers[wnid] if wnid else int(run.network(values).argmax())
+        found = slope(run.network, values, torch.tensor([output]))[0].permute(1, 2, 0).cpu().numpy()
+        level = found / (np.percentile(np.abs(found), 99.5) or 1)
+        rows["image"].append(centre(square(path, exif == "honour"), run.recipe.crop))
+        rows["gradient"].append(np.rint(127.5 + 127.5 * level.clip(-1, 1)).astype(np.uint8))
+        size = np.abs(level).max(2, keepdims=True).clip(0, 1)
+        rows["its size"].append(np.rint(255 * size).astype(np.uint8).repeat(3, axis=2))
+        captions.append(short(run.name(output), 22))
+    draw(
+        out,
+        panels.grid,
+        rows,
+        title="What the class below depends on: the gradient of log p",
+        captions=captions,
+    )
+
+
+@command.command("batch")
+@options.data
+@click.option("--run", "run_name", help="Take recipe, seed and dataset of this run.  [default: none]")
+@click.option("--seed", type=options.SEED, default=0, help="Of a training without --run.")
+@click.option("--step", type=click.IntRange(0, 2**62), default=0, help="Which batch of the training.")
+@click.option("--count", type=click.IntRange(1, 16), default=6, help="Images of it.")
+@options.out("batch.png")
+def batch(data: Path, run_name: str | None, seed: int, step: int, count: int, out: Path) -> None:
+    """What the network reads in training.
+
+    Crops, reflections and colour noise are those that a training draws for that step.
+    """
+    from cli.pictures import panels
+    from model.recipe import Recipe
+    from model.recipes import get_recipe
+    from pipeline.dataset import open_dataset
+
+    recipe = get_recipe("original")
+    if run_name:
+        path, saved = trained.open_checkpoint(run_name, "last")
+        recipe, seed = Recipe.from_dict(saved["identity"]["recipe"]), saved["identity"].get("seed", seed)
+        chosen = click.get_current_context().get_parameter_source("data")
+        if chosen is click.core.ParameterSource.DEFAULT:
+            data = trained.recorded_data(path.parent if path.suffix == ".pt" else path)
+    rows, captions = training_images(open_dataset(data), recipe, seed, step, count)
+    draw(out, panels.grid, rows, title=f"What the network reads in step {step:,}", captions=captions)
