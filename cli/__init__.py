@@ -8,25 +8,24 @@ from typing import Any
 
 import click
 
-from cli import (
+from cli import failures, signals
+from cli.commands import (
     baseline,
+    bench,
     demo,
     doctor,
     ensemble,
     evaluate,
     export,
-    failures,
     features,
     predict,
     prep,
     report,
     reproduce,
     show,
-    signals,
     similar,
     train,
 )
-from cli.commands import bench
 from cli.display import give_up, hush, open_streams, plain
 from model.errors import RunError
 from pipeline.errors import DataError

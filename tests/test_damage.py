@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_checkpoint import CONTENT, DATA, GOOD, RECIPE, WEIGHTS
 
-from cli import similar
+from cli.commands import similar
 from cli.compose import predictions
 from cli.paper import cost, stages
 from model import checkpoint, run

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from cli import doctor, main
+from cli import main
+from cli.commands import doctor
 from cli.display import console
 from pipeline.workers import count_cores
 

@@ -21,7 +21,8 @@ from click.testing import CliRunner, Result
 from PIL import Image
 from test_report import Page
 
-from cli import features, main, options
+from cli import main, options
+from cli.commands import features
 from pipeline.prep.prepare import prepare
 from pipeline.source import miniature
 from pipeline.source.find import find_source

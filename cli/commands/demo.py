@@ -43,9 +43,7 @@ def command(out: Path, device: str) -> None:
 
 def call(*arguments: object) -> None:
     """A command as if typed, and shown so."""
-    from cli import main
-
     words = [str(argument) for argument in arguments]
     say("")
     say(f"$ alexnet-dali {shlex.join(words)}")
-    main(words, standalone_mode=False)
+    click.get_current_context().find_root().command.main(words, standalone_mode=False)
