@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from cli import main, peers
+from cli import main
 from cli.bench.meter import measure, rate, ratios, summary
 from cli.commands.bench import limit
 from pipeline.dataset import Dataset
+from tools.compare import peers
+from tools.compare.__main__ import command
 
 
 def test_bench(dataset: Dataset, tmp_path: Path) -> None:
@@ -40,7 +42,7 @@ def test_bench_beside_what_others_do(
     monkeypatch.setattr(peers, "PEERS", chosen | {"raw": peers.Peer(print, kinds=("raw",))})  # type: ignore[arg-type]
     out = tmp_path / "bench.json"
     words = ["--data", dataset.root, "--json", out, "--seconds", 0.05, "--width", 0.02, "--batch-size", 4]
-    result = CliRunner().invoke(main, ["bench", "--device", "cpu", "--compare", *map(str, words)])
+    result = CliRunner().invoke(command, ["--device", "cpu", *map(str, words)])
     assert result.exit_code == 0, result.output
     said = json.loads(out.read_text())
     assert list(said["parts"])[-3:] == ["normalisations", *list(chosen)[:2]]

@@ -1,4 +1,4 @@
-"""What bench --compare compares with: all of them make what ours make, and the plain step steps as ours."""
+"""What tools.compare compares with: all of them make what ours make, and the plain step steps as ours."""
 
 import io
 from collections.abc import Iterator
@@ -11,15 +11,16 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from cli import peers, plain
 from cli.bench.parts import Parts
-from cli.loaders import Job
 from model.network import AlexNet
 from model.optim import Momentum
 from model.recipes import get_recipe
 from model.schedule import rates
 from pipeline.batches import Samples
 from pipeline.dataset import Dataset
+from tools.compare import peers
+from tools.compare.loaders import Job
+from tools.compare.step import network, optimiser, update
 
 SETTINGS = {"gpus": None, "device": "cpu", "precision": None, "workers": 1, "cuda_graph": None}
 
@@ -47,7 +48,7 @@ def test_the_same_draws_make_the_same_batch(
         pytest.importorskip(module)
     parts = Parts(dataset, get_recipe(classes=3, width=0.02, batch_size=16), SETTINGS)
     ours, ours_labels = next(iter(parts.batches()))
-    images, labels = process.submit(first, name, parts.job()).result()
+    images, labels = process.submit(first, name, peers.job(parts)).result()
     assert torch.equal(labels, ours_labels)
     if images.dtype == torch.uint8:  # before the noise, which moves all pixels of an image alike
         images = images.permute(0, 3, 1, 2)
@@ -65,7 +66,7 @@ def test_webdataset_reads_the_same(dataset: Dataset, process: ProcessPoolExecuto
     """Its order and draws are its own: with one place to crop and no noise, only the flip is left open."""
     pytest.importorskip("webdataset")
     recipe = get_recipe(classes=3, width=0.02, batch_size=16, offsets=1, noise=0.0)
-    job = Parts(dataset, recipe, SETTINGS).job()
+    job = peers.job(Parts(dataset, recipe, SETTINGS))
     images, labels = process.submit(first, "webdataset", job).result()
     assert images.shape == (16, 3, 224, 224)
     jpegs, true = Samples(dataset, "train").read(np.arange(28))
@@ -81,9 +82,9 @@ def test_webdataset_reads_the_same(dataset: Dataset, process: ProcessPoolExecuto
 def test_the_plain_step_is_ours(name: str) -> None:
     """Four steps without dropout, in float64, where rounding opens no ReLU that the other keeps shut."""
     recipe = get_recipe(name, width=0.1, classes=5, keep=1.0)
-    ours, theirs = AlexNet(recipe, ["cpu"], seed=0).double(), plain.network(recipe).double()
+    ours, theirs = AlexNet(recipe, ["cpu"], seed=0).double(), network(recipe).double()
     theirs.load_state_dict(ours.state())
-    momentum, rule = Momentum(ours, recipe), plain.optimiser(theirs, recipe)
+    momentum, rule = Momentum(ours, recipe), optimiser(theirs, recipe)
     momentum.set_rates(rates(recipe, 1))
     draw = torch.Generator().manual_seed(0)
     images, labels = 60 * torch.randn(4, 3, 224, 224, generator=draw).double(), torch.arange(4)
@@ -92,7 +93,7 @@ def test_the_plain_step_is_ours(name: str) -> None:
         F.cross_entropy(logits, labels).backward()
         momentum.step()
         momentum.zero_grad()
-        found = plain.update(theirs, rule, images, labels, half=False)
+        found = update(theirs, rule, images, labels, half=False)
         assert torch.allclose(found, logits, rtol=1e-9)
     after = ours.state()
     assert all(torch.allclose(after[key], value, rtol=1e-9) for key, value in theirs.state_dict().items())
@@ -103,4 +104,4 @@ def test_the_plain_step_is_ours(name: str) -> None:
 @pytest.mark.parametrize("name", ["net131", "relu4"])
 def test_a_network_that_is_not_written_plainly(name: str) -> None:
     with pytest.raises(ValueError, match=f"no plain network for {name}"):
-        plain.network(get_recipe(name))
+        network(get_recipe(name))

@@ -1,6 +1,7 @@
 """The parts of training and evaluation that bench takes the time of, endless generators of image counts."""
 
 import gc
+import io
 import itertools
 import os
 import time
@@ -10,13 +11,13 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import simplejpeg
 import torch
 from PIL import Image
 
 from cli.bench.meter import Work
 from cli.compose.devices import choose_devices, cores, recorder, use_device
-from cli.compose.images import colour_noise, read_mean, stream_options, train_batches
-from cli.loaders import Job, decode
+from cli.compose.images import read_mean, stream_options, train_batches
 from model.captured import Captured
 from model.evaluate import autocast, evaluate
 from model.network import AlexNet, Keys
@@ -215,17 +216,6 @@ class Parts:
             self.wait()
             yield len(images)
 
-    def job(self) -> Job:
-        """What the peers are to do: the same."""
-        return Job(
-            dataset=self.dataset,
-            recipe=self.recipe,
-            matrix=colour_noise(self.dataset, self.recipe)(1),
-            device=self.device,
-            precision=self.precision,
-            cores=self.cores,
-        )
-
     def wait(self) -> None:
         """For the device to finish."""
         if self.device.type == "cuda":
@@ -256,3 +246,13 @@ class Parts:
             free, total = torch.cuda.mem_get_info(device)
             found[str(device)] = total - free
         return found
+
+
+def decode(stored: Any) -> np.ndarray:
+    """(height, width, 3) uint8 by libjpeg-turbo alone; of the few that are no RGB JPEGs, by Pillow."""
+    if stored.ndim == 3:  # a raw dataset's
+        return np.asarray(stored)
+    try:
+        return np.asarray(simplejpeg.decode_jpeg(stored))
+    except ValueError:
+        return np.asarray(Image.open(io.BytesIO(stored)).convert("RGB"))

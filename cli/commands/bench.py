@@ -1,10 +1,11 @@
 """alexnet-dali bench."""
 
 import resource
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +14,11 @@ from cli.bench.meter import Meter, measure, rate, ratios, summary
 from cli.display import console, write_json
 from model.recipes import RECIPES, get_recipe
 
+if TYPE_CHECKING:
+    from cli.bench.parts import Parts
+
+# Of the parts: meters of what runs beside them, and why the rest of it does not.
+Beside = Callable[["Parts"], AbstractContextManager[tuple[dict[str, Meter], dict[str, str]]]]
 IMAGENET = 1_281_167  # training images of ILSVRC-2012
 
 
@@ -28,15 +34,19 @@ IMAGENET = 1_281_167  # training images of ILSVRC-2012
 @click.option(
     "--seconds", type=options.Number(0, 1e6, min_open=True), default=5.0, help="For a part in a round."
 )
-@click.option(
-    "--compare", is_flag=True, help="Also what one would have used instead: DataLoader, webdataset, FFCV."
-)
 @click.option("--json", "json_path", type=options.output, help="Write the result there.")
-def command(data: Path, seconds: float, compare: bool, json_path: Path | None, **settings: Any) -> None:
+def command(data: Path, seconds: float, json_path: Path | None, **settings: Any) -> None:
     """Say how many images a second each part does by itself and all do together, and which is the limit.
 
     Three rounds over all parts, one after the other; the figures are medians. Nothing is left behind.
     """
+    bench(data, seconds, json_path, settings)
+
+
+def bench(
+    data: Path, seconds: float, json_path: Path | None, settings: dict[str, Any], beside: Beside | None = None
+) -> None:
+    """Measure the parts of a training on `data`, and what `beside` starts; settings: the command line's."""
     from cli.bench.parts import Parts
     from pipeline.dataset import open_dataset
 
@@ -46,14 +56,12 @@ def command(data: Path, seconds: float, compare: bool, json_path: Path | None, *
     parts = Parts(dataset, recipe, settings)
     meters: dict[str, Meter] = {name: partial(rate, work) for name, work in parts.works.items()}
     with ExitStack() as stack:
-        if compare:
-            from cli.peers import started
-
-            peers, missing = stack.enter_context(started(parts.job()))
+        if beside:
+            peers, missing = stack.enter_context(beside(parts))
             meters |= {"normalisations": partial(rate, parts.normalisations()), **peers}
         rounds = measure(meters, seconds)
     result = {**parts.about(), "parts": {name: summary(rates) for name, rates in rounds.items()}}
-    if compare:
+    if beside:
         result |= {"missing": missing, **ratios(rounds, peers)}
     result["waiting"] = parts.waited / parts.trained
     result["memory"] = parts.memory() | {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}

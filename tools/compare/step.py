@@ -1,6 +1,6 @@
 """The step as a user would have written it: torch's own layers, eager, and torch.optim.SGD as it comes.
 
-For cli/peers.py. Images come with their mean subtracted.
+For tools/compare/peers.py. Images come with their mean subtracted.
 """
 
 from collections import OrderedDict
@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cli.loaders import Batch, Job
 from model.recipe import Full, Recipe, ResponseNorm
+from tools.compare.loaders import Batch, Job
 
 
 class TowerNorm(nn.Module):

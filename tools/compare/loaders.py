@@ -1,4 +1,4 @@
-"""Training images as a user would have loaded them without DALI: for cli/peers.py.
+"""Training images as a user would have loaded them without DALI: for tools/compare/peers.py.
 
 All read the same JPEG bytes (or raw pixels) and make of them what TrainBatches does: a random crop, perhaps
 flipped, a colour shift: float32 (rows, 3, crop, crop) on the device, in the main process.
@@ -15,11 +15,11 @@ from tempfile import mkdtemp
 from typing import Any, NamedTuple
 
 import numpy as np
-import simplejpeg
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, get_worker_info
 
+from cli.bench.parts import decode
 from model.recipe import Recipe
 from pipeline.batches import Samples
 from pipeline.dataset import Dataset
@@ -142,16 +142,6 @@ def crop_simplejpeg(stored: Any, top: float, left: float, crop: int) -> np.ndarr
 def crop_quickly(stored: Any, top: float, left: float, crop: int) -> np.ndarray:
     """Resized from the four source pixels around each place: a tenth of the time, and aliased."""
     return crop_pixels(decode(stored), top, left, crop, "INTER_LINEAR")
-
-
-def decode(stored: Any) -> np.ndarray:
-    """(height, width, 3) uint8 by libjpeg-turbo alone; of the few that are no RGB JPEGs, by Pillow."""
-    if stored.ndim == 3:  # a raw dataset's
-        return np.asarray(stored)
-    try:
-        return np.asarray(simplejpeg.decode_jpeg(stored))
-    except ValueError:
-        return np.asarray(Image.open(io.BytesIO(stored)).convert("RGB"))
 
 
 def crop_pixels(

@@ -1,4 +1,4 @@
-"""What a user would have used instead, each in a process of its own: the other half of bench --compare."""
+"""What a user would have used instead, each in a process of its own."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,9 +12,11 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from cli import loaders, plain
 from cli.bench.meter import Meter, Work, rate
-from cli.loaders import Batch, Job, loader
+from cli.bench.parts import Parts
+from cli.compose.images import colour_noise
+from tools.compare import loaders, step
+from tools.compare.loaders import Batch, Job, loader
 
 
 class PeerError(Exception):
@@ -47,7 +49,7 @@ PEERS = {
     "webdataset": Peer(loaders.webdataset, "webdataset"),
     "FFCV": Peer(partial(loaders.ffcv, noise=True), "ffcv", kinds=("256", "raw")),
     "FFCV, no noise": Peer(partial(loaders.ffcv, noise=False), "ffcv", kinds=("256", "raw")),
-    "plain step": Peer(plain.steps, resizer="torch", kinds=ANY),
+    "plain step": Peer(step.steps, resizer="torch", kinds=ANY),
 }
 PACKAGES = {"cv2": "opencv-python-headless"}  # where a module is not named as its package
 
@@ -124,3 +126,15 @@ def serve(name: str, job: Job, pipe: Connection) -> None:
         return
     except Exception as error:
         pipe.send(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
+
+
+def job(parts: Parts) -> Job:
+    """What the peers are to do: what these parts do."""
+    return Job(
+        dataset=parts.dataset,
+        recipe=parts.recipe,
+        matrix=colour_noise(parts.dataset, parts.recipe)(1),
+        device=parts.device,
+        precision=parts.precision,
+        cores=parts.cores,
+    )
