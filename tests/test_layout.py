@@ -1,9 +1,12 @@
 """The house keeps its shape: imports point one way, and the command line answers before torch wakes up."""
 
 import ast
+import graphlib
 import resource
 import subprocess
 import sys
+import tomllib
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -64,3 +67,52 @@ def test_help_answers_at_once() -> None:
 def test_the_tests_shadow_no_package() -> None:
     """A tests/model/__init__.py would be imported in place of model."""
     assert not list(Path(__file__).parent.glob("*/__init__.py"))
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the product and of the tools, by its name."""
+    files = [path for package in FORBIDDEN for path in (ROOT / package).rglob("*.py")]
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files]
+    return {name.removesuffix(".__init__"): path for name, path in zip(names, files, strict=True)}
+
+
+def imported(path: Path, known: Collection[str]) -> set[str]:
+    """Those of the `known` modules that a file imports, at its top or in a function."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in known else str(node.module) for name in inner}
+    return found & set(known)
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    known = modules()
+    graph = {name: imported(path, known) - {name} for name, path in known.items()}
+    list(graphlib.TopologicalSorter(graph).static_order())  # CycleError names the circle
+
+
+def test_no_command_imports_another() -> None:
+    commands = {name for name in modules() if name.startswith("cli.commands.")}
+    assert len(commands) >= 15
+    for name, path in modules().items():
+        if name in commands:
+            assert not imported(path, commands) - {name}, name
+        elif not name.startswith("tools.") and name != "cli":
+            assert not imported(path, commands), f"{name}: a command composes, nothing else needs it"
+
+
+def test_every_room_is_installed() -> None:
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    rooms = [ROOT / name for name in ("pipeline", "model", "cli")]
+    folders = [path.parent for room in rooms for path in room.rglob("__init__.py")]
+    assert sorted(listed) == sorted(".".join(folder.relative_to(ROOT).parts) for folder in folders)
+
+
+def test_the_command_line_shows_in_one_look() -> None:
+    shown = [path.name for path in (ROOT / "cli").iterdir() if path.name != "__pycache__"]
+    files = ["__init__.py", "__main__.py", "display.py", "failures.py", "options.py", "signals.py"]
+    rooms = ["bench", "commands", "compose", "paper", "pictures", "study"]
+    assert sorted(shown) == sorted(files + rooms)

@@ -14,7 +14,8 @@ from pathlib import Path
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
     ["torch.nn.parallel", "torch.fx.experimental.symbolic_shapes", "tensorboard.summary.writer.record_writer",
-     "cli.compose.devices", "cli.display", "model.run", "model.train", "pipeline.batches", "pipeline.prep.prepare"]
+     "cli.compose.devices", "cli.display", "model.run", "model.train", "pipeline.batches",
+     "pipeline.prep.prepare"]
 )  # fmt: skip
 
 
