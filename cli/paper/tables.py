@@ -105,6 +105,9 @@ class Table:
 
 
 WHOLE = "whole images"
+SPARSE = Row("Sparse coding", ("sparse-coding-2010",), (47.1, 28.2), views=WHOLE)
+SIFT = Row("SIFT + FVs", ("sift-fv-2010",), (45.7, 25.7), views=WHOLE)
+CNN = Row("CNN", ("145-2010",), (37.5, 17.0), (37.4727, 16.9987))
 ONE = Row("1 CNN", ("145",), (40.7, 18.2), (40.664, 18.21))
 FIVE = Row("5 CNNs", ("131", "137", "145", "135", "145f"), (38.1, 16.4), submitted=16.4)
 PRETRAINED = Row("1 CNN*", ("146-2011-2012",), (39.0, 16.6), (38.99, 16.622))
@@ -119,22 +122,15 @@ SEVEN = Row(
 MEMBERS = {
     "131": Row("net 131", ("131",), log=(40.934, 18.574)),
     "137": Row("net 137", ("137",), log=(40.782, 18.344)),
-    "145": Row("net 145", ("145",), log=(40.664, 18.21)),
+    "145": Row("net 145", ("145",), log=ONE.log),
     "135": Row("net 135", ("135",), log=(41.07, 18.416)),
     "145f": Row("net 145f", ("145f",)),
     "141-2009-2012": Row("net 141, pretrained", ("141-2009-2012",), log=(39.562, 17.206)),
     "146-2009-2012": Row("net 146, pretrained on 2009", ("146-2009-2012",), log=(39.1, 16.876)),
-    "146-2011-2012": Row("net 146, pretrained on 2011", ("146-2011-2012",), log=(38.99, 16.622)),
+    "146-2011-2012": Row("net 146, pretrained on 2011", ("146-2011-2012",), log=PRETRAINED.log),
 }
 TABLES = {
-    "ilsvrc-2010": Table(
-        "Table 1: ILSVRC-2010",
-        (
-            Row("Sparse coding", ("sparse-coding-2010",), (47.1, 28.2), views=WHOLE),
-            Row("SIFT + FVs", ("sift-fv-2010",), (45.7, 25.7), views=WHOLE),
-            Row("CNN", ("145-2010",), (37.5, 17.0), (37.4727, 16.9987)),
-        ),
-    ),
+    "ilsvrc-2010": Table("Table 1: ILSVRC-2010", (SPARSE, SIFT, CNN)),
     "ilsvrc-2012": Table(
         "Table 2: ILSVRC-2012",
         (Row("SIFT + FVs", ("sift-fv",), submitted=26.2, views=WHOLE), ONE, FIVE, PRETRAINED, SEVEN),
@@ -157,15 +153,12 @@ TABLES = {
     ),
 }  # fmt: skip
 
-
-# Errors in percent, top-1 and top-5, on ILSVRC-2010's test images (the paper's table 1)
-PAPER_BASELINES = {"sparse-coding": (47.1, 28.2), "sift-fv": (45.7, 25.7)}
-# The paper's table 2 (ILSVRC-2012 validation images, percent), and what net 145's own log says of "1 CNN"
-PAPER = {"1 CNN": (40.7, 18.2), "1 CNN, 2012 log": (40.664, 18.21), "5 CNNs": (38.1, 16.4)}
-# Its table 1 (ILSVRC-2010 test images, whose labels were released), and the log of net 145 on them
+# What other commands print below their own errors: of table 2, of table 1 and of its baselines
+PAPER = {"1 CNN": ONE.paper, "1 CNN, 2012 log": ONE.log, "5 CNNs": FIVE.paper}
 PAPER_2010 = {
-    "sparse coding": (47.1, 28.2),
-    "SIFT + FVs": (45.7, 25.7),
-    "CNN": (37.5, 17.0),
-    "CNN, 2012 log": (37.4727, 16.9987),
+    "sparse coding": SPARSE.paper,
+    "SIFT + FVs": SIFT.paper,
+    "CNN": CNN.paper,
+    "CNN, 2012 log": CNN.log,
 }
+PAPER_BASELINES = {"sparse-coding": SPARSE.paper, "sift-fv": SIFT.paper}
