@@ -14,7 +14,7 @@ from msgspec import Meta, Struct
 from model.errors import RunError
 from model.recipe import Recipe
 from pipeline.atomic import append, create, lock, naming, replacing
-from pipeline.schema import Count, Fingerprint, Unfit, convert, need_file, parse, read_json
+from pipeline.schema import Count, Fingerprint, Place, Unfit, convert, need_file, parse, read_json
 
 Row = dict[str, Any]
 OTHER = "another --run (of a baseline: --out)"
@@ -41,7 +41,7 @@ class Training(Validation, tag_field="kind", tag="train"):
 
 
 class Data(Struct):
-    path: str
+    path: Place
     fingerprint: Fingerprint
 
 

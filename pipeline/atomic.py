@@ -42,7 +42,7 @@ def writing(path: Path) -> Iterator[IO[bytes]]:
             yield file
     else:
         descriptor = os.dup(stream) if stream else os.open(path, os.O_WRONLY)
-        with io.BufferedWriter(_File(descriptor, "w", path)) as file:
+        with io.BufferedWriter(_Stream(descriptor, "w", path)) as file:
             yield file
 
 
@@ -162,6 +162,16 @@ class _File(io.FileIO):
     def write(self, data: Any) -> int:
         with naming(self.called):
             return super().write(data)
+
+
+class _Stream(_File):
+    """Has no places: /dev/null would call each of them 0, which upsets a ZIP."""
+
+    def seekable(self) -> bool:
+        return False
+
+    def tell(self) -> int:
+        raise io.UnsupportedOperation("tell")
 
 
 @contextmanager

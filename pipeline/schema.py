@@ -21,6 +21,7 @@ Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Positive = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 Fingerprint = Annotated[str, Meta(pattern="^[0-9a-f]{16,64}$")]  # of a dataset, or the beginning of it
 Finite = Annotated[float, Meta(ge=-1e300, le=1e300)]  # NaN is neither
+Place = Annotated[str, Meta(min_length=1)]  # a path
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 EXPANSION = 200  # how many times its size a compressed file may hold
 
@@ -45,6 +46,8 @@ def convert(value: Any, kind: type[T]) -> T:
         raise Unfit(said[0].lower() + said[1:]) from None
     except RecursionError:
         raise Unfit("nested too deeply") from None
+    except UnicodeEncodeError:  # of a key: msgspec reads it as UTF-8
+        raise Unfit("a name that no text has") from None
 
 
 def parse(text: bytes | str, kind: type[T]) -> T:

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO
 
+import numpy as np
 import pytest
 
 from pipeline.atomic import make_ready, replacing, writing
@@ -166,3 +167,8 @@ def test_making_ready_leaves_nothing_and_harms_nothing(tmp_path: Path) -> None:
         make_ready(tmp_path / "sub")
     with pytest.raises(OSError, match="file"):
         make_ready(path / "below a file")
+
+
+def test_a_zip_may_be_written_to_a_device() -> None:
+    with writing(Path("/dev/null")) as file:
+        np.savez(file, probabilities=np.zeros((10, 5)), labels=np.zeros(10), names=np.array(["a"] * 10))

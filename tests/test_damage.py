@@ -24,6 +24,7 @@ from pipeline.dataset import INDEX, Dataset
 from pipeline.errors import DataError
 from pipeline.prep.plan import begin
 from pipeline.prep.shard import Record
+from pipeline.schema import Unfit, parse
 from pipeline.statistics import Statistics, Sums
 
 SHA = 64 * "0"
@@ -188,3 +189,8 @@ def same(one: Any, other: Any) -> bool:
     if isinstance(one, torch.Tensor):
         return torch.equal(one, other)
     return np.array_equal(one, other) if isinstance(one, np.ndarray) else bool(one == other)
+
+
+def test_a_key_that_no_text_has() -> None:
+    with pytest.raises(Unfit, match="a name that no text has"):
+        parse(rb'{"\udc80": 1}', similar.Facts)

@@ -13,7 +13,7 @@ from cli import options
 from cli.compose import trained
 from cli.display import say, write_json
 from model.errors import RunError
-from pipeline.schema import Array, Count, Fingerprint, Unfit, map_npy, read_json
+from pipeline.schema import Array, Count, Fingerprint, Place, Unfit, map_npy, read_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,11 +26,11 @@ BLOCK = 64 << 20  # bytes of features in memory at a time, as float32
 class Facts(Struct):
     """How features were made."""
 
-    run: str
+    run: Place
     checkpoint: str
     step: Count
     layer: str
-    data: str
+    data: Place
     fingerprint: Fingerprint
     split: Literal["train", "val", "test"]
     precision: Literal["bfloat16", "tf32", "float32"]

@@ -140,7 +140,7 @@ class Files:
 
     def read(self, reader: str, path: Path) -> None:
         if words := self.desk.commands.get(reader):
-            self.desk.check(self.desk.command(*words), words, str(self.folder), path.name)
+            self.desk.check(self.desk.command(*words), words, f"{self.folder.name}/", path.name)
         else:
             one_line(lambda: getattr(self, f"read_{reader}")(path), str(self.folder))
 

@@ -70,10 +70,7 @@ def account(root: Path, out: Path, source: Source, dataset: Dataset) -> None:
     places = [(sample.path, sample.offset) for sample in samples]
     if len(set(places)) < len(places):
         raise Fault("unaccounted", "used twice", f"used twice: {sorted(places)}")
-    of_splits = sum(
-        any(sample.path == row["file"] and sample.offset == row["offset"] for sample in samples)
-        for row in rows
-    )
+    of_splits = sum("left_out" not in row for row in rows)
     if sum(map(dataset.samples, dataset.splits)) != len(samples) - of_splits:
         raise Fault("unaccounted", "sum", f"{len(samples)} images, {of_splits} rejected, {dataset.splits}")
     if (passed := sum(count_passed(root, out, known))) > dataset.made["passed_over"]:
