@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from cli import options
-from cli.paper.baseline import run_baseline
+from cli.paper.baseline import BaselineSettings, run_baseline
 
 COMMON = (
     options.data,
@@ -47,7 +47,7 @@ def command() -> None:
 @click.option("--dimensions", type=click.IntRange(1, 128), default=64, help="Principal components kept.")
 @click.option("--components", type=click.IntRange(1), default=256, help="Gaussians of the mixture.")
 @click.option("--pyramid", is_flag=True, help="Also of quarters and of three stripes: eight times as much.")
-def sift_fv(step: int, dimensions: int, components: int, pyramid: bool, **settings: Any) -> None:
+def sift_fv(step: int, dimensions: int, components: int, pyramid: bool, **shared: Any) -> None:
     """Dense SIFT, improved Fisher vectors, linear classifiers.
 
     After Sanchez and Perronnin (CVPR 2011; with Mensink and Verbeek, IJCV 2013): plain SIFT of 24x24 pixels
@@ -59,14 +59,14 @@ def sift_fv(step: int, dimensions: int, components: int, pyramid: bool, **settin
     """
     sizes = {"dimensions": dimensions, "components": components}
     levels = ((1, 1), (2, 2), (1, 3)) if pyramid else ((1, 1),)
-    run_baseline("sift-fv", (24, step, 5), levels, sizes, settings)
+    run_baseline("sift-fv", (24, step, 5), levels, sizes, BaselineSettings(**shared))
 
 
 @command.command("sparse-coding")
 @common
 @click.option("--step", type=click.IntRange(1), default=8, help="Pixels between descriptors.")
 @click.option("--words", type=click.IntRange(1), default=1024, help="Of the dictionary.")
-def sparse_coding(step: int, words: int, **settings: Any) -> None:
+def sparse_coding(step: int, words: int, **shared: Any) -> None:
     """Dense SIFT, sparse codes, maxima over a spatial pyramid, linear classifiers.
 
     After ScSPM (Yang, Yu, Gong, Huang, CVPR 2009): plain SIFT of 16x16 pixels, a learned dictionary, codes
@@ -76,4 +76,5 @@ def sparse_coding(step: int, words: int, **settings: Any) -> None:
     ImageNet with the defaults, computed: 21,504 numbers an image, 57 GB of features, 222 hours of one core
     for them at 0.6 s an image, 86 MB of classifiers.
     """
-    run_baseline("sparse-coding", (16, step, 1), ((1, 1), (2, 2), (4, 4)), {"words": words}, settings)
+    levels = ((1, 1), (2, 2), (4, 4))
+    run_baseline("sparse-coding", (16, step, 1), levels, {"words": words}, BaselineSettings(**shared))

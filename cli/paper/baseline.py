@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,12 +28,25 @@ if TYPE_CHECKING:
 LIBRARIES = {"cv2": "opencv-python-headless", "sklearn": "scikit-learn"}  # modules and distributions
 
 
+@dataclass(frozen=True)
+class BaselineSettings:
+    """What the command line says of every baseline."""
+
+    data: Path
+    split: str  # whose errors are counted
+    out: Path | None
+    sample: int
+    epochs: int
+    seed: int
+    workers: int | None
+
+
 def run_baseline(
     name: str,
     grid: tuple[int, int, int],
     levels: tuple[tuple[int, int], ...],
     sizes: dict[str, int],
-    settings: dict[str, Any],
+    settings: BaselineSettings,
 ) -> None:
     """All stages that are not done yet. grid: patch, step and scales."""
     need_libraries()
@@ -42,19 +56,17 @@ def run_baseline(
     from pipeline.dataset import has_labels, need_labels, open_dataset
     from pipeline.workers import count_cores
 
-    dataset, split = open_dataset(settings["data"]), settings["split"]
-    folder = settings["out"] or options.RUNS / f"baseline-{name}"
-    workers = settings["workers"] or count_cores()
-    plan = stages.Plan(
-        name, Grid(*grid), levels, sizes, settings["sample"], settings["seed"], dataset.root, folder
-    )
+    dataset, split = open_dataset(settings.data), settings.split
+    folder = settings.out or options.RUNS / f"baseline-{name}"
+    workers = settings.workers or count_cores()
+    plan = stages.Plan(name, Grid(*grid), levels, sizes, settings.sample, settings.seed, dataset.root, folder)
     counts = {each: len(stages.open_samples(dataset.root, each)) for each in ("train", "val", split)}
     need_labels(dataset, "train", "val")
     if not has_labels(dataset, split):
         raise RunError(f"{split} images of {dataset.root} have no labels to count errors by; use --split val")
     with ended_in_order(), RunDirectory(folder) as run:
         refuse_changes(plan, dataset)
-        state, epochs = stages.read_state(folder, settings["epochs"]), settings["epochs"]
+        state, epochs = stages.read_state(folder, settings.epochs), settings.epochs
         run.open(state["step"], state["epoch"], describe(plan, dataset))
         with progress("codebook", min(counts["train"], stages.SAMPLED)) as each:
             codebook = stages.learn_codebook(plan, dataset, workers, each)
