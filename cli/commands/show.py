@@ -130,7 +130,7 @@ def activations(
 
     run = trained.open_run(run_name, checkpoint, settings)
     ((_, images),) = read_images(run, [image], exif == "honour")
-    wanted = [layer] if layer else layer_names(run.network)[:-1]
+    wanted = layer_names(run.network)[:-1] if layer is None else [layer]
     found = outputs(run.network, images, wanted, run.precision)
     arrays = {name: values[0].cpu().numpy() for name, values in found.items()}
     who, towers = trained.title(run.path), run.recipe.towers
