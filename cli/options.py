@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -75,11 +77,28 @@ class Output(click.Path):
 output, output_or_dash, picture = Output(), Output(dash=True), Output(".png", ".pdf")
 
 
+@dataclass(frozen=True)
+class Machine:
+    """Where and how to compute, as asked for; None is the default of the option of this name."""
+
+    gpus: str | None = None
+    device: str | None = None
+    precision: str | None = None
+    workers: int | None = None
+
+
 def machine(command: Callable[..., None]) -> Callable[..., None]:
-    """The options that say where and how to compute."""
+    """Adds the options of `Machine` to a command, which gets them as one argument, `machine`."""
+
+    @wraps(command)
+    def collect(
+        gpus: str | None, device: str | None, precision: str | None, workers: int | None, **others: object
+    ) -> None:
+        command(machine=Machine(gpus, device, precision, workers), **others)
+
     for option in (workers, precision, device, gpus):
-        command = option(command)
-    return command
+        collect = option(collect)
+    return collect
 
 
 def run_path(name: str) -> Path:

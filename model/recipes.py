@@ -108,13 +108,14 @@ RECIPES = {
 
 
 def get_recipe(name: str = "original", **overrides: object) -> Recipe:
-    """The named recipe with some fields replaced; RunError for a name, a field or a value that cannot be."""
+    """The named recipe with some fields replaced, but by None; RunError for what cannot be."""
     if name not in RECIPES:
         raise RunError(f"no recipe is called {name!r}; there are {', '.join(RECIPES)}")
     if unknown := [field for field in overrides if field not in Recipe.__struct_fields__]:
         fields = ", ".join(Recipe.__struct_fields__)
         raise RunError(f"a recipe has no field {unknown[0]!r}; its fields are {fields}")
+    given = {field: value for field, value in overrides.items() if value is not None}
     try:
-        return convert(msgspec.to_builtins(msgspec.structs.asdict(RECIPES[name]) | overrides), Recipe)
+        return convert(msgspec.to_builtins(msgspec.structs.asdict(RECIPES[name]) | given), Recipe)
     except Unfit as error:
         raise RunError(f"recipe {name}: {error}") from None

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from cli.bench.parts import Parts
+from cli.options import Machine
 from model.network import AlexNet
 from model.optim import Momentum
 from model.recipes import get_recipe
@@ -22,7 +23,7 @@ from tools.compare import peers
 from tools.compare.loaders import Job
 from tools.compare.step import network, optimiser, update
 
-SETTINGS = {"gpus": None, "device": "cpu", "precision": None, "workers": 1, "cuda_graph": None}
+MACHINE = Machine(device="cpu", workers=1)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def test_the_same_draws_make_the_same_batch(
     dataset = request.getfixturevalue(kind)
     for module in {peers.PEERS[name].module, peers.PEERS[name].resizer if kind == "originals" else "torch"}:
         pytest.importorskip(module)
-    parts = Parts(dataset, get_recipe(classes=3, width=0.02, batch_size=16), SETTINGS)
+    parts = Parts(dataset, get_recipe(classes=3, width=0.02, batch_size=16), MACHINE)
     ours, ours_labels = next(iter(parts.batches()))
     images, labels = process.submit(first, name, peers.job(parts)).result()
     assert torch.equal(labels, ours_labels)
@@ -66,7 +67,7 @@ def test_webdataset_reads_the_same(dataset: Dataset, process: ProcessPoolExecuto
     """Its order and draws are its own: with one place to crop and no noise, only the flip is left open."""
     pytest.importorskip("webdataset")
     recipe = get_recipe(classes=3, width=0.02, batch_size=16, offsets=1, noise=0.0)
-    job = peers.job(Parts(dataset, recipe, SETTINGS))
+    job = peers.job(Parts(dataset, recipe, MACHINE))
     images, labels = process.submit(first, "webdataset", job).result()
     assert images.shape == (16, 3, 224, 224)
     jpegs, true = Samples(dataset, "train").read(np.arange(28))

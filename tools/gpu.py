@@ -20,6 +20,7 @@ import torch
 
 from cli.bench.meter import rate
 from cli.bench.parts import Parts
+from cli.options import Machine
 from model.recipes import get_recipe
 from pipeline import graph
 from pipeline.dataset import Dataset, open_dataset
@@ -72,11 +73,10 @@ def main() -> int:
 def shares(dataset: Dataset, device: str, batch_size: int, seconds: float) -> dict[float, int]:
     """The loader's images/s where the card's JPEG decoder gets that share of them."""
     recipe = get_recipe(classes=len(dataset.classes), batch_size=batch_size)
-    settings = {"gpus": None, "device": device, "precision": None, "workers": None, "cuda_graph": False}
     found = {}
     for share in SHARES:
         graph.SQUARES["hw_decoder_load"] = share
-        found[share] = round(rate(Parts(dataset, recipe, settings).works["loader"], seconds))
+        found[share] = round(rate(Parts(dataset, recipe, Machine(device=device)).works["loader"], seconds))
     del graph.SQUARES["hw_decoder_load"]
     return found
 

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from cli.compose.devices import choose_devices, use_device
 from cli.compose.images import read_mean, stream_options, train_batches
+from cli.options import Machine
 from cli.pictures.canvas import new_figure
 from model import schedule
 from model.evaluate import Batch
@@ -56,7 +57,7 @@ def start(
 
 def measure(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """By variant, what `start` found on the dataset's training images."""
-    dataset, (device,) = open_dataset(options.data), choose_devices(None, options.device)
+    dataset, (device,) = open_dataset(options.data), choose_devices(Machine(device=options.device))
     precision, found = use_device(device, None), {}
     for name, (recipe_name, divisor) in VARIANTS.items():
         recipe = get_recipe(

@@ -18,6 +18,7 @@ from PIL import Image
 from cli.bench.meter import Work
 from cli.compose.devices import choose_devices, cores, recorder, use_device
 from cli.compose.images import read_mean, stream_options, train_batches
+from cli.options import Machine
 from model.captured import Captured
 from model.evaluate import autocast, evaluate
 from model.network import AlexNet, Keys
@@ -42,24 +43,24 @@ class AgainAndAgain(EvaluationBatches):
 
 
 class Parts:
-    """All that a training of `recipe` on `dataset` uses, part by part; settings: the command line's."""
+    """All that a training of `recipe` on `dataset` uses, part by part."""
 
-    def __init__(self, dataset: Dataset, recipe: Recipe, settings: dict[str, Any]) -> None:
+    def __init__(self, dataset: Dataset, recipe: Recipe, machine: Machine, cuda_graph: bool = False) -> None:
         gc.collect()  # earlier parts that nobody uses: they and their works hold each other
         torch.cuda.empty_cache()
         self.dataset, self.recipe = dataset, recipe
-        self.devices = choose_devices(settings["gpus"], settings["device"])
+        self.devices = choose_devices(machine)
         self.device = self.devices[0]
-        self.precision = use_device(self.device, settings["precision"])
-        self.images = stream_options(recipe, self.device, settings["workers"])
-        self.cores = cores(settings["workers"])
+        self.precision = use_device(self.device, machine.precision)
+        self.images = stream_options(recipe, self.device, machine.workers)
+        self.cores = cores(machine.workers)
         self.samples = Samples(dataset, "train")
         mean = read_mean(dataset.root, recipe)
         self.network = AlexNet(recipe, self.devices, seed=0, mean=mean)
         self.divisor = divisor(recipe, 1)
         self.optimiser = Momentum(self.network, recipe)
         self.optimiser.set_rates(rates(recipe, 1))
-        record = recorder(settings["cuda_graph"], self.devices)
+        record = recorder(cuda_graph, self.devices)
         self.captured = Captured(self.work, record) if record else None
         self.waited = self.trained = 0.0  # seconds
         self.works: dict[str, Work] = {

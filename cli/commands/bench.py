@@ -35,25 +35,27 @@ IMAGENET = 1_281_167  # training images of ILSVRC-2012
     "--seconds", type=options.Number(0, 1e6, min_open=True), default=5.0, help="For a part in a round."
 )
 @click.option("--json", "json_path", type=options.output, help="Write the result there.")
-def command(data: Path, seconds: float, json_path: Path | None, **settings: Any) -> None:
+def command(
+    data: Path,
+    machine: options.Machine,
+    cuda_graph: bool,
+    recipe_name: str,
+    width: float | None,
+    batch_size: int | None,
+    seconds: float,
+    json_path: Path | None,
+    beside: Beside | None = None,
+) -> None:
     """Say how many images a second each part does by itself and all do together, and which is the limit.
 
     Three rounds over all parts, one after the other; the figures are medians. Nothing is left behind.
     """
-    bench(data, seconds, json_path, settings)
-
-
-def bench(
-    data: Path, seconds: float, json_path: Path | None, settings: dict[str, Any], beside: Beside | None = None
-) -> None:
-    """Measure the parts of a training on `data`, and what `beside` starts; settings: the command line's."""
     from cli.bench.parts import Parts
     from pipeline.dataset import open_dataset
 
     dataset = open_dataset(data)
-    changes = {name: settings[name] for name in ("width", "batch_size") if settings[name] is not None}
-    recipe = get_recipe(settings["recipe_name"], **{"classes": len(dataset.classes), **changes})
-    parts = Parts(dataset, recipe, settings)
+    recipe = get_recipe(recipe_name, classes=len(dataset.classes), width=width, batch_size=batch_size)
+    parts = Parts(dataset, recipe, machine, cuda_graph)
     meters: dict[str, Meter] = {name: partial(rate, work) for name, work in parts.works.items()}
     with ExitStack() as stack:
         if beside:

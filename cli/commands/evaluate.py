@@ -22,7 +22,12 @@ from cli.paper.tables import PAPER, PAPER_2010
 @click.option("--json", "json_path", type=options.output, help="Write the result there.")
 @click.option("--predictions", type=options.output, help="Write probabilities, labels, names (.npz).")
 def command(
-    run_name: str | None, checkpoint: str, data: Path | None, json_path: Path | None, **settings: Any
+    run_name: str | None,
+    checkpoint: str,
+    machine: options.Machine,
+    data: Path | None,
+    json_path: Path | None,
+    **settings: Any,
 ) -> None:
     """Top-1 and top-5 error of a trained network, every image counted once.
 
@@ -33,7 +38,7 @@ def command(
     from model.replicas import joined
     from pipeline.dataset import has_labels
 
-    run = trained.open_run(run_name, checkpoint, settings)
+    run = trained.open_run(run_name, checkpoint, machine)
     dataset, split = run.data(data), settings["split"]
     labelled = has_labels(dataset, split)
     if not labelled and not settings["predictions"]:

@@ -46,9 +46,7 @@ def command(run_name: str | None, checkpoint: str, kind: str, out: Path | None, 
 
     if kind == "onnx":
         onnx.need_packages()
-    run = trained.open_run(
-        run_name, checkpoint, {"gpus": None, "device": "cpu", "precision": "float32", "workers": None}
-    )
+    run = trained.open_run(run_name, checkpoint, options.Machine(device="cpu", precision="float32"))
     suffix = ".onnx" if kind == "onnx" else ".safetensors"
     out = out or Path(trained.title(run.path) + suffix)
     if out.suffix != suffix:

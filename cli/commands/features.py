@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     "--type", "dtype", type=click.Choice(["float32", "float16"]), default="float32", help="Of the numbers."
 )
 @click.option("--out", type=options.Output(".npy"), help="The .npy file.  [default: SPLIT-LAYER.npy]")
-def command(run_name: str | None, checkpoint: str, out: Path | None, **settings: Any) -> None:
+def command(
+    run_name: str | None, checkpoint: str, machine: options.Machine, out: Path | None, **settings: Any
+) -> None:
     """What a layer makes of each image of a split.
 
     A row an image, for `similar` and other programs; of fc7 these are the paper's 4096 numbers. They are
@@ -42,7 +44,7 @@ def command(run_name: str | None, checkpoint: str, out: Path | None, **settings:
     from pipeline.dataset import read_names
 
     split, layer = settings["split"], settings["layer"]
-    run = trained.open_run(run_name, checkpoint, settings)
+    run = trained.open_run(run_name, checkpoint, machine)
     sizes = {shape.layer.name: int(np.prod(shape.out)) for shape in run.network.shapes}
     if layer not in sizes:
         raise RunError(f"the network has no layer {layer}; it has {', '.join(sizes)}")

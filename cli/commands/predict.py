@@ -32,7 +32,9 @@ from cli.study.guesses import LOST, Row, from_files, from_split, open_sinks
 @click.option("--picture", type=options.picture, help="Draw images and guesses, .png or .pdf.")
 @click.option("--count", type=click.IntRange(1), default=8, help="Images in the picture, at most.")
 @click.option("--only-errors", is_flag=True, help="Leave out what was recognised; needs known classes.")
-def command(images: Sequence[str], run_name: str | None, checkpoint: str, **settings: Any) -> None:
+def command(
+    images: Sequence[str], run_name: str | None, checkpoint: str, machine: options.Machine, **settings: Any
+) -> None:
     """The five likeliest classes of each image.
 
     Images are decoded, resized and cropped as in evaluation. The class of an image is known where its
@@ -41,7 +43,7 @@ def command(images: Sequence[str], run_name: str | None, checkpoint: str, **sett
     """
     if bool(images) == bool(settings["split"]):
         raise click.UsageError("give images, folders or patterns, or else --split")
-    run = trained.open_run(run_name, checkpoint, settings)
+    run = trained.open_run(run_name, checkpoint, machine)
     source = from_split(run, settings) if settings["split"] else from_files(run, images, settings)
     totals, started = Totals(), time.monotonic()
     with ExitStack() as stack:

@@ -32,7 +32,14 @@ from model.errors import RunError
 @options.run_data
 @click.option("--ten-crop", is_flag=True, help="Evaluate the paper's ten views, too: ten times the work.")
 @click.option("--out", type=options.output, help="The page.  [default: report.html in the run]")
-def command(run_name: str | None, checkpoint: str, ten_crop: bool, out: Path | None, **settings: Any) -> None:
+def command(
+    run_name: str | None,
+    checkpoint: str,
+    machine: options.Machine,
+    ten_crop: bool,
+    out: Path | None,
+    **settings: Any,
+) -> None:
     """Write all there is to say of a run as one HTML file, to send or to keep.
 
     It needs no network and no other file. RUN is a name in runs/ or a folder; without one it is the newest.
@@ -42,7 +49,7 @@ def command(run_name: str | None, checkpoint: str, ten_crop: bool, out: Path | N
     from pipeline.atomic import make_ready, replacing, writing
     from pipeline.dataset import need_labels
 
-    run = trained.open_run(run_name, checkpoint, settings)
+    run = trained.open_run(run_name, checkpoint, machine)
     folder, dataset = run.source, run.data(settings["data"])
     need_labels(dataset, "val")
     try:

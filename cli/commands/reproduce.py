@@ -43,7 +43,13 @@ folder = click.Path(path_type=Path)
     "--bench", "bench_path", type=folder, help="A file of bench --json to reckon with, for all nets alike."
 )
 def command(
-    table: str, runs: Path, json_path: Path | None, dry_run: bool, bench_path: Path | None, **settings: Any
+    table: str,
+    runs: Path,
+    machine: options.Machine,
+    json_path: Path | None,
+    dry_run: bool,
+    bench_path: Path | None,
+    **settings: Any,
 ) -> None:
     """Make a table of the paper: train and evaluate what is missing, and print ours beside the paper's.
 
@@ -65,7 +71,7 @@ def command(
     Without --bench, --dry-run measures each net for some seconds, as `bench` does.
     """
     tables = TABLES if table == "all" else {table: TABLES[table]}
-    shelf = Shelf(runs, open_datasets(settings), settings)
+    shelf = Shelf(runs, open_datasets(settings), machine, settings)
     steps = shelf.steps(tables.values())
     if dry_run:
         from cli.paper.cost import tell_cost

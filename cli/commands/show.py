@@ -87,12 +87,17 @@ def curves(runs: Sequence[str], out: Path) -> None:
 )
 @options.out("confusion.png")
 def confusion(
-    predictions: Path | None, pairs: int, json_path: Path | None, out: Path, **settings: Any
+    predictions: Path | None,
+    pairs: int,
+    json_path: Path | None,
+    out: Path,
+    machine: options.Machine,
+    **settings: Any,
 ) -> None:
     """Which classes are taken for one another, at the first guess."""
     from cli.pictures import panels
 
-    names, counts = count_file(predictions) if predictions else count_run(settings)
+    names, counts = count_file(predictions) if predictions else count_run(machine, settings)
     found = confused(names, counts)
     for pair in found[:pairs]:
         say(f"{pair.images:>7,} of {pair.of:<7,}  {pair.true}  ->  {pair.taken}")
@@ -120,7 +125,7 @@ def activations(
     layer: str | None,
     exif: str,
     out: Path,
-    **settings: Any,
+    machine: options.Machine,
 ) -> None:
     """What each layer makes of IMAGE: what the next one reads, after ReLU, pooling and norms."""
     from cli.pictures import panels
@@ -128,7 +133,7 @@ def activations(
     from pipeline.files import square
     from pipeline.image import centre
 
-    run = trained.open_run(run_name, checkpoint, settings)
+    run = trained.open_run(run_name, checkpoint, machine)
     ((_, images),) = read_images(run, [image], exif == "honour")
     wanted = layer_names(run.network)[:-1] if layer is None else [layer]
     found = outputs(run.network, images, wanted, run.precision)
@@ -157,7 +162,7 @@ def gradient(
     wnid: str | None,
     exif: str,
     out: Path,
-    **settings: Any,
+    machine: options.Machine,
 ) -> None:
     """Which pixels a class's probability depends on.
 
@@ -173,7 +178,7 @@ def gradient(
     from pipeline.files import find_images, square
     from pipeline.image import centre
 
-    run = trained.open_run(run_name, checkpoint, settings)
+    run = trained.open_run(run_name, checkpoint, machine)
     numbers = {category.wnid: category.index for category in run.facts.classes}
     if wnid is not None and wnid not in numbers:
         known = ", ".join(list(numbers)[:3]) + " and so on"

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -56,7 +57,7 @@ def command(
     picture: Path | None,
     rows: int,
     exif: str,
-    **settings: Any,
+    machine: options.Machine,
 ) -> None:
     """The most similar images: the paper's figure 4, right.
 
@@ -73,8 +74,8 @@ def command(
     names = read_names(dataset, split)
     if dataset.fingerprint != facts.fingerprint:
         raise RunError(f"{dataset.root} is no longer the dataset that {features} was made of; make it again")
-    settings["precision"] = settings["precision"] or facts.precision
-    run = trained.open_run(facts.run, facts.checkpoint, settings)
+    machine = replace(machine, precision=machine.precision or facts.precision)
+    run = trained.open_run(facts.run, facts.checkpoint, machine)
     if run.step != facts.step:
         steps = f"{run.path} is at step {run.step:,}, not {facts.step:,}"
         raise RunError(f"{steps} as when {features} was made; make it again with alexnet-dali features")

@@ -54,7 +54,9 @@ from model.schedules import SCHEDULES
     "recipe wants them.",
 )
 @click.option("--show-recipe", is_flag=True, help="Print the recipe and its schedule, and exit.")
-def command(recipe_name: str, show_recipe: bool, data: Path, **settings: Any) -> None:
+def command(
+    recipe_name: str, show_recipe: bool, data: Path, machine: options.Machine, **settings: Any
+) -> None:
     """Train, or go on with a run that was stopped.
 
     The run's folder holds run.json, metrics.jsonl, TensorBoard events, last.pt and best.pt. SIGTERM,
@@ -77,5 +79,6 @@ def command(recipe_name: str, show_recipe: bool, data: Path, **settings: Any) ->
     recipe = get_recipe(recipe_name, **{"classes": len(dataset.classes), **changes})
     if recipe.classes < len(dataset.classes):
         raise RunError(f"--classes {recipe.classes}: {data} has {len(dataset.classes)} classes")
-    if status := train(recipe, dataset, options.run_path(settings["run_name"] or recipe_name), settings):
+    path = options.run_path(settings["run_name"] or recipe_name)
+    if status := train(recipe, dataset, path, machine, settings):
         sys.exit(status)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import torch
 
 from cli.failures import out_of_memory
+from cli.options import Machine
 from model.captured import Record, cuda_graph
 from model.errors import RunError
 from model.replicas import find_place
@@ -17,8 +18,9 @@ from pipeline.workers import count_cores
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 
 
-def choose_devices(gpus: str | None, device: str | None) -> list[torch.device]:
+def choose_devices(machine: Machine) -> list[torch.device]:
     """The devices of this process's replica; several processes on a machine share out --gpus."""
+    gpus, device = machine.gpus, machine.device
     if gpus and device:
         raise RunError("--gpus and --device say the same thing in two ways; give one of them")
     names = (device or "cuda").split(",")

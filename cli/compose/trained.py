@@ -1,7 +1,7 @@
 """What the commands that study a trained network share: its run, the network, the facts about its images."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,8 +89,8 @@ class Trained:
         return dataset
 
 
-def open_run(run_name: str | None, state: str, settings: dict[str, Any]) -> Trained:
-    """The named run, or the newest. settings: gpus, device, precision, workers of the command line."""
+def open_run(run_name: str | None, state: str, machine: options.Machine) -> Trained:
+    """The named run, or the newest; without a GPU on the CPU, if the machine is not told otherwise."""
     import torch
 
     from cli.compose.devices import choose_devices, use_device
@@ -99,10 +99,9 @@ def open_run(run_name: str | None, state: str, settings: dict[str, Any]) -> Trai
 
     path, saved = open_checkpoint(run_name, state)
     recipe = Recipe.from_dict(saved["identity"]["recipe"])
-    device = settings["device"]
-    if not (device or settings["gpus"] or torch.cuda.is_available()):
-        device = "cpu"
-    devices = choose_devices(settings["gpus"], device)
+    if not (machine.device or machine.gpus or torch.cuda.is_available()):
+        machine = replace(machine, device="cpu")
+    devices = choose_devices(machine)
     facts = saved.get("facts") or find_facts(path.parent, saved["identity"]["dataset"])
     network = AlexNet(recipe, devices, seed=0, mean=centre_mean(facts.mean, recipe))
     network.load(saved["weights"])
@@ -112,9 +111,9 @@ def open_run(run_name: str | None, state: str, settings: dict[str, Any]) -> Trai
         recipe=recipe,
         network=network,
         devices=devices,
-        precision=use_device(devices[0], settings["precision"]),
+        precision=use_device(devices[0], machine.precision),
         facts=facts,
-        workers=settings["workers"],
+        workers=machine.workers,
     )
 
 

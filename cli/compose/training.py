@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from pipeline.dataset import Dataset
 
 
-def train(recipe: Recipe, dataset: "Dataset", path: Path, settings: dict[str, Any]) -> int:
+def train(
+    recipe: Recipe, dataset: "Dataset", path: Path, machine: options.Machine, settings: dict[str, Any]
+) -> int:
     """The run at `path`, from its last checkpoint if there is one, to its schedule's end. The exit status."""
     if settings["stop_after"] is not None and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
         raise RunError("--stop-after under torchrun --max-restarts: it would start the stopped run again")
@@ -40,8 +42,8 @@ def train(recipe: Recipe, dataset: "Dataset", path: Path, settings: dict[str, An
     from model.run import RunDirectory
     from model.train import Stopped, Watch
 
-    devices = choose_devices(settings["gpus"], settings["device"])
-    precision = use_device(devices[0], settings["precision"])
+    devices = choose_devices(machine)
+    precision = use_device(devices[0], machine.precision)
     record = recorder(settings["cuda_graph"], devices)
     stop = StopWish(settings["stop_after"])
     with (
@@ -50,7 +52,7 @@ def train(recipe: Recipe, dataset: "Dataset", path: Path, settings: dict[str, An
         joined(devices[0], warn) as replicas,
         RunDirectory(path, replicas.first) as run,
     ):
-        trainer = make_trainer(recipe, dataset, run, devices, precision, replicas, settings)
+        trainer = make_trainer(recipe, dataset, run, devices, precision, replicas, machine, settings)
         trainer.record = record
         per_epoch = -(-trainer.images // recipe.batch_size)
         quiet = not replicas.first
@@ -77,6 +79,7 @@ def make_trainer(
     devices: "list[torch.device]",
     precision: str,
     replicas: "Replicas",
+    machine: options.Machine,
     settings: dict[str, Any],
 ) -> "Trainer":
     """Network, velocities and batches, where the run in its folder stands."""
@@ -87,7 +90,7 @@ def make_trainer(
     from model.train import Trainer, take_up
 
     seed = settings["seed"]
-    images = stream_options(recipe, devices[0], settings["workers"])
+    images = stream_options(recipe, devices[0], machine.workers)
     images |= {"rank": replicas.rank, "world": replicas.world}
     mean = read_mean(dataset.root, recipe)
     identity = identify(recipe, dataset, devices, precision, replicas, seed)

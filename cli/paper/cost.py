@@ -85,6 +85,5 @@ def measure_rates(name: str, shelf: "Shelf") -> dict[str, float]:
     from cli.bench.meter import rate
     from cli.bench.parts import Parts
 
-    machine = shelf.machine(name) | {"cuda_graph": False}
-    works = Parts(shelf.images(name), shelf.recipe(name), machine).works
+    works = Parts(shelf.images(name), shelf.recipe(name), shelf.machine_of(name)).works
     return {part: rate(works[part], SECONDS) for part in ("train", "eval, centre", "eval, ten views")}

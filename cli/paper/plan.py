@@ -1,12 +1,13 @@
 """What `reproduce` keeps in a folder: a folder for each run, what made it, what of it is missing."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
+from cli.options import Machine
 from cli.paper.tables import BASELINES, DATA, RUNS, Row, Speed, Table
 from model import schedule
 from model.errors import RunError
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from pipeline.dataset import Dataset
 
 TRAINING = ("width", "batch_size", "epochs")  # of a recipe; None: its own
-MACHINE = ("gpus", "device", "precision", "workers")
 SIZES = {"sift-fv": ("sample", "step", "components"), "sparse-coding": ("sample", "step", "words")}
 
 
@@ -46,10 +46,11 @@ class Step:
 
 @dataclass(frozen=True)
 class Shelf:
-    """The runs in `folder`, by their names in tables.py. data: by the keys of DATA; settings: as typed."""
+    """The runs in `folder`, by their names in tables.py. data: by the keys of DATA; the others: as typed."""
 
     folder: Path
     data: "dict[str, Dataset]"
+    machine: Machine
     settings: dict[str, Any]
 
     def steps(self, tables: Iterable[Table]) -> list[Step]:
@@ -108,12 +109,13 @@ class Shelf:
         changes |= {"schedule": run.schedule} if run.schedule else {}
         return get_recipe(run.recipe, classes=len(self.images(name).classes), **changes)
 
-    def machine(self, name: str) -> dict[str, Any]:
+    def machine_of(self, name: str) -> Machine:
         """Where to compute; of two devices a net of one tower takes the first."""
-        given = {key: self.settings[key] for key in MACHINE}
-        for key in ("gpus", "device"):
-            given[key] = given[key] and ",".join(given[key].split(",")[: self.recipe(name).towers])
-        return given
+
+        def first(devices: str | None) -> str | None:
+            return devices and ",".join(devices.split(",")[: self.recipe(name).towers])
+
+        return replace(self.machine, gpus=first(self.machine.gpus), device=first(self.machine.device))
 
     def train_words(self, name: str) -> tuple[str, ...]:
         run = RUNS[name]
@@ -125,19 +127,24 @@ class Shelf:
             "init_from": run.begins and self.folder / run.begins,
             "seed": self.settings["seed"] + run.seed,
         }
-        return ("train", *written(own | self.given(TRAINING) | self.machine(name)))
+        return ("train", *written(own | self.given(TRAINING) | vars(self.machine_of(name))))
 
     def eval_words(self, name: str, views: str) -> tuple[str, ...]:
         out = self.predictions(name, views)
         own = {"data": self.images(name).root, "run": self.folder / name, "split": self.split(name)}
         files = {"predictions": out, "json": out.with_suffix(".json")}
         ten = ["--ten-crop"] if views == "ten views" else []
-        return ("eval", *ten, *written(own | self.machine(name) | files))
+        return ("eval", *ten, *written(own | vars(self.machine_of(name)) | files))
 
     def baseline_words(self, name: str) -> tuple[str, ...]:
         command = BASELINES[name].command
         own = {"data": self.images(name).root, "out": self.folder / name, "split": self.split(name)}
-        return ("baseline", command, *written(own | self.given(("seed", "workers", *SIZES[command]))))
+        workers = {"workers": self.machine.workers}
+        return (
+            "baseline",
+            command,
+            *written(own | self.given(("seed",)) | workers | self.given(SIZES[command])),
+        )
 
     def given(self, names: Sequence[str]) -> dict[str, Any]:
         return {name: self.settings[name] for name in names}

@@ -8,13 +8,14 @@ import numpy as np
 
 from cli.compose import trained
 from cli.display import progress
+from cli.options import Machine
 from model.errors import RunError
 
 if TYPE_CHECKING:
     from cli.pictures.panels import Counts, Pair
 
 
-def count_run(settings: dict[str, Any]) -> "tuple[list[str], Counts]":
+def count_run(machine: Machine, settings: dict[str, Any]) -> "tuple[list[str], Counts]":
     """Names of the classes, and how often each of the true ones was taken for which in a split."""
     from model.evaluate import LOST
     from model.study.layers import predict
@@ -22,7 +23,7 @@ def count_run(settings: dict[str, Any]) -> "tuple[list[str], Counts]":
     from pipeline.dataset import need_labels
     from pipeline.graph import CENTRE_VIEW
 
-    run = trained.open_run(settings["run_name"], settings["checkpoint"], settings)
+    run = trained.open_run(settings["run_name"], settings["checkpoint"], machine)
     dataset = run.data(settings["data"])
     need_labels(dataset, settings["split"])
     batches = EvaluationBatches(

@@ -4,8 +4,6 @@ The options are those of `alexnet-dali bench`: DataLoader, webdataset, FFCV and 
 """
 
 import sys
-from pathlib import Path
-from typing import Any
 
 import click
 
@@ -15,9 +13,10 @@ from tools.compare.peers import job, started
 
 
 @click.command("compare", params=list(bench.command.params))
-def command(data: Path, seconds: float, json_path: Path | None, **settings: Any) -> None:
+@click.pass_context
+def command(context: click.Context, /, **given: object) -> None:
     """Say how many images a second each part does, and what one would have used instead."""
-    bench.bench(data, seconds, json_path, settings, beside=lambda parts: started(job(parts)))
+    context.invoke(bench.command, **given, beside=lambda parts: started(job(parts)))
 
 
 if __name__ == "__main__":

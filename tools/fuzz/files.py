@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from cli.compose import predictions, trained
+from cli.options import Machine
 from model import checkpoint
 from model.exchange import weights
 from model.run import read_metrics
@@ -159,8 +160,8 @@ class Files:
         checkpoint.latest(path.parent, lambda text: None)
 
     def read_open(self, path: Path) -> None:
-        settings = {"gpus": None, "device": "cpu", "precision": None, "workers": 1}
-        trained.open_run(str(path if path.suffix == ".safetensors" else path.parent), "last", settings)
+        machine = Machine(device="cpu", workers=1)
+        trained.open_run(str(path if path.suffix == ".safetensors" else path.parent), "last", machine)
 
     read_open_safetensors = read_open_caffe = read_open
 
