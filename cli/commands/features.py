@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from cli.compose.trained import Trained
+    from pipeline.dataset import Dataset
 
 
 @click.command("features")
@@ -30,7 +31,14 @@ if TYPE_CHECKING:
 )
 @click.option("--out", type=options.Output(".npy"), help="The .npy file.  [default: SPLIT-LAYER.npy]")
 def command(
-    run_name: str | None, checkpoint: str, machine: options.Machine, out: Path | None, **settings: Any
+    run_name: str | None,
+    checkpoint: str,
+    machine: options.Machine,
+    data: Path | None,
+    layer: str,
+    split: str,
+    dtype: str,
+    out: Path | None,
 ) -> None:
     """What a layer makes of each image of a split.
 
@@ -43,7 +51,6 @@ def command(
     from pipeline.atomic import make_ready, writing
     from pipeline.dataset import read_names
 
-    split, layer = settings["split"], settings["layer"]
     run = trained.open_run(run_name, checkpoint, machine)
     sizes = {shape.layer.name: int(np.prod(shape.out)) for shape in run.network.shapes}
     if layer not in sizes:
@@ -52,9 +59,9 @@ def command(
     outs = [out.with_suffix(suffix) for suffix in (".json", ".txt", ".npy")]
     for each in outs:
         make_ready(each)
-    dataset, started = run.data(settings["data"]), time.monotonic()
+    dataset, started = run.data(data), time.monotonic()
     names, shape = read_names(dataset, split), (dataset.samples(split), sizes[layer])
-    header = {"descr": np.dtype(settings["dtype"]).str, "fortran_order": False, "shape": shape}
+    header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
     facts = {
         "run": str(run.source.resolve()),
         "checkpoint": run.path.stem,
@@ -72,17 +79,17 @@ def command(
         np.lib.format.write_array_header_1_0(table, header)
         for rows in compute(run, dataset, split, layer):
             with np.errstate(over="ignore"):
-                numbers = rows.astype(settings["dtype"])
+                numbers = rows.astype(dtype)
             if not np.isfinite(numbers).all():
                 raise RunError(f"{layer} has numbers that are too large for float16: give --type float32")
             table.write(numbers.tobytes())
         for file in files:
             file.flush()
     rate = shape[0] / (time.monotonic() - started)
-    say(f"{out}: {shape[0]:,} x {shape[1]:,} {settings['dtype']}, {rate:,.0f} images/s")
+    say(f"{out}: {shape[0]:,} x {shape[1]:,} {dtype}, {rate:,.0f} images/s")
 
 
-def compute(run: "Trained", dataset: Any, split: str, layer: str) -> "Iterator[np.ndarray]":
+def compute(run: "Trained", dataset: "Dataset", split: str, layer: str) -> "Iterator[np.ndarray]":
     """Batch by batch (rows, n) float32."""
     from model.study.layers import outputs
     from pipeline.batches import EvaluationBatches

@@ -4,14 +4,14 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 import click
 
 from cli import options
 from cli.compose import trained
 from cli.display import progress, say
-from cli.study.guesses import LOST, Row, from_files, from_split, open_sinks
+from cli.study.guesses import LOST, Outputs, Row, from_files, from_split, open_sinks
 
 
 @click.command("predict")
@@ -33,7 +33,19 @@ from cli.study.guesses import LOST, Row, from_files, from_split, open_sinks
 @click.option("--count", type=click.IntRange(1), default=8, help="Images in the picture, at most.")
 @click.option("--only-errors", is_flag=True, help="Leave out what was recognised; needs known classes.")
 def command(
-    images: Sequence[str], run_name: str | None, checkpoint: str, machine: options.Machine, **settings: Any
+    images: Sequence[str],
+    run_name: str | None,
+    checkpoint: str,
+    machine: options.Machine,
+    ten_crop: bool,
+    split: str | None,
+    data: Path | None,
+    exif: str,
+    json_path: str | None,
+    csv_path: str | None,
+    picture: Path | None,
+    count: int,
+    only_errors: bool,
 ) -> None:
     """The five likeliest classes of each image.
 
@@ -41,18 +53,24 @@ def command(
     folder is called as the class is (n01440764), or its name begins so. An image that cannot be decoded is
     a row that says why; a damaged JPEG is decoded as far as it goes, with a note.
     """
-    if bool(images) == bool(settings["split"]):
+    if bool(images) == bool(split):
         raise click.UsageError("give images, folders or patterns, or else --split")
-    run = trained.open_run(run_name, checkpoint, machine)
-    source = from_split(run, settings) if settings["split"] else from_files(run, images, settings)
+    from cli.compose.images import choose_views
+
+    run, views = trained.open_run(run_name, checkpoint, machine), choose_views(ten_crop)
+    if split:
+        source = from_split(run, run.data(data), split, views)
+    else:
+        source = from_files(run, images, views, upright=exif == "honour")
+    asked = Outputs(json_path, csv_path, picture, count, only_errors)
     totals, started = Totals(), time.monotonic()
     with ExitStack() as stack:
-        sinks = list(open_sinks(run, source, settings, stack))
+        sinks = list(open_sinks(run, source, asked, stack))
         done = stack.enter_context(progress("images", len(source.names)))
         for number, row in enumerate(source.rows()):
             totals.add(row)
             done(1)
-            if row.wrong or not settings["only_errors"] or row.fault:
+            if row.wrong or not only_errors or row.fault:
                 for sink in sinks:
                     sink(number, row)
     totals.tell(time.monotonic() - started)

@@ -2,7 +2,6 @@
 
 import time
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -36,9 +35,9 @@ def command(
     run_name: str | None,
     checkpoint: str,
     machine: options.Machine,
+    data: Path | None,
     ten_crop: bool,
     out: Path | None,
-    **settings: Any,
 ) -> None:
     """Write all there is to say of a run as one HTML file, to send or to keep.
 
@@ -50,7 +49,7 @@ def command(
     from pipeline.dataset import need_labels
 
     run = trained.open_run(run_name, checkpoint, machine)
-    folder, dataset = run.source, run.data(settings["data"])
+    folder, dataset = run.source, run.data(data)
     need_labels(dataset, "val")
     try:
         about, metrics = read_about(folder / "run.json"), read_metrics(folder / "metrics.jsonl")

@@ -91,13 +91,20 @@ def confusion(
     pairs: int,
     json_path: Path | None,
     out: Path,
+    run_name: str | None,
+    checkpoint: str,
     machine: options.Machine,
-    **settings: Any,
+    data: Path | None,
+    split: str,
 ) -> None:
     """Which classes are taken for one another, at the first guess."""
     from cli.pictures import panels
 
-    names, counts = count_file(predictions) if predictions else count_run(machine, settings)
+    if predictions:
+        names, counts = count_file(predictions)
+    else:
+        run = trained.open_run(run_name, checkpoint, machine)
+        names, counts = count_run(run, run.data(data), split)
     found = confused(names, counts)
     for pair in found[:pairs]:
         say(f"{pair.images:>7,} of {pair.of:<7,}  {pair.true}  ->  {pair.taken}")

@@ -12,7 +12,7 @@ from model import schedule
 from model.recipe import Recipe
 from pipeline.batches import TrainBatches
 from pipeline.dataset import Dataset
-from pipeline.graph import STORED
+from pipeline.graph import CENTRE_VIEW, STORED, TEN_VIEWS
 from pipeline.statistics import Statistics
 
 
@@ -22,6 +22,11 @@ def stream_options(recipe: Recipe, device: torch.device, workers: int | None) ->
     Each of DALI's operators waits for its slowest thread: one thread more than cores keeps all of them busy.
     """
     return {"crop": recipe.crop, "device": device, "threads": cores(workers) + 1}
+
+
+def choose_views(ten_crop: bool) -> tuple[tuple[int, int, int], ...]:
+    """The paper's ten views of an image, or its centre alone."""
+    return TEN_VIEWS if ten_crop else CENTRE_VIEW
 
 
 def read_mean(root: Path, recipe: Recipe) -> torch.Tensor:

@@ -2,20 +2,20 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cli.compose import trained
 from cli.display import progress
-from cli.options import Machine
 from model.errors import RunError
 
 if TYPE_CHECKING:
+    from cli.compose.trained import Trained
     from cli.pictures.panels import Counts, Pair
+    from pipeline.dataset import Dataset
 
 
-def count_run(machine: Machine, settings: dict[str, Any]) -> "tuple[list[str], Counts]":
+def count_run(run: "Trained", dataset: "Dataset", split: str) -> "tuple[list[str], Counts]":
     """Names of the classes, and how often each of the true ones was taken for which in a split."""
     from model.evaluate import LOST
     from model.study.layers import predict
@@ -23,18 +23,12 @@ def count_run(machine: Machine, settings: dict[str, Any]) -> "tuple[list[str], C
     from pipeline.dataset import need_labels
     from pipeline.graph import CENTRE_VIEW
 
-    run = trained.open_run(settings["run_name"], settings["checkpoint"], machine)
-    dataset = run.data(settings["data"])
-    need_labels(dataset, settings["split"])
+    need_labels(dataset, split)
     batches = EvaluationBatches(
-        dataset,
-        settings["split"],
-        views=CENTRE_VIEW,
-        batch_size=run.batch_size(1),
-        **run.image_options(),
+        dataset, split, views=CENTRE_VIEW, batch_size=run.batch_size(1), **run.image_options()
     )
     parts = []
-    with progress(settings["split"], len(batches.samples)) as done:
+    with progress(split, len(batches.samples)) as done:
         for own, probabilities in predict(run.network, batches, run.precision):
             if not probabilities.isfinite().all():
                 raise RunError(f"{run.path}: {LOST}")

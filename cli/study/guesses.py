@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     import numpy as np
 
     from cli.compose.trained import Trained
-    from pipeline.dataset import Category
+    from pipeline.dataset import Category, Dataset
 
+Views = tuple[tuple[int, int, int], ...]  # y, x and whether mirrored
 GUESSES = 5
 LOST = "the network's outputs for it are not finite"  # a fault that is not the image's
 FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")  # what formulas begin with, in both widths
@@ -50,15 +51,26 @@ class Source:
     square: Callable[[int], "np.ndarray"]  # of an image by its number, (256, 256, 3) uint8
 
 
-def open_sinks(run: "Trained", source: Source, settings: dict[str, Any], stack: ExitStack) -> Iterator[Sink]:
+@dataclass(frozen=True)
+class Outputs:
+    """What is written, and which rows of it."""
+
+    json: str | None
+    csv: str | None
+    picture: Path | None
+    count: int  # rows in the picture, at most
+    only_errors: bool
+
+
+def open_sinks(run: "Trained", source: Source, asked: Outputs, stack: ExitStack) -> Iterator[Sink]:
     """Where rows go: to the files asked for, or else as a table to the terminal."""
     classes = run.facts.classes
-    if settings["picture"]:  # opened first, written last: rows are not lost with it
-        yield stack.enter_context(drawing(run, source, settings))
-    for path, sink in ((settings["json_path"], json_file), (settings["csv_path"], csv_file)):
+    if asked.picture:  # opened first, written last: rows are not lost with it
+        yield stack.enter_context(drawing(run, source, asked.picture, asked))
+    for path, sink in ((asked.json, json_file), (asked.csv, csv_file)):
         if path:
             yield stack.enter_context(sink(path, classes))
-    if not any(settings[name] for name in ("json_path", "csv_path", "picture")):
+    if not (asked.json or asked.csv or asked.picture):
         say(f"{'image':<40} {'probability':>11}  class")
         yield lambda number, row: print_row(run, row)
 
@@ -132,7 +144,7 @@ def cell(text: str) -> str:
 
 
 @contextmanager
-def drawing(run: "Trained", source: Source, settings: dict[str, Any]) -> Iterator[Sink]:
+def drawing(run: "Trained", source: Source, path: Path, asked: Outputs) -> Iterator[Sink]:
     """The first `count` rows as a picture, drawn at the end."""
     from cli.pictures import panels
     from pipeline.image import centre
@@ -140,7 +152,7 @@ def drawing(run: "Trained", source: Source, settings: dict[str, Any]) -> Iterato
     drawn: list[panels.Guess] = []
 
     def add(number: int, row: Row) -> None:
-        if row.fault or len(drawn) == settings["count"]:
+        if row.fault or len(drawn) == asked.count:
             return
         drawn.append(
             panels.Guess(
@@ -153,19 +165,18 @@ def drawing(run: "Trained", source: Source, settings: dict[str, Any]) -> Iterato
         )
 
     yield add
-    title = "Images that were mistaken" if settings["only_errors"] else "Images and their likeliest classes"
+    title = "Images that were mistaken" if asked.only_errors else "Images and their likeliest classes"
     if drawn:
-        panels.guesses(drawn, settings["picture"], title)
-        say(f"drawn: {settings['picture']}", err=True)
+        panels.guesses(drawn, path, title)
+        say(f"drawn: {path}", err=True)
     else:
         say("no image to draw", err=True)
 
 
-def from_files(run: "Trained", arguments: Sequence[str], settings: dict[str, Any]) -> Source:
+def from_files(run: "Trained", arguments: Sequence[str], views: Views, upright: bool) -> Source:
     from pipeline.files import FileBatches, find_images, square
 
     paths = find_images(arguments)
-    views, upright = choose_views(settings), settings["exif"] == "honour"
     known = {category.wnid: category.index for category in run.facts.classes}
     batches = FileBatches(
         paths,
@@ -195,11 +206,10 @@ def from_files(run: "Trained", arguments: Sequence[str], settings: dict[str, Any
     return Source([str(path) for path in paths], rows, lambda number: square(paths[number], upright))
 
 
-def from_split(run: "Trained", settings: dict[str, Any]) -> Source:
+def from_split(run: "Trained", dataset: "Dataset", split: str, views: Views) -> Source:
     from pipeline.batches import EvaluationBatches
     from pipeline.dataset import read_names
 
-    dataset, split, views = run.data(settings["data"]), settings["split"], choose_views(settings)
     batches = EvaluationBatches(
         dataset, split, views=views, batch_size=run.batch_size(len(views)), **run.image_options()
     )
@@ -211,12 +221,6 @@ def from_split(run: "Trained", settings: dict[str, Any]) -> Source:
             yield Row(name, known, None if classes else LOST, None, classes, probabilities)
 
     return Source(names, rows, batches.samples.square)
-
-
-def choose_views(settings: dict[str, Any]) -> tuple[tuple[int, int, int], ...]:
-    from pipeline.graph import CENTRE_VIEW, TEN_VIEWS
-
-    return TEN_VIEWS if settings["ten_crop"] else CENTRE_VIEW
 
 
 def guess(run: "Trained", batches: Any) -> Iterator[tuple[int, list[int], list[float]]]:
