@@ -10,7 +10,7 @@ import click
 from cli import options
 from cli.display import console, say, warn, write_json
 from cli.paper.baseline import need_libraries
-from cli.paper.plan import Shelf
+from cli.paper.plan import PlanSettings, Shelf
 from cli.paper.reproduction import find_lack, open_datasets, tell, work_off
 from cli.paper.tables import TABLES, Errors, Row, Speed, Table
 from model.errors import RunError
@@ -44,8 +44,12 @@ folder = click.Path(path_type=Path)
 )
 def command(
     table: str,
+    data: Path,
+    data_2010: Path | None,
+    pretrain: Path | None,
+    pretrain_2009: Path | None,
+    cifar: Path | None,
     runs: Path,
-    machine: options.Machine,
     json_path: Path | None,
     dry_run: bool,
     bench_path: Path | None,
@@ -71,7 +75,14 @@ def command(
     Without --bench, --dry-run measures each net for some seconds, as `bench` does.
     """
     tables = TABLES if table == "all" else {table: TABLES[table]}
-    shelf = Shelf(runs, open_datasets(settings), machine, settings)
+    paths = {
+        "data": data,
+        "data_2010": data_2010 or data,
+        "pretrain": pretrain,
+        "pretrain_2009": pretrain_2009 or pretrain,
+        "cifar": cifar,
+    }
+    shelf = Shelf(runs, open_datasets(paths), PlanSettings(**settings))
     steps = shelf.steps(tables.values())
     if dry_run:
         from cli.paper.cost import tell_cost

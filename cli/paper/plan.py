@@ -1,6 +1,6 @@
 """What `reproduce` keeps in a folder: a folder for each run, what made it, what of it is missing."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,8 @@ from pipeline.schema import Count, Unfit, read_json
 if TYPE_CHECKING:
     from pipeline.dataset import Dataset
 
-TRAINING = ("width", "batch_size", "epochs")  # of a recipe; None: its own
+# The fields of PlanSettings that `train` takes, and that each baseline takes
+TRAINING = ("width", "batch_size", "epochs")
 SIZES = {"sift-fv": ("sample", "step", "components"), "sparse-coding": ("sample", "step", "words")}
 
 
@@ -45,13 +46,27 @@ class Step:
 
 
 @dataclass(frozen=True)
+class PlanSettings:
+    """What is asked of all runs; None: the default of the command that makes them."""
+
+    machine: Machine
+    width: float | None
+    batch_size: int | None
+    epochs: int | None
+    seed: int
+    sample: int | None
+    step: int | None
+    components: int | None
+    words: int | None
+
+
+@dataclass(frozen=True)
 class Shelf:
-    """The runs in `folder`, by their names in tables.py. data: by the keys of DATA; the others: as typed."""
+    """The runs in `folder`, by their names in tables.py. data: by the keys of DATA."""
 
     folder: Path
     data: "dict[str, Dataset]"
-    machine: Machine
-    settings: dict[str, Any]
+    settings: PlanSettings
 
     def steps(self, tables: Iterable[Table]) -> list[Step]:
         """What is missing, in order and once; nothing of runs whose images are not given."""
@@ -104,10 +119,8 @@ class Shelf:
         return path
 
     def recipe(self, name: str) -> Recipe:
-        run = RUNS[name]
-        changes = {key: self.settings[key] for key in TRAINING if self.settings[key] is not None}
-        changes |= {"schedule": run.schedule} if run.schedule else {}
-        return get_recipe(run.recipe, classes=len(self.images(name).classes), **changes)
+        run, classes = RUNS[name], len(self.images(name).classes)
+        return get_recipe(run.recipe, classes=classes, schedule=run.schedule, **self.given(*TRAINING))
 
     def machine_of(self, name: str) -> Machine:
         """Where to compute; of two devices a net of one tower takes the first."""
@@ -115,7 +128,8 @@ class Shelf:
         def first(devices: str | None) -> str | None:
             return devices and ",".join(devices.split(",")[: self.recipe(name).towers])
 
-        return replace(self.machine, gpus=first(self.machine.gpus), device=first(self.machine.device))
+        machine = self.settings.machine
+        return replace(machine, gpus=first(machine.gpus), device=first(machine.device))
 
     def train_words(self, name: str) -> tuple[str, ...]:
         run = RUNS[name]
@@ -125,9 +139,9 @@ class Shelf:
             "recipe": run.recipe,
             "schedule": run.schedule,
             "init_from": run.begins and self.folder / run.begins,
-            "seed": self.settings["seed"] + run.seed,
+            "seed": self.settings.seed + run.seed,
         }
-        return ("train", *written(own | self.given(TRAINING) | vars(self.machine_of(name))))
+        return ("train", *written(own | self.given(*TRAINING) | vars(self.machine_of(name))))
 
     def eval_words(self, name: str, views: str) -> tuple[str, ...]:
         out = self.predictions(name, views)
@@ -139,15 +153,11 @@ class Shelf:
     def baseline_words(self, name: str) -> tuple[str, ...]:
         command = BASELINES[name].command
         own = {"data": self.images(name).root, "out": self.folder / name, "split": self.split(name)}
-        workers = {"workers": self.machine.workers}
-        return (
-            "baseline",
-            command,
-            *written(own | self.given(("seed",)) | workers | self.given(SIZES[command])),
-        )
+        own |= {"seed": self.settings.seed, "workers": self.settings.machine.workers}
+        return ("baseline", command, *written(own | self.given(*SIZES[command])))
 
-    def given(self, names: Sequence[str]) -> dict[str, Any]:
-        return {name: self.settings[name] for name in names}
+    def given(self, *names: str) -> dict[str, Any]:
+        return {name: getattr(self.settings, name) for name in names}
 
     def validations(self, name: str) -> list[dict[str, Any]]:
         """The rows of metrics after each finished epoch of a training."""
@@ -163,7 +173,7 @@ class Shelf:
         recipe, rows = self.recipe(name), self.validations(name)
         if not schedule.finished(recipe, [row["top1_err"] for row in rows]):
             return schedule.epochs(recipe) - len(rows)
-        about, seed = self.about(name, "recipe"), self.settings["seed"] + RUNS[name].seed
+        about, seed = self.about(name, "recipe"), self.settings.seed + RUNS[name].seed
         found = {"recipe": about["recipe"], "seed": about["starts"][0].get("seed")}
         self.refuse_another(name, found, {"recipe": recipe.to_dict(), "seed": seed})
         return 0
@@ -184,9 +194,8 @@ class Shelf:
         except (OSError, Unfit):  # baseline writes it last
             return False
         about = self.about(name, "baseline")["baseline"]
-        wanted = {
-            k: v for k, v in self.given(("seed", *SIZES[BASELINES[name].command])).items() if v is not None
-        }
+        given = self.given("seed", *SIZES[BASELINES[name].command])
+        wanted = {key: value for key, value in given.items() if value is not None}
         found = about | about["sizes"] | about["grid"]
         self.refuse_another(name, {key: found.get(key) for key in wanted}, wanted)
         return split == self.split(name)

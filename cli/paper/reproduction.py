@@ -6,7 +6,7 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from cli.display import say
 from cli.paper.plan import Shelf, Step, chain, predictions
-from cli.paper.tables import DATA, Row, Speed
+from cli.paper.tables import Row, Speed
 from cli.signals import OUT_OF_TIME, SIGNALS, StopWish, handled
 
 if TYPE_CHECKING:
@@ -24,13 +24,10 @@ STOPPED = (OUT_OF_TIME, *(128 + number for number in SIGNALS))
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def open_datasets(settings: dict[str, Any]) -> "dict[str, Dataset]":
-    """By the keys of DATA; those that are not given are left out."""
+def open_datasets(paths: Mapping[str, Path | None]) -> "dict[str, Dataset]":
+    """By the keys of DATA, as the paths; those that are not given are left out."""
     from pipeline.dataset import open_dataset
 
-    paths = {key: settings[key] for key in DATA}
-    paths["data_2010"] = paths["data_2010"] or paths["data"]
-    paths["pretrain_2009"] = paths["pretrain_2009"] or paths["pretrain"]
     opened = {path: open_dataset(path) for path in set(paths.values()) if path}
     return {key: opened[path] for key, path in paths.items() if path}
 
