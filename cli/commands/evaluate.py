@@ -26,8 +26,10 @@ def command(
     checkpoint: str,
     machine: options.Machine,
     data: Path | None,
+    split: str,
+    ten_crop: bool,
     json_path: Path | None,
-    **settings: Any,
+    predictions: Path | None,
 ) -> None:
     """Top-1 and top-5 error of a trained network, every image counted once.
 
@@ -37,16 +39,17 @@ def command(
     """
     from model.replicas import joined
     from pipeline.dataset import has_labels
+    from pipeline.graph import CENTRE_VIEW, TEN_VIEWS
 
     run = trained.open_run(run_name, checkpoint, machine)
-    dataset, split = run.data(data), settings["split"]
-    labelled = has_labels(dataset, split)
-    if not labelled and not settings["predictions"]:
+    dataset = run.data(data)
+    labelled, views = has_labels(dataset, split), TEN_VIEWS if ten_crop else CENTRE_VIEW
+    if not labelled and not predictions:
         raise click.UsageError(
             f"{split} images of {dataset.root} have no labels to count errors by; give --predictions FILE"
         )
     with joined(run.devices[0], warn) as replicas:
-        result = evaluate_run(run, dataset, replicas, settings)
+        result = evaluate_run(run, dataset, replicas, split, views, predictions)
         if not replicas.first:
             return
     result = {"run": str(run.path.parent), "checkpoint": run.path.name, "step": run.step, **result}

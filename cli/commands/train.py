@@ -1,13 +1,14 @@
 """alexnet-dali train."""
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
 from cli import options
-from cli.compose.training import train
+from cli.compose.training import TrainSettings, train
 from model.errors import RunError
 from model.recipes import RECIPES, get_recipe
 from model.schedules import SCHEDULES
@@ -55,7 +56,16 @@ from model.schedules import SCHEDULES
 )
 @click.option("--show-recipe", is_flag=True, help="Print the recipe and its schedule, and exit.")
 def command(
-    recipe_name: str, show_recipe: bool, data: Path, machine: options.Machine, **settings: Any
+    data: Path,
+    recipe_name: str,
+    run_name: str | None,
+    epochs: int | None,
+    batch_size: int | None,
+    schedule: str | None,
+    classes: int | None,
+    width: float | None,
+    show_recipe: bool,
+    **settings: Any,
 ) -> None:
     """Train, or go on with a run that was stopped.
 
@@ -65,20 +75,21 @@ def command(
     Exit status: 0 trained, 75 stopped by --stop-after, 143 by SIGTERM, 129 by SIGHUP, 130 by Ctrl-C, 141 by
     the end of a pipe that is printed to, 1 failed.
     """
-    names = ("epochs", "batch_size", "schedule", "width", "classes")
-    changes = {name: settings[name] for name in names if settings[name] is not None}
+    make = partial(
+        get_recipe, recipe_name, epochs=epochs, batch_size=batch_size, schedule=schedule, width=width
+    )
     if show_recipe:
         from cli.study.recipe import print_recipe
 
-        print_recipe(get_recipe(recipe_name, **changes))
+        print_recipe(make(classes=classes))
         return
     from pipeline.dataset import need_labels, open_dataset
 
     dataset = open_dataset(data)
     need_labels(dataset, "train", "val")
-    recipe = get_recipe(recipe_name, **{"classes": len(dataset.classes), **changes})
+    recipe = make(classes=classes or len(dataset.classes))
     if recipe.classes < len(dataset.classes):
         raise RunError(f"--classes {recipe.classes}: {data} has {len(dataset.classes)} classes")
-    path = options.run_path(settings["run_name"] or recipe_name)
-    if status := train(recipe, dataset, path, machine, settings):
+    path = options.run_path(run_name or recipe_name)
+    if status := train(recipe, dataset, path, TrainSettings(**settings)):
         sys.exit(status)

@@ -228,16 +228,22 @@ def first_word(classes: "Sequence[Category]", output: int) -> str:
 
 
 def evaluate_run(
-    run: "Trained", dataset: "Dataset", replicas: "Replicas", settings: dict[str, Any]
+    run: Trained,
+    dataset: "Dataset",
+    replicas: "Replicas",
+    split: str,
+    views: tuple[tuple[int, int, int], ...],
+    predictions: Path | None,
 ) -> dict[str, Any]:
-    """The errors of a network on a split of a dataset, in percent; of the first process, those of all."""
+    """The errors of a network on a split of a dataset, in percent; of the first process, those of all.
+
+    predictions: where to write the probabilities, if at all.
+    """
     from cli.compose.predictions import Predictions, write
     from model.evaluate import sound_rates
     from pipeline.batches import EvaluationBatches
     from pipeline.dataset import has_labels, read_names
-    from pipeline.graph import CENTRE_VIEW, TEN_VIEWS
 
-    split, views = settings["split"], TEN_VIEWS if settings["ten_crop"] else CENTRE_VIEW
     mine = (run.step, dataset.fingerprint, run.precision)
     if replicas.share(mine) != mine:
         raise RunError(f"process {replicas.rank} has another checkpoint, dataset or precision than the first")
@@ -250,20 +256,18 @@ def evaluate_run(
         world=replicas.world,
         **run.image_options(),
     )
-    found = compute(
-        run, batches, replicas, f"{split}, {len(views)} views", keep=bool(settings["predictions"])
-    )
+    found = compute(run, batches, replicas, f"{split}, {len(views)} views", keep=bool(predictions))
     sums, samples = replicas.gather(found.sums).sum(0), dataset.samples(split)
     images = int(sums[0])
     if images != samples:
         raise RunError(f"{images} images were counted, {dataset.root} has {samples} in {split}")
     errors = sound_rates(sums, run.path)
-    if settings["predictions"]:
+    if predictions:
         probabilities = replicas.collect(found.probabilities)
         if replicas.first:
             labels, wnids = batches.samples.index["label"], [category.wnid for category in dataset.classes]
             content = Predictions(probabilities.numpy(), labels, read_names(dataset, split), wnids)
-            write(settings["predictions"], content)
+            write(predictions, content)
     counted = errors if has_labels(dataset, split) else {}
     return {"split": split, "images": images, "views": len(views), **counted, "precision": run.precision}
 

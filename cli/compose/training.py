@@ -8,12 +8,14 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cli import options
 from cli.display import say, warn
+from cli.options import Machine
 from cli.signals import StopWish, handled
 from model import schedule
 from model.errors import RunError
@@ -30,11 +32,22 @@ if TYPE_CHECKING:
     from pipeline.dataset import Dataset
 
 
-def train(
-    recipe: Recipe, dataset: "Dataset", path: Path, machine: options.Machine, settings: dict[str, Any]
-) -> int:
+@dataclass(frozen=True)
+class TrainSettings:
+    """How a recipe is trained, as asked for on the command line."""
+
+    machine: Machine
+    cuda_graph: bool
+    seed: int
+    save_minutes: float
+    stop_after: float | None  # minutes
+    allow_changes: bool
+    init_from: str | None
+
+
+def train(recipe: Recipe, dataset: "Dataset", path: Path, settings: TrainSettings) -> int:
     """The run at `path`, from its last checkpoint if there is one, to its schedule's end. The exit status."""
-    if settings["stop_after"] is not None and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
+    if settings.stop_after is not None and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
         raise RunError("--stop-after under torchrun --max-restarts: it would start the stopped run again")
     from cli.compose.devices import choose_devices, recorder, told_plainly, use_device
     from cli.display import Display
@@ -42,17 +55,17 @@ def train(
     from model.run import RunDirectory
     from model.train import Stopped, Watch
 
-    devices = choose_devices(machine)
-    precision = use_device(devices[0], machine.precision)
-    record = recorder(settings["cuda_graph"], devices)
-    stop = StopWish(settings["stop_after"])
+    devices = choose_devices(settings.machine)
+    precision = use_device(devices[0], settings.machine.precision)
+    record = recorder(settings.cuda_graph, devices)
+    stop = StopWish(settings.stop_after)
     with (
         handled(signal.SIG_DFL) as change,  # there is nothing to save yet, and others may never come
         told_plainly(recipe.batch_size, devices),
         joined(devices[0], warn) as replicas,
         RunDirectory(path, replicas.first) as run,
     ):
-        trainer = make_trainer(recipe, dataset, run, devices, precision, replicas, machine, settings)
+        trainer = make_trainer(recipe, dataset, run, devices, precision, replicas, settings)
         trainer.record = record
         per_epoch = -(-trainer.images // recipe.batch_size)
         quiet = not replicas.first
@@ -79,8 +92,7 @@ def make_trainer(
     devices: "list[torch.device]",
     precision: str,
     replicas: "Replicas",
-    machine: options.Machine,
-    settings: dict[str, Any],
+    settings: TrainSettings,
 ) -> "Trainer":
     """Network, velocities and batches, where the run in its folder stands."""
     from cli.compose.images import read_mean, stream_options, train_batches
@@ -89,18 +101,18 @@ def make_trainer(
     from model.placement import aside
     from model.train import Trainer, take_up
 
-    seed = settings["seed"]
-    images = stream_options(recipe, devices[0], machine.workers)
+    seed = settings.seed
+    images = stream_options(recipe, devices[0], settings.machine.workers)
     images |= {"rank": replicas.rank, "world": replicas.world}
     mean = read_mean(dataset.root, recipe)
     identity = identify(recipe, dataset, devices, precision, replicas, seed)
-    if settings["init_from"]:
-        identity["init_from"] = settings["init_from"]
+    if settings.init_from:
+        identity["init_from"] = settings.init_from
     network = AlexNet(recipe, devices, seed, mean)
     optimiser = Momentum(network, recipe)
-    state = take_up(run.path, network, optimiser, identity, replicas, settings["allow_changes"], warn)
-    if settings["init_from"] and state.step == 0:
-        begin(network, settings["init_from"], replicas)
+    state = take_up(run.path, network, optimiser, identity, replicas, settings.allow_changes, warn)
+    if settings.init_from and state.step == 0:
+        begin(network, settings.init_from, replicas)
     if replicas.first:
         tell_room(run.path, recipe)
         # what predict must know, should the data be gone
@@ -118,7 +130,7 @@ def make_trainer(
         state=state,
         precision=precision,
         replicas=replicas,
-        save_seconds=60 * settings["save_minutes"],
+        save_seconds=60 * settings.save_minutes,
     )
 
 
