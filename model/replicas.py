@@ -42,7 +42,7 @@ class Replicas:
         return self.rank == 0
 
     def rows(self, total: int) -> range:
-        """This process's rows of a global batch, as pipeline.order.share deals them."""
+        """This process's of `total` images: contiguous, and as many as any other's to within one."""
         return range(total * self.rank // self.world, total * (self.rank + 1) // self.world)
 
     def wrap(self, network: nn.Module, images: torch.Tensor) -> nn.Module:

@@ -14,6 +14,7 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
+from weakref import WeakMethod
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from nvidia.dali.plugin.pytorch.torch_utils import to_torch_tensor
 from pipeline import graph, image
 from pipeline.dataset import PIXELS, Dataset, read_index, read_names
 from pipeline.errors import DataError
-from pipeline.order import draws, epoch_order, share
+from pipeline.order import draws, epoch_order
 
 # What DALI says of an image: that its bytes are damaged (3), or of a kind that it does not know (4, 5)
 REFUSED = re.compile("nvImageCodec failure: '#[345]'|Failed to decode")
@@ -31,14 +32,100 @@ AHEAD = 4  # batches that the disk is told of before they are read; two are insi
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 Colour = Callable[[int], np.ndarray]
+Rows = Callable[[int], range]  # of so many images, those of this process
 Fed = tuple[np.ndarray, tuple[Any, ...]]  # sample numbers, and what the graph takes
 Feed = Iterator[Fed]
 
 
-class TrainBatches:
+class Stream:
+    """A DALI pipeline as an iterator of torch batches: images (..., 3, height, width), and labels.
+
+    `make` builds the graph around a source. A subclass says what the source yields (`_feed`), and what to
+    raise of a sample that DALI cannot decode (`_damage`); where that is nothing, the sample is left out.
+    """
+
+    def __init__(self, make: Callable[..., Any], device: torch.device) -> None:
+        self.make, self.device, self.feed = make, device, self._feed()
+        self.running: deque[Fed] = deque()  # the batches inside DALI
+        self.pipe = self._start()
+
+    def _feed(self) -> Feed:
+        raise NotImplementedError
+
+    def _damage(self, number: int) -> DataError | None:
+        raise NotImplementedError
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        if self.pipe is None:
+            raise StopIteration
+        stream = torch.cuda.current_stream(self.device) if self.device.type == "cuda" else None
+        try:
+            images, labels = self.pipe.run(stream)
+        except StopIteration:
+            self.close()
+            raise
+        except RuntimeError as error:
+            self._leave_out_damage(error)
+            return next(self)
+        rows = len(self.running.popleft()[0])
+        pixels, numbers = (
+            to_torch_tensor(found.as_tensor(), copy=stream is not None)[:rows] for found in (images, labels)
+        )
+        return pixels.movedim(-1, -3), numbers
+
+    def close(self) -> None:
+        """End the stream: threads, files and device memory go at once. At its end a stream does so itself.
+
+        Otherwise they wait for Python's garbage collector, as a stream and what feeds it hold each other.
+        """
+        self.pipe, self.feed = None, iter(())
+        self.running.clear()
+
+    def _start(self) -> Any:
+        source = WeakMethod(self._source)  # DALI's objects hold each other, and so whatever they call
+        return self.make(lambda: source()())  # type: ignore[misc]
+
+    def _source(self) -> tuple[Any, ...]:
+        self.running.append(next(self.feed))
+        return self.running[-1][1]
+
+    def _leave_out_damage(self, error: RuntimeError) -> None:
+        """Tries the samples inside DALI one at a time, and starts it again with those that it decodes."""
+        again: list[Fed] = []
+        for chosen, inputs in self.running:
+            good = [row for row in range(len(chosen)) if self._decodes(inputs, row)]
+            for number in np.delete(chosen, good).tolist():
+                if damage := self._damage(number):
+                    raise damage from None
+            if good:
+                kept = (
+                    [part[row] for row in good] if isinstance(part, list) else part[good] for part in inputs
+                )
+                again.append((chosen[good], tuple(kept)))
+        if sum(len(chosen) for chosen, _ in again) == sum(len(chosen) for chosen, _ in self.running):
+            raise error  # no image's fault
+        self.feed = chain(again, self.feed)
+        self.running.clear()
+        self.pipe = self._start()
+
+    def _decodes(self, inputs: tuple[Any, ...], row: int) -> bool:
+        alone = tuple(part[row : row + 1] for part in inputs)
+        try:
+            self.make(lambda: alone).run()
+        except RuntimeError as error:
+            if REFUSED.search(str(error)):
+                return False
+            raise  # the machine's fault
+        return True
+
+
+class TrainBatches(Stream):
     """Endless (images, labels) from step `start` on: float (rows, 3, crop, crop) RGB 0..255, int64 (rows,).
 
-    A global batch is `batch_size` images, the last of an epoch what is left; this process takes its `share`.
+    A global batch is `batch_size` images, the last of an epoch what is left; this process takes its `rows`.
     colour: epoch (from 1) -> (3, 3) matrix that turns three N(0, 1) numbers into an RGB shift in 0..255
     units, which is added to all of an image's pixels. DataError names an image that cannot be decoded.
     """
@@ -55,23 +142,19 @@ class TrainBatches:
         start: int,
         device: torch.device,
         threads: int,
-        rank: int = 0,
-        world: int = 1,
+        rows: Rows = range,
     ) -> None:
         self.samples = Samples(dataset, "train")
         self.batch_size, self.offsets, self.colour, self.seed = batch_size, offsets, colour, seed
-        self.step, self.rank, self.world = start, rank, world
+        self.step, self.rows = start, rows
         self.steps_per_epoch = -(-len(self.samples) // batch_size)
         make = partial(
             graph.train_graph,
             crop=crop,
             kind=dataset.kind,
-            **executor(device, threads, -(-batch_size // world)),
+            **executor(device, threads, len(rows(batch_size)) + 1),  # of a shorter batch it may be one more
         )
-        self._stream = Stream(make, self._feed(), self.samples.damage, device)
-
-    def __iter__(self) -> Iterator[Batch]:
-        return self._stream
+        super().__init__(make, device)
 
     def total(self, step: int) -> int:
         """Images in the global batch of `step`."""
@@ -84,21 +167,24 @@ class TrainBatches:
             order = epoch_order(self.samples.index["shard"], self.seed, epoch)
             for first in range(skip * self.batch_size, len(order), self.batch_size):
                 total = self.total(self.step)
-                rows = share(total, self.rank, self.world)
+                rows = self.rows(total)
                 # DALI takes no empty batch: where there is no row for this process, the first one stands in
-                fed = rows if rows.start < rows.stop else slice(0, 1)
-                chosen = order[first : first + total][fed]
+                fed = rows or range(1)
+                chosen = order[first + fed.start : first + fed.stop]
                 random = draws(self.seed, self.step, total, fed, self.offsets)
                 shift = (random.normal @ matrix.T).astype(np.float32)
                 images, labels = self.samples.read(chosen)
                 ahead = first + AHEAD * self.batch_size
-                self.samples.expect(order[ahead : ahead + self.batch_size][fed])
+                self.samples.expect(order[ahead + fed.start : ahead + fed.stop])
                 self.step += 1
                 inputs = (images, labels, random.top, random.left, random.mirror, shift)
-                yield chosen[: rows.stop - rows.start], inputs
+                yield chosen[: len(rows)], inputs
+
+    def _damage(self, number: int) -> DataError:
+        return self.samples.damage(number)
 
 
-class EvaluationBatches:
+class EvaluationBatches(Stream):
     """This process's share of a split, each image once and in order.
 
     Images are uint8 (rows, views, 3, crop, crop) RGB, labels int64 (rows,), -1 where there is none.
@@ -114,11 +200,10 @@ class EvaluationBatches:
         batch_size: int,
         device: torch.device,
         threads: int,
-        rank: int = 0,
-        world: int = 1,
+        rows: Rows = range,
     ) -> None:
         self.samples = Samples(dataset, split)
-        self.rows = share(len(self.samples), rank, world)
+        self.rows = rows(len(self.samples))
         self.batch_size = batch_size
         make = partial(
             graph.evaluation_graph,
@@ -127,22 +212,22 @@ class EvaluationBatches:
             views=views,
             **executor(device, threads, batch_size),
         )
-        self._stream = Stream(make, self._feed(), self.samples.damage, device)
-
-    def __iter__(self) -> Iterator[Batch]:
-        return self._stream
+        super().__init__(make, device)
 
     def _feed(self) -> Feed:
         for first in range(self.rows.start, self.rows.stop, self.batch_size):
             chosen = np.arange(first, min(first + self.batch_size, self.rows.stop))
             yield chosen, self.samples.read(chosen)
 
+    def _damage(self, number: int) -> DataError:
+        return self.samples.damage(number)
+
 
 class Samples:
     """The samples of one split: zero-copy views of their images in the memory-mapped shards."""
 
     def __init__(self, dataset: Dataset, split: str) -> None:
-        self.dataset, self.split = dataset, split
+        self.dataset, self.split, self.raw = dataset, split, dataset.kind == "raw"
         self.index = read_index(dataset, split)
         # A mapped file keeps a descriptor: 1,252 for ImageNet, where most systems allow 1,024 unless asked.
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -156,7 +241,7 @@ class Samples:
     def read(self, chosen: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
         """JPEG bytes, uint8 one array each, or raw pixels (256, 256, 3); and labels (rows,) int64."""
         images = [self.shards[shard][first : first + size] for shard, first, size in self._places(chosen)]
-        if self.dataset.kind == "raw":
+        if self.raw:
             images = [image.reshape(PIXELS) for image in images]
         return images, self.index["label"][chosen].astype(np.int64)
 
@@ -169,7 +254,7 @@ class Samples:
     def square(self, number: int) -> np.ndarray:
         """The (256, 256, 3) uint8 that prep made, or would have made, of one image; for pictures."""
         ((stored,), _) = self.read(np.array([number]))
-        return stored if self.dataset.kind == "raw" else image.stored(stored.tobytes())
+        return stored if self.raw else image.stored(stored.tobytes())
 
     def _places(self, chosen: np.ndarray) -> Iterator[tuple[int, int, int]]:
         """(shard, offset, size) of each."""
@@ -190,78 +275,6 @@ class Samples:
             f"{path}, byte {row['offset']}: {name} cannot be decoded ({reason}); "
             f"check with alexnet-dali prep --out {self.dataset.root} --verify"
         )
-
-
-class Stream:
-    """A DALI pipeline as an iterator of torch batches: images (..., 3, height, width), and labels.
-
-    `make` builds the graph around a source, `feed` is what the source yields. `damage` is told the number of
-    a sample that DALI cannot decode, and gives what to raise; if that is nothing, the stream leaves it out.
-    """
-
-    def __init__(
-        self,
-        make: Callable[..., Any],
-        feed: Feed,
-        damage: Callable[[int], DataError | None],
-        device: torch.device,
-    ) -> None:
-        self.make, self.feed, self.damage, self.device = make, feed, damage, device
-        self.running: deque[Fed] = deque()  # the batches inside DALI
-        self.pipe = make(self._source)
-
-    def __iter__(self) -> Iterator[Batch]:
-        return self
-
-    def __next__(self) -> Batch:
-        stream = torch.cuda.current_stream(self.device) if self.device.type == "cuda" else None
-        try:
-            images, labels = self.pipe.run(stream)
-        except StopIteration:
-            # The graph and this hold each other; threads, files and device memory are to go at once.
-            vars(self).clear()
-            raise
-        except RuntimeError as error:
-            self._leave_out_damage(error)
-            return next(self)
-        rows = len(self.running.popleft()[0])
-        pixels, numbers = (
-            to_torch_tensor(found.as_tensor(), copy=stream is not None)[:rows] for found in (images, labels)
-        )
-        return pixels.movedim(-1, -3), numbers
-
-    def _source(self) -> tuple[Any, ...]:
-        self.running.append(next(self.feed))
-        return self.running[-1][1]
-
-    def _leave_out_damage(self, error: RuntimeError) -> None:
-        """Tries the samples inside DALI one at a time, and starts it again with those that it decodes."""
-        again: list[Fed] = []
-        for chosen, inputs in self.running:
-            good = [row for row in range(len(chosen)) if self._decodes(inputs, row)]
-            for number in np.delete(chosen, good).tolist():
-                if damage := self.damage(number):
-                    raise damage from None
-            if good:
-                kept = (
-                    [part[row] for row in good] if isinstance(part, list) else part[good] for part in inputs
-                )
-                again.append((chosen[good], tuple(kept)))
-        if sum(len(chosen) for chosen, _ in again) == sum(len(chosen) for chosen, _ in self.running):
-            raise error  # no image's fault
-        self.feed = chain(again, self.feed)
-        self.running.clear()
-        self.pipe = self.make(self._source)
-
-    def _decodes(self, inputs: tuple[Any, ...], row: int) -> bool:
-        alone = tuple(part[row : row + 1] for part in inputs)
-        try:
-            self.make(lambda: alone).run()
-        except RuntimeError as error:
-            if REFUSED.search(str(error)):
-                return False
-            raise  # the machine's fault
-        return True
 
 
 def executor(device: torch.device, threads: int, batch_size: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from pipeline import graph, image
-from pipeline.batches import Batch, Feed, Stream, executor
+from pipeline.batches import Feed, Stream, executor
 from pipeline.errors import DataError
 from pipeline.formats import HEAD, SUFFIXES, begins_as_image
 from pipeline.image import MAX_BYTES, BadImage, Decoded
@@ -37,7 +37,7 @@ def find_images(arguments: Sequence[str]) -> list[Path]:
     return found
 
 
-class FileBatches:
+class FileBatches(Stream):
     """Each file once and in order; labels are the files' numbers, so that rows can be told apart.
 
     Images are uint8 (rows, views, 3, crop, crop), turned as their EXIF orientation says if `upright`. A file
@@ -66,10 +66,7 @@ class FileBatches:
             views=views,
             **executor(device, threads, batch_size),
         )
-        self._stream = Stream(make, self._feed(), self._leave_out, device)
-
-    def __iter__(self) -> Iterator[Batch]:
-        return self._stream
+        super().__init__(make, device)
 
     def _feed(self) -> Feed:
         with ThreadPoolExecutor(self.threads) as pool:
@@ -94,7 +91,7 @@ class FileBatches:
             self.notes[number] = f"damaged: {decoded.damage}; decoded as far as it goes"
         return np.frombuffer(decoded.file(data), np.uint8)
 
-    def _leave_out(self, number: int) -> None:
+    def _damage(self, number: int) -> None:
         self.faults[number] = "cannot be decoded by DALI"
 
 

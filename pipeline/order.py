@@ -38,15 +38,10 @@ class Draws:
     normal: np.ndarray  # (rows, 3) float32, N(0, 1)
 
 
-def draws(seed: int, step: int, total: int, rows: slice, offsets: int) -> Draws:
+def draws(seed: int, step: int, total: int, rows: range, offsets: int) -> Draws:
     """Crop corners, flips and colour noise of `rows` among the `total` images of one global batch."""
     random = np.random.default_rng([seed, _DRAWS, step])
     corners = random.integers(offsets, size=(2, total)).astype(np.float32)
     mirror = random.integers(2, size=total, dtype=np.int32)
     normal = random.standard_normal((total, 3), dtype=np.float32)
     return Draws(corners[0, rows], corners[1, rows], mirror[rows], normal[rows])
-
-
-def share(total: int, rank: int, world: int) -> slice:
-    """The rows of a batch of `total` for process `rank` of `world`: contiguous, equal to within one."""
-    return slice(total * rank // world, total * (rank + 1) // world)

@@ -4,6 +4,7 @@ import gc
 import io
 import itertools
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
+from model.placement import aside
+from model.replicas import Replicas
 from pipeline.batches import EvaluationBatches, Samples, TrainBatches
 from pipeline.dataset import Dataset, open_dataset, read_names
 from pipeline.errors import DataError
@@ -22,8 +25,8 @@ CPU = {"device": torch.device("cpu"), "threads": 2, "crop": 224}
 MATRIX = np.array([[4.0, 0, 0], [0, 3, 1], [1, 0, 2]])
 
 
-def train(dataset: Dataset, count: int, **options: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """`count` batches; noise is on in the first epoch and off after it."""
+def endless(dataset: Dataset, **options: Any) -> TrainBatches:
+    """Noise is on in the first epoch and off after it."""
     settings = {
         "batch_size": 8,
         "offsets": 33,
@@ -32,7 +35,12 @@ def train(dataset: Dataset, count: int, **options: Any) -> list[tuple[torch.Tens
         "start": 0,
         **CPU,
     }
-    return list(itertools.islice(TrainBatches(dataset, **{**settings, **options}), count))
+    return TrainBatches(dataset, **{**settings, **options})
+
+
+def train(dataset: Dataset, count: int, **options: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """The first `count` batches."""
+    return list(itertools.islice(endless(dataset, **options), count))
 
 
 def evaluation(dataset: Dataset, **options: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -49,7 +57,7 @@ def test_two_epochs_by_the_formula(dataset: Dataset) -> None:
         epoch, within = divmod(step, 4)
         chosen = epoch_order(samples.index["shard"], 7, epoch)[8 * within :][:8]
         assert labels.tolist() == samples.index["label"][chosen].tolist()
-        drawn = draws(7, step, len(chosen), slice(0, len(chosen)), 33)
+        drawn = draws(7, step, len(chosen), range(len(chosen)), 33)
         for row, jpeg in enumerate(samples.read(chosen)[0]):
             top, left = int(drawn.top[row]), int(drawn.left[row])
             image = np.asarray(Image.open(io.BytesIO(jpeg.tobytes()))).astype(np.float64)
@@ -71,7 +79,7 @@ def test_a_stream_starts_anywhere(dataset: Dataset, start: int) -> None:
 @pytest.mark.parametrize("world", [3, 6])  # six processes have a last batch of four images
 def test_processes_share_each_batch(dataset: Dataset, world: int) -> None:
     whole = train(dataset, 4)
-    parts = [train(dataset, 4, rank=rank, world=world) for rank in range(world)]
+    parts = [train(dataset, 4, rows=Replicas(rank, world).rows) for rank in range(world)]
     for step, (images, labels) in enumerate(whole):
         assert torch.equal(torch.cat([part[step][0] for part in parts]), images)
         assert torch.equal(torch.cat([part[step][1] for part in parts]), labels)
@@ -89,7 +97,7 @@ def test_evaluation_counts_every_image_once(dataset: Dataset, world: int, batch_
     labels = [
         label
         for rank in range(world)
-        for _, batch in evaluation(dataset, rank=rank, world=world, batch_size=batch_size)
+        for _, batch in evaluation(dataset, rows=Replicas(rank, world).rows, batch_size=batch_size)
         for label in batch.tolist()
     ]
     assert labels == Samples(dataset, "val").index["label"].tolist()
@@ -128,18 +136,44 @@ def test_a_split_that_is_not_there(dataset: Dataset) -> None:
         Samples(dataset, "nonsense")
 
 
-def test_a_stream_that_has_ended_lets_go(dataset: Dataset) -> None:
-    """Of its threads and files, at once: validations must not wait for Python's garbage collector."""
+def held() -> list[int]:
+    """Threads and open files of this process."""
+    return [len(list(Path("/proc/self", kind).iterdir())) for kind in ("task", "fd")]
 
-    def held() -> list[int]:
-        return [len(list(Path("/proc/self", kind).iterdir())) for kind in ("task", "fd")]
 
+@pytest.fixture
+def uncollected() -> Iterator[list[int]]:
+    """What was held before, while Python's garbage collector waits."""
     gc.collect()
     gc.disable()
-    try:
-        before = held()
-        for _ in range(3):
-            assert sum(len(labels) for _, labels in evaluation(dataset, batch_size=4)) == 9
-        assert held() == before
-    finally:
-        gc.enable()
+    yield held()
+    gc.enable()
+
+
+def test_a_stream_that_has_ended_lets_go(dataset: Dataset, uncollected: list[int]) -> None:
+    """Of its threads and files, at once: validations must not wait for Python's garbage collector."""
+    for _ in range(3):
+        assert sum(len(labels) for _, labels in evaluation(dataset, batch_size=4)) == 9
+    assert held() == uncollected
+
+
+def test_a_stream_that_has_ended_stays_so(dataset: Dataset) -> None:
+    stream = EvaluationBatches(dataset, "val", views=CENTRE_VIEW, batch_size=4, **CPU)
+    assert len(next(stream)[1]) == 4
+    threads = held()[0]
+    assert len(list(stream)) == 2 and held()[0] < threads
+    assert list(stream) == [] and next(stream, None) is None
+
+
+@pytest.mark.parametrize("end", ["closed", "closed twice", "dropped by a training"])
+def test_a_stream_without_an_end_lets_go(dataset: Dataset, uncollected: list[int], end: str) -> None:
+    stream = endless(dataset)
+    given = aside(stream, [CPU["device"]]) if "dropped" in end else stream
+    assert len(next(given)[1]) == 8 and held()[0] > uncollected[0]
+    if "closed" in end:
+        stream.close()
+        assert held()[0] == uncollected[0] and next(stream, None) is None
+    if "twice" in end:
+        stream.close()
+    del stream, given
+    assert held() == uncollected

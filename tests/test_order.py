@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from pipeline.order import WINDOW, draws, epoch_order, share
+from model.replicas import Replicas
+from pipeline.order import WINDOW, draws, epoch_order
 
 SHARDS = np.repeat(np.arange(100), 7)
 
@@ -31,7 +32,7 @@ def test_few_shards_are_shuffled_as_one() -> None:
 
 
 def test_draws_cover_every_offset_alike() -> None:
-    drawn = [draws(0, step, 128, slice(0, 128), 33) for step in range(400)]
+    drawn = [draws(0, step, 128, range(128), 33) for step in range(400)]
     for corners in (np.concatenate([d.top for d in drawn]), np.concatenate([d.left for d in drawn])):
         counts = np.bincount(corners.astype(int), minlength=33)
         assert len(counts) == 33
@@ -45,8 +46,8 @@ def test_draws_cover_every_offset_alike() -> None:
 
 @pytest.mark.parametrize("world", [1, 2, 3, 7, 40])
 def test_shares_make_up_the_whole_batch(world: int) -> None:
-    whole = draws(5, 9, 33, slice(0, 33), 33)
-    parts = [draws(5, 9, 33, share(33, rank, world), 33) for rank in range(world)]
+    whole = draws(5, 9, 33, range(33), 33)
+    parts = [draws(5, 9, 33, Replicas(rank, world).rows(33), 33) for rank in range(world)]
     for field in ("top", "left", "mirror", "normal"):
         assert np.array_equal(np.concatenate([getattr(p, field) for p in parts]), getattr(whole, field))
     sizes = [len(p.top) for p in parts]

@@ -115,7 +115,7 @@ def test_prep_training_and_evaluation(datasets: dict[str, Dataset], kind: str) -
     stream = TrainBatches(
         dataset, batch_size=64, offsets=1, colour=lambda epoch: np.zeros((3, 3)), seed=0, start=0, **CPU
     )
-    images, _ = next(stream._stream)
+    images, _ = next(stream)
     means = sorted(by_pillow(data).mean() for data in [*files().values(), files()["plain.jpg"]])
     assert np.allclose(sorted(images.mean((1, 2, 3)).tolist()), means, atol=14)  # of other crops, mirrored
 

@@ -45,7 +45,7 @@ def train_batches(
 ) -> TrainBatches:
     """The recipe's stream of training batches from step `start` on.
 
-    images: `stream_options`, and where several processes share a batch, rank and world.
+    images: `stream_options`, and where several processes share a batch, this one's `rows`.
     """
     return TrainBatches(
         dataset,

@@ -252,8 +252,7 @@ def evaluate_run(
         split,
         views=views,
         batch_size=run.batch_size(len(views)),
-        rank=replicas.rank,
-        world=replicas.world,
+        rows=replicas.rows,
         **run.image_options(),
     )
     found = compute(run, batches, replicas, f"{split}, {len(views)} views", keep=bool(predictions))
@@ -278,8 +277,7 @@ def compute(
     """Of this process's share; after each batch in step with the others, so that none waits for long."""
     from model.evaluate import evaluate
 
-    total = batches.rows.stop - batches.rows.start
-    with progress(what, total, quiet=not replicas.first) as done:
+    with progress(what, len(batches.rows), quiet=not replicas.first) as done:
 
         def each(images: int) -> None:
             done(images)

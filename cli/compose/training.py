@@ -103,7 +103,7 @@ def make_trainer(
 
     seed = settings.seed
     images = stream_options(recipe, devices[0], settings.machine.workers)
-    images |= {"rank": replicas.rank, "world": replicas.world}
+    images |= {"rows": replicas.rows}
     mean = read_mean(dataset.root, recipe)
     identity = identify(recipe, dataset, devices, precision, replicas, seed)
     if settings.init_from:

@@ -29,13 +29,15 @@ def training_images(
         return list(np.rint(values).clip(0, 255).astype(np.uint8).transpose(0, 2, 3, 1))
 
     count = min(count, noisy.total(step))
-    (images, labels), (noisy_images, _) = next(iter(plain)), next(iter(noisy))
+    (images, labels), (noisy_images, _) = next(plain), next(noisy)
+    plain.close()
+    noisy.close()
     cropped, noisy_ones = images[:count].numpy(), noisy_images[:count].numpy()
     epoch, skip = divmod(step, noisy.steps_per_epoch)
     divisor = schedule.divisor(recipe, epoch + 1)
     order = epoch_order(noisy.samples.index["shard"], seed, epoch)[skip * recipe.batch_size :]
     squares = map(noisy.samples.square, order[:count].tolist())
-    corners = draws(seed, step, noisy.total(step), slice(0, count), recipe.offsets)
+    corners = draws(seed, step, noisy.total(step), range(count), recipe.offsets)
     places = zip(squares, corners.top.astype(int), corners.left.astype(int), strict=True)
     rows = {
         "stored,\nthe part read": [frame(square, y, x, recipe.crop) for square, y, x in places],

@@ -69,7 +69,7 @@ class Batches:
             for first in range(0, len(order), recipe.batch_size):
                 chosen = order[first : first + recipe.batch_size]
                 total = len(chosen)
-                random = draws(self.job.seed, step, total, slice(0, total), recipe.offsets)
+                random = draws(self.job.seed, step, total, range(total), recipe.offsets)
                 shift = (random.normal @ self.job.matrix.T).tolist()
                 places = random.top.tolist(), random.left.tolist(), random.mirror.tolist()
                 yield list(map(Draw, chosen.tolist(), *places, shift))
