@@ -165,6 +165,10 @@ def test_other_sizes_follow_from_the_numbers():
     assert get_recipe(crop=226, offsets=30).shapes()[0].overhang == 1
 
 
+def test_none_leaves_a_field_as_the_recipe_has_it() -> None:
+    assert get_recipe("original", width=None, batch_size=None) == get_recipe("original")
+
+
 def test_narrow_copies():
     full, narrow = get_recipe().shapes(), get_recipe(width=0.25, classes=10).shapes()
     assert [s.weight[0] for s in narrow] == [24, 64, 96, 96, 64, 1024, 1024, 10]

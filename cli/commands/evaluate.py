@@ -37,13 +37,13 @@ def command(
     Of test images only those of ILSVRC-2010 have labels; of others there are only --predictions. Several
     processes (torchrun) share the images.
     """
+    from cli.compose.images import choose_views
     from model.replicas import joined
     from pipeline.dataset import has_labels
-    from pipeline.graph import CENTRE_VIEW, TEN_VIEWS
 
     run = trained.open_run(run_name, checkpoint, machine)
     dataset = run.data(data)
-    labelled, views = has_labels(dataset, split), TEN_VIEWS if ten_crop else CENTRE_VIEW
+    labelled, views = has_labels(dataset, split), choose_views(ten_crop)
     if not labelled and not predictions:
         raise click.UsageError(
             f"{split} images of {dataset.root} have no labels to count errors by; give --predictions FILE"
