@@ -27,6 +27,7 @@ class Captured:
     def __init__(self, work: Work, record: Record) -> None:
         self.work, self.record = work, record
         self.steps = 0
+        self.buffers: list[Tensor] = []  # images, labels, keys
         self.constants: Any = None
         self.replay: Replay | None = None
 
@@ -44,16 +45,18 @@ class Captured:
             self.replay()
 
     def _fill(self, images: Tensor, labels: Tensor, keys: Sequence[int]) -> None:
-        if self.steps == WARM + 1:
-            self.images, self.labels = torch.empty_like(images), torch.empty_like(labels)
-            self.keys = [torch.empty((), dtype=torch.int64, device=images.device) for _ in keys]
-        self.images.copy_(images)
-        self.labels.copy_(labels)
-        for buffer, key in zip(self.keys, keys, strict=True):
+        if not self.buffers:
+            scalars = [torch.empty((), dtype=torch.int64, device=images.device) for _ in keys]
+            self.buffers = [torch.empty_like(images), torch.empty_like(labels), *scalars]
+        for_images, for_labels, *for_keys = self.buffers
+        for_images.copy_(images)
+        for_labels.copy_(labels)
+        for buffer, key in zip(for_keys, keys, strict=True):
             buffer.fill_(key)
 
     def _on_buffers(self) -> None:
-        self.work(self.images, self.labels, self.keys)
+        images, labels, *keys = self.buffers
+        self.work(images, labels, keys)
 
 
 def cuda_graph(work: Callable[[], None]) -> Replay:

@@ -65,7 +65,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[str, State]]:
     def start(*arguments: Any) -> tuple[str, State]:
         found: list[State] = []
         with monkeypatch.context() as patch:
-            patch.setattr(Trainer, "train", lambda trainer: found.append(trainer.network.state()))
+            patch.setattr(Trainer, "train", lambda trainer: found.append(trainer.step.network.state()))
             result = train(*arguments)
         assert result.exit_code == 0, result.output
         return result.output.splitlines()[0], found[0]

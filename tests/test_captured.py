@@ -84,7 +84,8 @@ def trained(
         made = trainer(recipe, run, given, device, log_steps=2, watch=Watch(row=told.append), record=record)
         made.train()
     rows = [{key: row.get(key) for key in ("kind", "step", "loss", "top1_err", "lr")} for row in told]
-    state = made.network.state() | {f"v {key}": x for key, x in made.optimiser.state().items()}
+    step = made.step
+    state = step.network.state() | {f"v {key}": x for key, x in step.optimiser.state().items()}
     return rows, state
 
 

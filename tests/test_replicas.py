@@ -28,7 +28,7 @@ from pipeline.source import miniature
 from pipeline.source.find import find_source
 from tools.commands import Command, ranks
 
-STEP, CONFER = "model.train:Trainer._step", "model.train:Trainer._confer"
+STEP, CONFER = "model.step:Step.__call__", "model.train:Trainer._confer"
 # Relative error of each tensor of weights and velocities. One step differs by about 1e-6. Over more steps it
 # may grow to 0.006 (one seed of seven) where rounding decides which of two pixels is the maximum that lets a
 # gradient pass; a gradient of the wrong scale is an error near 1 of the velocities.

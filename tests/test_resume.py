@@ -26,7 +26,7 @@ from model import checkpoint
 from pipeline.dataset import Dataset
 from tools.commands import Command
 
-STEP, CONFER = "model.train:Trainer._step", "model.train:Trainer._confer"
+STEP, CONFER = "model.step:Step.__call__", "model.train:Trainer._confer"
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from torch.nn import functional as F
 
 from model import checkpoint, schedule
+from model.captured import Record
 from model.errors import RunError
 from model.evaluate import Evaluation, evaluate
 from model.network import AlexNet
@@ -18,6 +19,7 @@ from model.placement import aside
 from model.recipe import Recipe
 from model.recipes import get_recipe
 from model.run import Row, RunDirectory, read_metrics
+from model.step import Step
 from model.train import State, Stopped, Trainer, Watch
 
 IMAGES = 10  # of an epoch: batches of 4, 4 and 2
@@ -40,7 +42,12 @@ def batches(start: int = 0) -> Iterator[Batch]:
 
 
 def trainer(
-    recipe: Recipe, run: RunDirectory, given: Iterator[Batch], device: str = "cpu", **more: object
+    recipe: Recipe,
+    run: RunDirectory,
+    given: Iterator[Batch],
+    device: str = "cpu",
+    record: Record | None = None,
+    **more: object,
 ) -> Trainer:
     network = AlexNet(recipe, device.split(","), seed=0)
     home = network.devices[0]
@@ -52,16 +59,13 @@ def trainer(
 
     run.open(0, 0, {"starts": {}})
     return Trainer(
-        network=network,
-        optimiser=Momentum(network, recipe),
-        recipe=recipe,
+        step=Step(network, Momentum(network, recipe), "float32", record=record),
         batches=given,
         images=IMAGES,
         validate=validate,
         run=run,
         identity={"recipe": recipe.to_dict(), "dataset": 16 * "0"},
         state=State(),
-        precision="float32",
         **more,  # type: ignore[arg-type]
     )
 
@@ -92,7 +96,7 @@ def test_rows_say_what_was_computed(recipe: Recipe, tmp_path: Path) -> None:
     expected = [sum(losses[:2]) / 8, losses[2] / 2, losses[3] / 4, sum(losses[4:]) / 6]
     assert [row["loss"] for row in rows if row["kind"] == "train"] == pytest.approx(expected, rel=1e-5)
     for name, tensor in network.state().items():
-        torch.testing.assert_close(trained.network.state()[name], tensor, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(trained.step.network.state()[name], tensor, rtol=1e-4, atol=1e-6)
 
 
 def test_best_is_the_best(recipe: Recipe, tmp_path: Path) -> None:
@@ -128,8 +132,8 @@ def test_a_state_that_is_not_finite_is_not_saved(recipe: Recipe, tmp_path: Path,
 
         def spoil(step: int) -> None:
             if step == 6:
-                bias = list(trained.network.pieces())[-1][2][0]
-                (bias.data if what == "weights" else trained.optimiser.opposite[bias])[0] = math.inf
+                bias = list(trained.step.network.pieces())[-1][2][0]
+                (bias.data if what == "weights" else trained.step.optimiser.opposite[bias])[0] = math.inf
 
         trained.watch = Watch(step=spoil)
         with pytest.raises(RunError, match=rf"{what} fc8.bias is no longer finite: .*keeps the state"):

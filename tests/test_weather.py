@@ -16,7 +16,7 @@ from model import checkpoint
 from pipeline.dataset import Dataset, read_index
 from tools.commands import Command
 
-STEP = "model.train:Trainer._step"
+STEP = "model.step:Step.__call__"
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from model.errors import RunError
 
 @dataclass(frozen=True)
 class Trap:
-    """Before the `nth` call of `where` ("os:fsync", "model.train:Trainer._step"): `act`."""
+    """Before the `nth` call of `where` ("os:fsync", "model.step:Step.__call__"): `act`."""
 
     where: str
     nth: int
@@ -98,7 +98,7 @@ def hang_up() -> None:
 def nohup() -> None:
     """The connection is lost, of which nohup has this process hear nothing."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    Trap("model.train:Trainer._step", 3, hang_up)()
+    Trap("model.step:Step.__call__", 3, hang_up)()
 
 
 def break_pipe() -> None:

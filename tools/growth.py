@@ -53,12 +53,12 @@ NARROW = ("--width", "0.05", "--batch-size", "32", "--device", "cpu")
 CPU: dict[str, Any] = {"device": torch.device("cpu"), "threads": 2, "crop": 224}
 FIRST_STEP = """
 import os, sys
-from model.train import Trainer
-step = Trainer._step
+from model.step import Step
+step = Step.__call__
 def only(self, *given, **named):
     step(self, *given, **named)
     os._exit(0)
-Trainer._step = only
+Step.__call__ = only
 from cli import main
 main(sys.argv[1:])
 """

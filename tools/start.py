@@ -18,18 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn import functional as F
 
 from cli.compose.devices import choose_devices, use_device
 from cli.compose.images import read_mean, stream_options, train_batches
 from cli.options import Machine
 from cli.pictures.canvas import new_figure
-from model import schedule
-from model.evaluate import Batch
+from model.evaluate import Batch, rates
 from model.network import AlexNet
 from model.optim import Momentum
 from model.recipes import get_recipe
-from model.train import update
+from model.step import Step
 from pipeline.dataset import open_dataset
 
 VARIANTS = {"original": ("original", 1), "paper": ("paper", 1), "paper, inputs / 58": ("paper", 58)}
@@ -41,18 +39,17 @@ def start(
     network: AlexNet, batches: Iterable[Batch], divisor: float, steps: int, precision: str
 ) -> tuple[list[float], Signals, Signals]:
     """The loss of each step, and the signals on the first batch before the first step and after the last."""
-    optimiser = Momentum(network, network.recipe)
-    optimiser.set_rates(schedule.rates(network.recipe, 1))
-    divisor *= schedule.divisor(network.recipe, 1)
+    step = Step(network, Momentum(network, network.recipe), precision)
+    step.set_rates(step.rates, step.divisor * divisor)
     losses: list[float] = []
-    for step, (images, labels) in zip(range(steps), batches, strict=False):
-        if step == 0:
+    for number, (images, labels) in zip(range(steps), batches, strict=False):
+        if number == 0:
             first = images.clone()
-            before = network.signals(first, divisor)
-        masks = network.masks(step, 0, len(images))
-        logits = update(network, optimiser, images, labels, masks, divisor, 1 / len(images), precision)
-        losses.append(F.cross_entropy(logits, labels).item())
-    return losses, before, network.signals(first, divisor)
+            before = network.signals(first, step.divisor)
+        step(images, labels, number, len(labels))
+        losses.append(rates(step.sums)["loss"])
+        step.sums.zero_()
+    return losses, before, network.signals(first, step.divisor)
 
 
 def measure(options: argparse.Namespace) -> dict[str, dict[str, Any]]:

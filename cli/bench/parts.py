@@ -17,16 +17,12 @@ from PIL import Image
 
 from cli.bench.meter import Work
 from cli.compose.devices import choose_devices, cores, recorder, use_device
-from cli.compose.images import read_mean, stream_options, train_batches
+from cli.compose.images import stream_options, train_batches
+from cli.compose.training import make_step
 from cli.options import Machine
-from model.captured import Captured
 from model.evaluate import autocast, evaluate
-from model.network import AlexNet, Keys
-from model.optim import Momentum
 from model.placement import Images, aside
 from model.recipe import Recipe
-from model.schedule import divisor, rates
-from model.train import update
 from pipeline import graph
 from pipeline.batches import EvaluationBatches, Feed, Samples, TrainBatches, executor
 from pipeline.dataset import Dataset
@@ -55,13 +51,9 @@ class Parts:
         self.images = stream_options(recipe, self.device, machine.workers)
         self.cores = cores(machine.workers)
         self.samples = Samples(dataset, "train")
-        mean = read_mean(dataset.root, recipe)
-        self.network = AlexNet(recipe, self.devices, seed=0, mean=mean)
-        self.divisor = divisor(recipe, 1)
-        self.optimiser = Momentum(self.network, recipe)
-        self.optimiser.set_rates(rates(recipe, 1))
         record = recorder(cuda_graph, self.devices)
-        self.captured = Captured(self.work, record) if record else None
+        self.training_step = make_step(recipe, dataset, self.devices, self.precision, record, seed=0)
+        self.network = self.training_step.network
         self.waited = self.trained = 0.0  # seconds
         self.works: dict[str, Work] = {
             "storage": self.storage(),
@@ -143,10 +135,10 @@ class Parts:
             yield len(images)
 
     def step(self) -> Work:
-        """Forward, backward and update on one batch that is there already."""
+        """The step of training, on one batch that is there already."""
         images, labels = next(self.on_each())
         for number in itertools.count():
-            self.update(number, images, labels)
+            self.training_step(images, labels, number, len(labels))
             self.wait()
             yield len(labels)
 
@@ -157,32 +149,11 @@ class Parts:
             asked = time.perf_counter()
             images, labels = next(batches)
             self.waited += time.perf_counter() - asked
-            self.update(number, images, labels)
+            self.training_step(images, labels, number, len(labels))
             if number % 50 == 49:  # where training looks at the loss
                 self.wait()
             self.trained += time.perf_counter() - asked
             yield len(labels)
-
-    def update(self, step: int, images: Images, labels: torch.Tensor) -> None:
-        keys = self.network.keys(step)
-        if self.captured and len(labels) == self.recipe.batch_size:
-            assert isinstance(images, torch.Tensor)  # on one device
-            self.captured(images, labels, keys, constants=self.divisor)
-        else:
-            self.work(images, labels, keys)
-
-    def work(self, images: Images, labels: torch.Tensor, keys: Keys) -> None:
-        masks = self.network.masks_of(keys, 0, len(labels))
-        update(
-            self.network,
-            self.optimiser,
-            images,
-            labels,
-            masks,
-            self.divisor,
-            1 / len(labels),
-            self.precision,
-        )
 
     def evaluation(self, views: tuple[tuple[int, int, int], ...]) -> Work:
         """Validation images, again and again."""
@@ -201,10 +172,10 @@ class Parts:
 
     def normalisations(self) -> Work:
         """The response normalisations of a step by themselves, forward and backward, on their like."""
-        images, _ = next(iter(self.batches()))
+        (images, _), divisor = next(iter(self.batches())), self.training_step.divisor
         found: list[tuple[Any, str, torch.Tensor, torch.Tensor]] = []
         with torch.no_grad(), autocast(self.device, self.precision):
-            for shape, part, pieces in self.network.run_layers(self.network.take(images, self.divisor)):
+            for shape, part, pieces in self.network.run_layers(self.network.take(images, divisor)):
                 if part != "linear":
                     continue
                 for step in {"lrn", "spatial", "contrast"} & set(shape.layer.then):
@@ -235,7 +206,7 @@ class Parts:
             "devices": [str(device) for device in self.devices],
             "gpus": gpus,
             "precision": self.precision,
-            "cuda_graph": self.captured is not None,
+            "cuda_graph": self.training_step.captured is not None,
             "cores": self.cores,
             "torch": torch.__version__,
         }

@@ -24,11 +24,13 @@ from model.recipe import Recipe
 if TYPE_CHECKING:
     import torch
 
+    from model.captured import Record
     from model.evaluate import Evaluation
     from model.network import AlexNet
     from model.replicas import Replicas
     from model.run import RunDirectory
-    from model.train import Trainer
+    from model.step import Step
+    from model.train import State, Trainer, Watch
     from pipeline.dataset import Dataset
 
 
@@ -65,19 +67,20 @@ def train(recipe: Recipe, dataset: "Dataset", path: Path, settings: TrainSetting
         joined(devices[0], warn) as replicas,
         RunDirectory(path, replicas.first) as run,
     ):
-        trainer = make_trainer(recipe, dataset, run, devices, precision, replicas, settings)
-        trainer.record = record
-        per_epoch = -(-trainer.images // recipe.batch_size)
+        step = make_step(recipe, dataset, devices, precision, record, settings.seed, replicas)
+        identity = identify(step, dataset, settings.init_from)
+        state = find_state(step, dataset, run, identity, settings)
+        per_epoch = -(-dataset.samples("train") // recipe.batch_size)
         quiet = not replicas.first
-        with Display(schedule.epochs(recipe), per_epoch, trainer.state.step, quiet) as display:
-            trainer.watch = Watch(stop, display.step, stop.unbroken(display.row))
+        with Display(schedule.epochs(recipe), per_epoch, state.step, quiet) as display:
+            watch = Watch(stop, display.step, stop.unbroken(display.row))
+            trainer = make_trainer(step, dataset, run, identity, state, watch, settings)
             change(stop.receive)
             try:
                 trainer.train()
             except Stopped as stopped:
                 if replicas.first:
-                    step = trainer.state.step
-                    say(f"stopped at step {step:,}; the same command goes on from there", err=True)
+                    say(f"stopped at step {state.step:,}; the same command goes on from there", err=True)
                 return stopped.status
         if replicas.first:
             which = "" if path.parent == options.RUNS else f" --run {shlex.quote(options.run_name(path))}"
@@ -85,51 +88,69 @@ def train(recipe: Recipe, dataset: "Dataset", path: Path, settings: TrainSetting
     return 0
 
 
-def make_trainer(
+def make_step(
     recipe: Recipe,
     dataset: "Dataset",
-    run: "RunDirectory",
     devices: "list[torch.device]",
     precision: str,
-    replicas: "Replicas",
-    settings: TrainSettings,
-) -> "Trainer":
-    """Network, velocities and batches, where the run in its folder stands."""
-    from cli.compose.images import read_mean, stream_options, train_batches
+    record: "Record | None",
+    seed: int,
+    replicas: "Replicas | None" = None,
+) -> "Step":
+    """Make the step of a new run; without replicas, of this process alone."""
+    from cli.compose.images import read_mean
     from model.network import AlexNet
     from model.optim import Momentum
-    from model.placement import aside
-    from model.train import Trainer, take_up
+    from model.step import Step
 
-    seed = settings.seed
-    images = stream_options(recipe, devices[0], settings.machine.workers)
-    images |= {"rows": replicas.rows}
-    mean = read_mean(dataset.root, recipe)
-    identity = identify(recipe, dataset, devices, precision, replicas, seed)
-    if settings.init_from:
-        identity["init_from"] = settings.init_from
-    network = AlexNet(recipe, devices, seed, mean)
-    optimiser = Momentum(network, recipe)
-    state = take_up(run.path, network, optimiser, identity, replicas, settings.allow_changes, warn)
+    network = AlexNet(recipe, devices, seed, read_mean(dataset.root, recipe))
+    return Step(network, Momentum(network, recipe), precision, replicas, record)
+
+
+def find_state(
+    step: "Step", dataset: "Dataset", run: "RunDirectory", identity: dict[str, Any], settings: TrainSettings
+) -> "State":
+    """Find where the run in its folder stands, bring the step there and open the folder for more."""
+    from model.train import take_up
+
+    state = take_up(run.path, step, identity, settings.allow_changes, warn)
     if settings.init_from and state.step == 0:
-        begin(network, settings.init_from, replicas)
-    if replicas.first:
-        tell_room(run.path, recipe)
+        begin(step.network, settings.init_from, step.replicas)
+    if step.replicas.first:
+        tell_room(run.path, step.recipe)
         # what predict must know, should the data be gone
         known = [dataset.root / name for name in ("dataset.json", "statistics.npz")]
         run.open(state.step, len(state.history), describe(dataset, identity), known)
+    return state
+
+
+def make_trainer(
+    step: "Step",
+    dataset: "Dataset",
+    run: "RunDirectory",
+    identity: dict[str, Any],
+    state: "State",
+    watch: "Watch",
+    settings: TrainSettings,
+) -> "Trainer":
+    """Join the step to the images of training, from `state` on, and of validation."""
+    from cli.compose.images import stream_options, train_batches
+    from model.placement import aside
+    from model.train import Trainer
+
+    devices = step.network.devices
+    images = stream_options(step.recipe, devices[0], settings.machine.workers)
+    images["rows"] = step.replicas.rows
+    batches = train_batches(dataset, step.recipe, step.network.seed, state.step, images)
     return Trainer(
-        network=network,
-        optimiser=optimiser,
-        recipe=recipe,
-        batches=aside(iter(train_batches(dataset, recipe, seed, state.step, images)), devices),
+        step=step,
+        batches=aside(iter(batches), devices),
         images=dataset.samples("train"),
-        validate=make_validation(network, dataset, recipe, precision, images),
+        validate=make_validation(step, dataset, images),
         run=run,
         identity=identity,
         state=state,
-        precision=precision,
-        replicas=replicas,
+        watch=watch,
         save_seconds=60 * settings.save_minutes,
     )
 
@@ -160,7 +181,7 @@ def begin(network: "AlexNet", source: str, replicas: "Replicas") -> None:
 
 
 def make_validation(
-    network: "AlexNet", dataset: "Dataset", recipe: Recipe, precision: str, images: dict[str, Any]
+    step: "Step", dataset: "Dataset", images: dict[str, Any]
 ) -> Callable[[Callable[[int], None]], "Evaluation"]:
     """The centre view of every validation image, anew at each call."""
     from model.evaluate import evaluate
@@ -168,20 +189,14 @@ def make_validation(
     from pipeline.graph import CENTRE_VIEW
 
     def validate(each: Callable[[int], None]) -> "Evaluation":
-        views = EvaluationBatches(dataset, "val", views=CENTRE_VIEW, batch_size=recipe.batch_size, **images)
-        return evaluate(network, views, precision=precision, each=each)
+        size = step.recipe.batch_size
+        views = EvaluationBatches(dataset, "val", views=CENTRE_VIEW, batch_size=size, **images)
+        return evaluate(step.network, views, precision=step.precision, each=each)
 
     return validate
 
 
-def identify(
-    recipe: Recipe,
-    dataset: "Dataset",
-    devices: "list[torch.device]",
-    precision: str,
-    replicas: "Replicas",
-    seed: int,
-) -> dict[str, Any]:
+def identify(step: "Step", dataset: "Dataset", init_from: str | None) -> dict[str, Any]:
     """All that the bits of a run depend on: where it changes, the run is another."""
     import nvidia.dali
     import torch
@@ -190,16 +205,17 @@ def identify(
         cuda = device.type == "cuda"
         return torch.cuda.get_device_name(device) if cuda else f"CPU x {torch.get_num_threads()}"
 
-    return {
-        "recipe": recipe.to_dict(),
-        "seed": seed,
+    identity = {
+        "recipe": step.recipe.to_dict(),
+        "seed": step.network.seed,
         "dataset": dataset.fingerprint[:16],
-        "processes": replicas.world,
-        "devices": " + ".join(map(name, devices)),
-        "precision": precision,
+        "processes": step.replicas.world,
+        "devices": " + ".join(map(name, step.network.devices)),
+        "precision": step.precision,
         "torch": version("torch"),
         "dali": nvidia.dali.__version__,  # the wheel is named after its CUDA
     }
+    return identity | ({"init_from": init_from} if init_from else {})
 
 
 def describe(dataset: "Dataset", identity: dict[str, Any]) -> dict[str, Any]:
