@@ -1,6 +1,7 @@
 """Miniature ImageNets for every test, each drawn once a session. Read them; write elsewhere."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from pipeline.prep.prepare import prepare
 from pipeline.source import miniature
 from pipeline.source.find import find_source
 
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whatever started the tests, as nohup, may ignore it
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, and for every process started
 
 settings.register_profile("same", derandomize=True)  # the same inputs each time; others: --hypothesis-profile

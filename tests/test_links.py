@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from test_checkpoint import CONTENT
 from test_prep import files
 
 from cli import main
@@ -40,13 +41,18 @@ def make(source: Source, out: Path) -> Dataset:
 
 def work(run: Path) -> None:
     """All that a training does in its folder."""
-    row = {"kind": "train", "step": 1, "epoch": 1, "loss": 1.0}
+    row = {"kind": "train", "step": 1, "epoch": 1, "loss": 1.0, "top1_err": 0, "top5_err": 0, "img_s": 1}
+    about = {
+        "data": {"path": "data", "fingerprint": "0" * 64},
+        "starts": {"command": "train"},
+        "recipe": CONTENT["identity"]["recipe"],
+    }
     with RunDirectory(run) as directory:
-        directory.open(0, 0, {"starts": {}}, [Path(__file__)])
+        directory.open(0, 0, about, [Path(__file__)])
         directory.add(row)
         directory.sync()
-        checkpoint.save_last(run, {"step": 1})
-        checkpoint.save(run / "best.pt", {"step": 1})
+        checkpoint.save_last(run, CONTENT)
+        checkpoint.save(run / "best.pt", CONTENT)
 
 
 @pytest.mark.parametrize("make_link", [Path.symlink_to, Path.hardlink_to])

@@ -121,7 +121,7 @@ def test_no_command_writes_by_itself() -> None:
         nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
         names = {ast.unparse(node.func).rpartition(".")[2] for node in nodes}
         found |= {(path.name, name) for name in names & forbidden}
-    assert found == {("pictures.py", "savefig")}
+    assert found == {("canvas.py", "savefig")}
 
 
 @contextmanager

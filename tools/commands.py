@@ -6,6 +6,7 @@ server that has torch and DALI loaded already, which alone takes seconds.
 
 import multiprocessing
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -97,6 +98,7 @@ def _run(
     import torch
 
     torch.set_num_threads(1)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whatever started this, as nohup, may ignore it
     if before:
         before()
     from cli import main

@@ -9,6 +9,7 @@ what memory a narrow training on the most images holds as it goes on, and how so
 """
 
 import argparse
+import hashlib
 import json
 import os
 import re
@@ -92,7 +93,10 @@ def repeat_shards(dataset: Dataset, root: Path, count: int) -> None:
     index["shard"] = np.arange(times).repeat(len(rows))
     np.save(root / "train/samples.npy", index)
     (root / "train/names.txt").write_text("".join(f"{name}\n" for name in names) * times)
-    write_description(replace(dataset, root=root, splits={**dataset.splits, "train": shards}))
+    files = {name: sha256 for name, sha256 in dataset.files.items() if not name.endswith(".idx")}
+    for name in ("train/samples.npy", "train/names.txt"):
+        files[name] = hashlib.sha256((root / name).read_bytes()).hexdigest()
+    write_description(replace(dataset, root=root, files=files, splits={**dataset.splits, "train": shards}))
 
 
 def opening(root: Path) -> None:
