@@ -127,15 +127,14 @@ def test_a_lost_loss_keeps_the_state_before(recipe: Recipe, tmp_path: Path) -> N
 @pytest.mark.parametrize("what", ["weights", "velocities"])
 def test_a_state_that_is_not_finite_is_not_saved(recipe: Recipe, tmp_path: Path, what: str) -> None:
     """The last update of an epoch spoils a number of which its own loss cannot tell yet."""
+
+    def spoil(step: int) -> None:
+        if step == 6:
+            bias = list(trained.step.network.pieces())[-1][2][0]
+            (bias.data if what == "weights" else trained.step.optimiser.opposite[bias])[0] = math.inf
+
     with RunDirectory(tmp_path) as run:
-        trained = trainer(recipe, run, batches())
-
-        def spoil(step: int) -> None:
-            if step == 6:
-                bias = list(trained.step.network.pieces())[-1][2][0]
-                (bias.data if what == "weights" else trained.step.optimiser.opposite[bias])[0] = math.inf
-
-        trained.watch = Watch(step=spoil)
+        trained = trainer(recipe, run, batches(), watch=Watch(step=spoil))
         with pytest.raises(RunError, match=rf"{what} fc8.bias is no longer finite: .*keeps the state"):
             trained.train()
     assert {path.name: checkpoint.read(path)["step"] for path in tmp_path.glob("*.pt")} == {
