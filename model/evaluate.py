@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from model.errors import RunError
+from model.placement import autocast
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 LOST = (
@@ -84,8 +85,3 @@ def over_views(network: nn.Module, images: torch.Tensor, precision: str) -> torc
         logits = network(images.flatten(0, 1))
     probabilities: torch.Tensor = logits.float().softmax(1).unflatten(0, images.shape[:2]).mean(1)
     return probabilities
-
-
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Matrix products and convolutions in bfloat16 where `precision` says so; weights stay float32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")

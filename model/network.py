@@ -1,8 +1,8 @@
-"""AlexNet as a recipe describes it: the same text on one device, on two, and on a CPU.
+"""Eighth stop: AlexNet as a recipe describes it, the same text on one device, on two, and on a CPU.
 
-Fourth stop of a batch: images come from the loader, logits go to the loss in train.py. With one device both
-towers are groups of the same convolutions; with two each device computes its own tower, and maps are copied
-only where the paper's arrows cross. Parameters, states and dropout masks do not depend on the placement.
+Images come from the loader, logits go to the loss in step.py. With one device both towers are groups of the
+same convolutions; with two each device computes its own tower, and maps are copied only where the paper's
+arrows cross. Parameters, states and dropout masks do not depend on the placement.
 
 Where a pooling window holds its maximum twice, torch sends the gradient to the first, 2012 to both. Ties are
 zeros of a ReLU, whose gradient is zero either way, unless bfloat16 rounds values together: left to torch.

@@ -1,4 +1,4 @@
-"""The update rule as executed in 2012; last stop of a batch, after the gradients of its loss.
+"""Tenth stop, the last: update the weights by the gradients of the loss, as executed in 2012.
 
     velocity <- momentum * velocity - rate * gradient - rate * decay * weight;  weight <- weight + velocity
 

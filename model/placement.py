@@ -1,4 +1,4 @@
-"""Which device holds which tower, and the copies between them."""
+"""Fifth stop: bring images to the devices; which holds which tower, how it computes, what is copied."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -54,6 +54,11 @@ def placed(recipe: Recipe, devices: Sequence[torch.device | str]) -> list[torch.
         )
         raise RunError(f"{where}, not on {len(devices)}")
     return [torch.device(device) for device in devices]
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Matrix products and convolutions in bfloat16 where `precision` says so; weights stay float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
 def exchange(pieces: Pieces, devices: Sequence[torch.device]) -> Pieces:

@@ -1,4 +1,4 @@
-"""The processes that share a run: each holds a replica of the network and takes its share of every batch."""
+"""Second stop: share the batch among the processes of a run, each of which holds a replica of the network."""
 
 import os
 import socket

@@ -1,4 +1,4 @@
-"""The training step: a batch through network, loss and update, kernel by kernel or recorded and replayed."""
+"""Seventh stop: one step, a batch through network, loss and update, kernel by kernel or recorded."""
 
 from functools import cached_property, partial
 
@@ -8,10 +8,10 @@ from torch.nn import functional as F
 
 from model import schedule
 from model.captured import Captured, Record
-from model.evaluate import autocast, tally
+from model.evaluate import tally
 from model.network import AlexNet, Keys
 from model.optim import Momentum
-from model.placement import Images
+from model.placement import Images, autocast
 from model.replicas import Replicas
 
 

@@ -1,7 +1,10 @@
 """From an ImageNet root to batches on a device.
 
-source -> prep (uses image, statistics, dataset), once and offline;
-dataset -> batches (uses order, graph), every epoch.
+Flat is what a batch meets (batches, order, graph; files for predict), the dataset that it comes from, and
+what more than one room needs: how one image is decoded, how files are written and read, processes, errors.
+
+source/  an ImageNet root in any of its shapes: its classes and images
+prep/    once and offline: a prepared dataset of them
 """
 
 import os

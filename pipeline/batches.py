@@ -1,4 +1,4 @@
-"""Fifth stop: dataset and DALI graph become torch batches on the training device; they go to model/train.py.
+"""First stop of a batch: read its images from the shards, and hand on what DALI makes of them to torch.
 
 On a CPU batches leave DALI without a copy. On a GPU they are copied: DALI waits for the whole device before
 it takes back memory that it lent, which ends the recording of a CUDA graph and lets batches pile up.

@@ -1,4 +1,6 @@
-"""Fourth stop: the DALI graphs. Bytes and random draws come from batches.py, pixels go back to it.
+"""Fourth stop: decode, crop, flip and add noise, as graphs that are built once and run by DALI.
+
+Bytes and random draws come from batches.py, pixels go back to it.
 
 One text for both backends: on a GPU nvJPEG decodes ("mixed") and everything after it stays on the device; on
 a CPU every operator is the CPU one. Pixels are RGB, 0..255, the three of a place side by side; the network

@@ -1,4 +1,4 @@
-"""Third stop: which image, crop, flip and noise come next: pure functions of seed, epoch and step.
+"""Third stop: choose images, crops, flips and noise, by pure functions of seed, epoch and step.
 
 No state: a run goes on from its step alone, and is the same whatever number of processes share a batch.
 """

@@ -104,6 +104,18 @@ def test_no_command_imports_another() -> None:
             assert not imported(path, commands), f"{name}: a command composes, nothing else needs it"
 
 
+def test_what_one_room_alone_needs_is_in_it() -> None:
+    """Flat in a package is what a batch meets, or what more than one of its rooms needs."""
+    known = modules()
+    users: dict[str, set[str]] = {name: set() for name in known}  # the folders of the files that import it
+    for name, path in known.items():
+        for other in imported(path, known):
+            users[other].add(name.rpartition(".")[0])
+    for name, folders in users.items():
+        first, *others = folders - {"tools"} or {""}
+        assert others or not first.startswith(f"{name.rpartition('.')[0]}."), f"{name} belongs in {first}"
+
+
 def test_every_room_is_installed() -> None:
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
     rooms = [ROOT / name for name in ("pipeline", "model", "cli")]

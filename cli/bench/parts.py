@@ -20,8 +20,8 @@ from cli.compose.devices import choose_devices, cores, recorder, use_device
 from cli.compose.images import stream_options, train_batches
 from cli.compose.training import make_step
 from cli.options import Machine
-from model.evaluate import autocast, evaluate
-from model.placement import Images, aside
+from model.evaluate import evaluate
+from model.placement import Images, aside, autocast
 from model.recipe import Recipe
 from pipeline import graph
 from pipeline.batches import EvaluationBatches, Feed, Samples, TrainBatches, executor

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from model.errors import RunError
-from model.evaluate import LOST, Batch, autocast, over_views
+from model.evaluate import LOST, Batch, over_views
 from model.network import AlexNet
+from model.placement import autocast
 
 
 @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""Second stop, once and offline: the images of a source -> a prepared dataset, a shard at a time.
+"""Prepare a dataset from the images of a source, once and offline, a shard at a time.
 
 Which image goes into which shard follows from the source and the seed alone, a shard from its images alone.
 So prep can be interrupted anywhere: shards that have a record are kept, the others are made again, and the

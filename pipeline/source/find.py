@@ -1,4 +1,4 @@
-"""First stop: an ImageNet root in any of its shapes -> classes and the images of each split; goes to prep.
+"""Find the classes of an ImageNet root in any of its shapes, and the images of each split, for prep.
 
     ILSVRC2012_img_{train,val,test*}.tar and ILSVRC2012_devkit_t12, as ImageNet gives them; so 2010's
     train/ in class folders or class tars, val/ and test/ in class folders or flat beside the devkit
