@@ -8,125 +8,24 @@ import re
 import select
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from rich.cells import cell_len
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
 from rich.text import Text
 
 from pipeline.atomic import naming, writing
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
-
-    from pipeline.prep.repair import Progress as PrepProgress
-
-
-Row = dict[str, Any]
-
-
-class Display:
-    """A context manager; `step` and `row` are told what happens. Quiet in all processes but the first."""
-
-    def __init__(self, epochs: int, steps_per_epoch: int, step: int, quiet: bool) -> None:
-        self.console = console(quiet=quiet, soft_wrap=True)
-        self.epochs, self.per_epoch = epochs, steps_per_epoch
-        self.live = self.console.is_terminal and not quiet
-        self.progress = Progress(
-            TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
-            BarColumn(bar_width=24),
-            TextColumn("step {task.completed:,.0f}/{task.total:,.0f}  {task.fields[now]}"),
-            TimeRemainingColumn(),
-            TextColumn("left"),
-            console=self.console,
-            disable=not self.live,
-        )
-        self.task = self.progress.add_task(
-            "train", total=epochs * steps_per_epoch, completed=step, epoch=1, epochs=epochs, now="starting"
-        )
-
-    def __enter__(self) -> "Display":
-        self.progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.progress.stop()
-
-    def step(self, step: int) -> None:
-        self.progress.update(self.task, completed=step, epoch=(step - 1) // self.per_epoch + 1)
-
-    def row(self, row: Row) -> None:
-        text = f"loss {row['loss']:.4f}  top-1 {row['top1_err']:5.2f} %  top-5 {row['top5_err']:5.2f} %"
-        if row["kind"] == "val":
-            self.console.print(f"epoch {row['epoch']:>3}/{self.epochs}  validation  {text}")
-            return
-        text += f"  {row['img_s']:,.0f} img/s  waiting {row['data_time']:.0%}"
-        self.progress.update(self.task, now=text)
-        if not self.live:
-            self.console.print(
-                f"epoch {row['epoch']:6.2f}/{self.epochs}  step {row['step']:,}  {text}  lr {row['lr']:g}"
-            )
-
-
-EVERY = 5.0  # seconds between plain lines
-
-
-class PrepDisplay:
-    """Told of progress: a live bar on a terminal, a plain line every few seconds elsewhere."""
-
-    def __init__(self) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-        screen = console()
-        self.live = screen.is_terminal
-        columns = "{task.completed:,.0f} of {task.total:,.0f}  {task.fields[rate]:,.0f} images/s"
-        self.bar = Progress(
-            BarColumn(bar_width=24),
-            TextColumn(columns + "  {task.fields[rejected]} rejected"),
-            TimeRemainingColumn(),
-            TextColumn("left"),
-            console=screen,
-            disable=not self.live,
-        )
-        self.task: Any = None
-        self.started = self.printed = time.monotonic()
-        self.first = self.done = 0
-
-    def __enter__(self) -> "PrepDisplay":
-        self.bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.bar.stop()
-
-    @property
-    def rate(self) -> float:
-        return (self.done - self.first) / max(time.monotonic() - self.started, 1e-9)
-
-    def __call__(self, progress: "PrepProgress") -> None:
-        self.done = progress.done
-        fields: dict[str, Any] = {"completed": self.done, "rejected": progress.rejected}
-        if self.task is None:
-            self.first = self.done
-            self.task = self.bar.add_task("", total=progress.total, rate=0.0, **fields)
-            if self.first and not self.live:
-                say(f"{self.first:,} images are done already")
-        self.bar.update(self.task, rate=self.rate, **fields)
-        if not self.live and time.monotonic() - self.printed > EVERY:
-            self.printed = time.monotonic()
-            left = (progress.total - self.done) / max(self.rate, 1e-9)
-            say(
-                f"{self.done:,} of {progress.total:,} images  {self.rate:,.0f} images/s  "
-                f"{progress.rejected:,} rejected  {left / 60:,.0f} min left"
-            )
+    from rich.console import ConsoleOptions
 
 
 def draw(path: Path, picture: Any, *content: Any, title: str, **more: Any) -> None:
@@ -175,28 +74,123 @@ def console(**options: Any) -> Console:
     return _Console(markup=False, emoji=False, highlight=False, **options)
 
 
+BAR, WIDER = 10, 14  # columns of a bar, and how many more it takes where there is room
+GAP = 2
+ECHO = 3  # columns that a live line leaves free: a terminal writes ^C there
+SELDOM, OFTEN = 60.0, 5.0  # seconds between plain lines
+
+
+class Line:
+    """How far a command has come. Call it with how many more are done, and what to say for the speed."""
+
+    def __init__(self, what: str, total: int, first: int, unit: str) -> None:
+        self.what, self.total, self.first, self.unit = what, total, first, unit
+        self.done, self.fields = first, tuple[str, ...]()
+        self.started = self.printed = time.monotonic()
+        self.print: Callable[[str], None] | None = None  # where plain lines are wanted
+
+    def __call__(self, more: int, *fields: str) -> None:
+        self.done += more
+        self.fields = fields or self.fields
+        now = time.monotonic()
+        if now - self.printed > min(max(OFTEN, (now - self.started) / 10), SELDOM):
+            what, count, left, *rest = self.parts()
+            self.tell("  ".join(filter(None, (what, count, *rest, left))))
+
+    def tell(self, text: str) -> None:
+        """Print a plain line now, unless the line is live."""
+        self.printed = time.monotonic()
+        if self.print:
+            self.print(text)
+
+    def parts(self) -> list[str]:
+        """What it is, how many are done, the time left once a fiftieth is done, and the rest."""
+        count = f"{self.done:,} of {self.total:,} {self.unit}" if self.total else ""
+        more, left = self.total - self.done, ""
+        if more and 50 * (self.done - self.first) >= self.total - self.first:
+            left = f"{short_time(more / self.rate)} left"
+        return [self.what, count, left, *(self.fields or [self.speed])]
+
+    @property
+    def seconds(self) -> float:
+        return max(time.monotonic() - self.started, 1e-9)
+
+    @property
+    def rate(self) -> float:
+        return (self.done - self.first) / self.seconds
+
+    @property
+    def speed(self) -> str:
+        return f"{self.rate:,.{0 if self.rate >= 10 else 2}f} {self.unit}/s"
+
+    def __rich_console__(self, screen: Console, options: "ConsoleOptions") -> "Iterator[Table]":
+        """In one row what fits, the most important first."""
+        what, count, left, *fields = self.parts()
+        room, bar, shown = options.max_width - ECHO + GAP, " " * BAR, []
+        for text in filter(None, (what, left, count, bar, *fields)):
+            if (width := cell_len(text) + GAP) <= room:
+                room -= width
+                shown.append(text)
+        long = ProgressBar(max(self.total, 1), self.done, width=BAR + min(room, WIDER))
+        row = [text for text in (what, bar, count, *fields, left) if text in shown]
+        grid = Table.grid(padding=(0, GAP, 0, 0))
+        grid.add_row(*(long if text is bar else Text(text, no_wrap=True) for text in row))
+        yield grid
+
+
 @contextmanager
-def progress(what: str, total: int, quiet: bool = False) -> Iterator[Callable[[int], None]]:
-    """A bar on the terminal, if there is one: call it with how many more are done.
+def progress(
+    what: str, total: int, *, first: int = 0, unit: str = "images", output: bool = False, quiet: bool = False
+) -> Iterator[Line]:
+    """A live line on a terminal, above which prints appear; elsewhere plain lines, ever more rarely.
 
-    What is printed meanwhile appears above it.
+    It is on stdout if it is all that the command prints (output) or stdout is a terminal, else on stderr.
     """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn
-    from rich.progress import TimeRemainingColumn as Remaining
+    err = not output and not sys.stdout.isatty()
+    screen, line = console(stderr=err, soft_wrap=True), Line(plain(what), total, first, unit)
+    if quiet:
+        yield line
+    elif screen.is_interactive and screen.file.isatty():
+        out, err = sys.stdout.isatty(), sys.stderr.isatty()
+        with Live(line, console=screen, transient=True, redirect_stdout=out, redirect_stderr=err):
+            screen.show_cursor(True)  # so that it is there after a kill
+            yield line
+    else:
+        line.print = partial(say, err=err)
+        yield line
 
-    terminal = sys.stdout.isatty()
-    screen = console(stderr=not terminal)
-    columns = (BarColumn(), TaskProgressColumn(), Remaining(), MofNCompleteColumn())
-    with Progress(
-        TextColumn("{task.description}", markup=False),
-        *columns,
-        console=screen,
-        transient=True,
-        redirect_stdout=terminal,
-        disable=quiet or not screen.is_interactive,  # or it would print an empty line
-    ) as bar:
-        task = bar.add_task(plain(what), total=total)
-        yield lambda more: bar.advance(task, more)
+
+def clear_line() -> None:
+    """Remove what Ctrl-C leaves on a terminal; a handler of signals may call it at any time."""
+    with suppress(OSError):
+        if os.isatty(2):
+            os.write(2, b"\r\x1b[2K")
+
+
+def short_time(seconds: float) -> str:
+    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:,.{0 if unit == 'min' else 1}f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def disk_size(count: float) -> str:
+    return f"{count / 1e9:,.2f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
+
+
+def plural(number: int, noun: str) -> str:
+    """As in 1 image, 2 images."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], line: int, title: str = "") -> None:
+    """A name and numbers a row, ruled off below the first `line` rows."""
+    table = Table(title=title or None, title_justify="left")
+    for heading in headings:
+        table.add_column(heading, justify="right" if heading else "left")
+    for number, row in enumerate(rows):
+        table.add_row(*row, end_section=number == line - 1)
+    console().print(table)
 
 
 class _Stdout:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from cli.display import hush, say
+from cli.display import clear_line, hush, say
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 OUT_OF_TIME = os.EX_TEMPFAIL  # 75: "try again later"
@@ -47,6 +47,7 @@ def handled(handler: Handler) -> Iterator[Callable[[Handler], None]]:
 
 def leave(number: int, frame: FrameType | None) -> None:
     """A handler: leave, and let what is half written be removed on the way out."""
+    clear_line()
     raise SystemExit(128 + number)
 
 
@@ -59,13 +60,16 @@ def ended_in_order() -> Iterator[None]:
         again = stop()
         stop.receive(number, frame)
         if not again:
-            name = signal.Signals(number).name
-            say("", err=True)
-            say(f"stopped by {name}; the same command goes on from here", err=True)
             raise SystemExit(stop())
 
     with handled(end):
-        yield
+        try:
+            yield
+        finally:
+            if stop.number:
+                clear_line()
+                name = signal.Signals(stop.number).name
+                say(f"stopped by {name}; the same command goes on from here", err=True)
 
 
 class StopWish:
@@ -83,6 +87,7 @@ class StopWish:
     def receive(self, number: int, frame: FrameType | None = None) -> None:
         """Note a signal. The first one is a wish, and a second one an order."""
         if self.number and time.monotonic() - self.received > ONE:
+            clear_line()
             os._exit(128 + number)
         if not self.number:
             self.number, self.received = number, time.monotonic()

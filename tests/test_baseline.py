@@ -168,7 +168,7 @@ def calm(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = Command(*FISHER, "--data", dataset.root, "--out", run, "--workers", 1, folder=run.parent)
     assert command.wait() == 0, command.text
     assert "codebook   28 images in" in command.text and "features   37 images in" in command.text
-    assert f"features   256 numbers an image, 0.00 GB in {run}" in command.text
+    assert f"features   256 numbers an image, 0.0 MB in {run}" in command.text
     return run
 
 
@@ -275,6 +275,6 @@ def test_what_is_refused(
     assert "val/000000.npy is damaged: " in error(*words)
     (run / "val" / "000000.npy").unlink()
     monkeypatch.setattr(baseline.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(1, 1, 0))
-    assert "features need 0.0 GB" in error(*words)
+    assert "features need 0.0 MB" in error(*words)
     monkeypatch.setattr(baseline, "find_spec", lambda name: None)
     assert "pip install 'alexnet-dali[baselines]'" in error(*words)

@@ -8,7 +8,7 @@ import click
 
 from cli import options
 from cli.compose.predictions import check_alike
-from cli.display import console, say
+from cli.display import plural, print_table, say
 from model.errors import RunError
 
 
@@ -89,18 +89,13 @@ def look_for_weights(parts: Any, labels: Any) -> list[float]:
 
 
 def print_errors(images: int, rows: dict[str, dict[str, float]], weights: Sequence[float]) -> None:
-    from rich.table import Table
-
-    table = Table(title=f"{images:,} images", title_justify="left")
-    for heading in ("", "weight", "loss", "top-1 error", "top-5 error"):
-        table.add_column(heading, justify="left" if not heading else "right")
+    lines = []
     for number, (name, row) in enumerate(rows.items()):
         weight = f"{weights[number]:.3g}" if number < len(weights) else ""
         errors = (f"{row[key]:.2f} %" for key in ("top1_err", "top5_err"))
-        table.add_row(name, weight, f"{row['loss']:.4f}", *errors)
-        if number == len(weights) - 1:
-            table.add_section()
-    console().print(table)
+        lines.append((name, weight, f"{row['loss']:.4f}", *errors))
+    headings = ("", "weight", "loss", "top-1 error", "top-5 error")
+    print_table(headings, lines, line=len(weights), title=plural(images, "image"))
 
 
 def read_ids(data: Path, wnids: Sequence[str]) -> list[int]:

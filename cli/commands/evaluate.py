@@ -8,7 +8,7 @@ import click
 from cli import options
 from cli.compose import trained
 from cli.compose.trained import evaluate_run
-from cli.display import console, say, warn, write_json
+from cli.display import plural, print_table, say, warn, write_json
 from cli.paper.tables import PAPER, PAPER_2010
 
 
@@ -56,7 +56,7 @@ def command(
     if json_path:
         write_json(json_path, result)
     say(
-        f"{run.path} at step {run.step:,}, {result['images']:,} {split} images of {dataset.root}, "
+        f"{run.path} at step {run.step:,}, {plural(result['images'], f'{split} image')} of {dataset.root}, "
         f"{result['precision']} on {run.devices[0].type}"
     )
     if labelled:
@@ -65,15 +65,9 @@ def command(
 
 def print_errors(result: dict[str, Any]) -> None:
     """Ours above the paper's."""
-    from rich.table import Table
-
     views = "ten views" if result["views"] > 1 else "centre crop"
-    table = Table()
-    for heading in ("", "top-1 error", "top-5 error"):
-        table.add_column(heading, justify="left" if not heading else "right")
-    table.add_row(f"this run, {views}", f"{result['top1_err']:.2f} %", f"{result['top5_err']:.2f} %")
-    table.add_section()
+    rows = [(f"this run, {views}", f"{result['top1_err']:.2f} %", f"{result['top5_err']:.2f} %")]
     paper, images = (PAPER_2010, "2010 test") if result["split"] == "test" else (PAPER, "2012 val")
     for name, (top1, top5) in paper.items():
-        table.add_row(f"{name} (ILSVRC-{images}, ten views)", f"{top1} %", f"{top5} %")
-    console().print(table)
+        rows.append((f"{name} (ILSVRC-{images}, ten views)", f"{top1} %", f"{top5} %"))
+    print_table(("", "top-1 error", "top-5 error"), rows, line=1)

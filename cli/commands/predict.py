@@ -10,7 +10,7 @@ import click
 
 from cli import options
 from cli.compose import trained
-from cli.display import progress, say
+from cli.display import plural, progress, say
 from cli.study.guesses import LOST, Outputs, Row, from_files, from_split, open_sinks
 
 
@@ -95,7 +95,9 @@ class Totals:
             self.top5 += row.truth not in row.classes
 
     def tell(self, seconds: float) -> None:
-        text = f"{self.images:,} images, {self.broken:,} broken, {self.images / seconds:,.0f} images/s"
+        text = (
+            f"{plural(self.images, 'image')}, {self.broken:,} broken, {self.images / seconds:,.0f} images/s"
+        )
         if self.damaged:
             text += f"; {self.damaged:,} damaged, decoded as far as they go"
         if self.known:

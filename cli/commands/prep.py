@@ -2,17 +2,20 @@
 
 import os
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from cli import options
-from cli.display import PrepDisplay, say
+from cli.display import Line, disk_size, plural, progress, say
 from cli.signals import ended_in_order
 
 if TYPE_CHECKING:
     from pipeline.dataset import Dataset
+    from pipeline.prep.repair import Progress
+
 EXIF = {
     "honour": "Images are turned as their EXIF orientation says; --exif ignore takes them as they are stored",
     "ignore": "Images are taken as they are stored, as in 2012; --exif honour turns them as EXIF says",
@@ -109,9 +112,10 @@ def command(
         say(f"Found {source.kind}")
         if not finished:
             say(EXIF[exif or source.exif])
-        with PrepDisplay() as display:
+        with progress("", 0, output=True) as line:
+            report = partial(tell, line)
             if finished:
-                dataset = repair(finished, faults, source, workers=workers, report=display)
+                dataset = repair(finished, faults, source, workers=workers, report=report)
             else:
                 dataset = prepare(
                     source,
@@ -122,9 +126,18 @@ def command(
                     exif=exif,
                     workers=workers,
                     max_rejected=max_rejected,
-                    report=display,
+                    report=report,
                 )
-    _show(dataset, display.rate)
+    _show(dataset, line.rate)
+
+
+def tell(line: Line, progress: "Progress") -> None:
+    if not line.total:  # the first report
+        line.first = line.done = done = progress.done
+        line.total = progress.total
+        if done:
+            line.tell(f"{plural(done, 'image')} {'is' if done == 1 else 'are'} done already")
+    line(progress.done - line.done, line.speed, f"{progress.rejected:,} rejected")
 
 
 def _show(dataset: "Dataset", rate: float | None) -> None:
@@ -132,10 +145,11 @@ def _show(dataset: "Dataset", rate: float | None) -> None:
 
     rows = {"classes": f"{len(dataset.classes):,}"}
     for split, shards in dataset.splits.items():
-        rows[split] = f"{dataset.samples(split):,} images in {len(shards):,} shard{'s' * (len(shards) != 1)}"
+        rows[split] = f"{plural(dataset.samples(split), 'image')} in {plural(len(shards), 'shard')}"
         if not has_labels(dataset, split):
             rows[split] += ", without labels"
-    rows["rejected"] = f"{dataset.made.get('rejected'):,}, listed in {dataset.root / 'rejected.jsonl'}"
+    rejected = dataset.made.get("rejected")
+    rows["rejected"] = f"{rejected:,}, listed in {dataset.root / 'rejected.jsonl'}" if rejected else "none"
     if left := dataset.made.get("left_out"):
         rows["left out"] = f"{left:,} that are no images or not read, listed there, too"
     if passed := dataset.made.get("passed_over"):
@@ -144,7 +158,7 @@ def _show(dataset: "Dataset", rate: float | None) -> None:
         each = ", ".join(f"{count:,} with {flaw}" for flaw, count in flaws.items())
         rows["flawed"] = f"{each}: harmless, kept, listed in {dataset.root / 'flawed.jsonl'}"
     size = sum(shard.bytes for shards in dataset.splits.values() for shard in shards)
-    rows["on disk"] = f"{size / 1e9:,.2f} GB in {dataset.root}"
+    rows["on disk"] = f"{disk_size(size)} in {dataset.root}"
     if rate:
         rows["speed"] = f"{rate:,.0f} images/s"
     default = next(option.default for option in command.params if option.name == "out")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli import options
-from cli.display import progress, say
+from cli.display import plural, progress, say
 from model.errors import RunError
 from model.recipe import Recipe
 
@@ -255,7 +255,8 @@ def evaluate_run(
         rows=replicas.rows,
         **run.image_options(),
     )
-    found = compute(run, batches, replicas, f"{split}, {len(views)} views", keep=bool(predictions))
+    what = f"{split}, {plural(len(views), 'view')}"
+    found = compute(run, batches, replicas, what, keep=bool(predictions))
     sums, samples = replicas.gather(found.sums).sum(0), dataset.samples(split)
     images = int(sums[0])
     if images != samples:

@@ -7,14 +7,15 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cli import options
-from cli.display import say, warn
+from cli.display import progress, say, warn
 from cli.options import Machine
 from cli.signals import StopWish, handled
 from model import schedule
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from model.evaluate import Evaluation
     from model.network import AlexNet
     from model.replicas import Replicas
-    from model.run import RunDirectory
+    from model.run import Row, RunDirectory
     from model.step import Step
     from model.train import State, Trainer, Watch
     from pipeline.dataset import Dataset
@@ -52,10 +53,9 @@ def train(recipe: Recipe, dataset: "Dataset", path: Path, settings: TrainSetting
     if settings.stop_after is not None and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
         raise RunError("--stop-after under torchrun --max-restarts: it would start the stopped run again")
     from cli.compose.devices import choose_devices, recorder, told_plainly, use_device
-    from cli.display import Display
     from model.replicas import joined
     from model.run import RunDirectory
-    from model.train import Stopped, Watch
+    from model.train import Stopped
 
     devices = choose_devices(settings.machine)
     precision = use_device(devices[0], settings.machine.precision)
@@ -72,8 +72,7 @@ def train(recipe: Recipe, dataset: "Dataset", path: Path, settings: TrainSetting
         state = find_state(step, dataset, run, identity, settings)
         per_epoch = -(-dataset.samples("train") // recipe.batch_size)
         quiet = not replicas.first
-        with Display(schedule.epochs(recipe), per_epoch, state.step, quiet) as display:
-            watch = Watch(stop, display.step, stop.unbroken(display.row))
+        with watching(stop, schedule.epochs(recipe), per_epoch, state.step, quiet) as watch:
             trainer = make_trainer(step, dataset, run, identity, state, watch, settings)
             change(stop.receive)
             try:
@@ -86,6 +85,32 @@ def train(recipe: Recipe, dataset: "Dataset", path: Path, settings: TrainSetting
             which = "" if path.parent == options.RUNS else f" --run {shlex.quote(options.run_name(path))}"
             say(f"{path} is trained; now: alexnet-dali eval --ten-crop{which}")
     return 0
+
+
+@contextmanager
+def watching(stop: StopWish, epochs: int, per_epoch: int, first: int, quiet: bool) -> "Iterator[Watch]":
+    """Yield what asks whether to stop, and shows each step and each row of the metrics."""
+    from model.train import Watch
+
+    def tell_step(step: int) -> None:
+        line.what = f"epoch {(step - 1) // per_epoch + 1}/{epochs}"
+        line(step - line.done)
+
+    def tell_row(row: "Row") -> None:
+        errors = [f"top-{k} {row[f'top{k}_err']:5.2f} %" for k in (1, 5)]
+        fields = [f"loss {row['loss']:.4f}", *errors]
+        if row["kind"] == "val":
+            if not quiet:
+                say("  ".join((f"epoch {row['epoch']:>3}/{epochs}", "validation", *fields)))
+            return
+        fields += [f"{row['img_s']:,.0f} img/s", f"waiting {row['data_time']:.0%}"]
+        line(0, *fields)
+        where = f"epoch {row['epoch']:6.2f}/{epochs}", f"step {row['step']:,}"
+        line.tell("  ".join((*where, *fields, f"lr {row['lr']:g}")))
+
+    what, steps = f"epoch {min(first // per_epoch + 1, epochs)}/{epochs}", epochs * per_epoch
+    with progress(what, steps, first=first, unit="steps", output=True, quiet=quiet) as line:
+        yield Watch(stop, stop.unbroken(tell_step), stop.unbroken(tell_row))
 
 
 def make_step(

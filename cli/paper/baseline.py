@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cli import options
-from cli.display import console, say
+from cli.display import disk_size, plural, progress, say
 from cli.paper.tables import PAPER_BASELINES
 from cli.signals import ended_in_order
 from model.errors import RunError
@@ -68,19 +68,19 @@ def run_baseline(
         refuse_changes(plan, dataset)
         state, epochs = stages.read_state(folder, settings.epochs), settings.epochs
         run.open(state["step"], state["epoch"], describe(plan, dataset))
-        with progress("codebook", min(counts["train"], stages.SAMPLED)) as each:
+        with timed("codebook", min(counts["train"], stages.SAMPLED)) as each:
             codebook = stages.learn_codebook(plan, dataset, workers, each)
         tell_reductions(sizes, codebook.sizes)
         size = plan.regions * codebook.length
-        gigabytes = 2e-9 * size * sum(counts.values())
-        say(f"features   {size:,} numbers an image, {gigabytes:,.2f} GB in {folder}")
+        room = disk_size(2 * size * sum(counts.values()))
+        say(f"features   {size:,} numbers an image, {room} in {folder}")
         left = stages.missing(plan, dataset, counts)
         images = sum(dataset.splits[each][number].samples for each, number in left)
         check_room(folder, 2 * size * images)
-        with progress("features", images) as each:
+        with timed("features", images) as each:
             stages.write_features(plan, left, workers, each)
         training = stages.Training(plan, dataset, size, epochs, state)
-        with progress("training", (epochs - state["epoch"]) * counts["train"]) as each:
+        with timed("training", (epochs - state["epoch"]) * counts["train"]) as each:
             training.train(run, each)
         write_result(plan, dataset, split, training.evaluate(split))
 
@@ -133,32 +133,19 @@ def check_room(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise RunError(
-            f"features need {needed / 1e9:,.1f} GB in {folder}, {free / 1e9:,.1f} GB are free: "
+            f"features need {disk_size(needed)} in {folder}, {disk_size(free)} are free: "
             "make room, or use another --out, perhaps with a smaller codebook"
         )
 
 
 @contextmanager
-def progress(what: str, images: int) -> "Iterator[Each]":
-    """A live line on a terminal, elsewhere one a tenth; and at the end one of what it took."""
-    from rich.progress import MofNCompleteColumn, Progress
-
-    screen, started, done = console(stderr=True), time.monotonic(), 0
-    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
-
-    def each(more: int) -> None:
-        nonlocal done
-        done += more
-        bar.advance(task, more)
-        if not screen.is_terminal and 10 * done // images > 10 * (done - more) // images:
-            say(f"{what:<10} {done:,} of {images:,} images", err=True)
-
-    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
-        task = bar.add_task(what, total=images)
-        yield each
-    seconds = time.monotonic() - started
-    if done:
-        say(f"{what:<10} {done:,} images in {seconds:,.0f} s, {done / seconds:,.0f} a second")
+def timed(what: str, images: int) -> "Iterator[Each]":
+    """Progress, and at the end a line of what it took."""
+    with progress(f"{what:<9}", images) as line:
+        yield line
+    if line.done:
+        taken = f"{line.seconds:,.0f} s, {line.rate:,.0f} a second"
+        say(f"{what:<10} {plural(line.done, 'image')} in {taken}")
 
 
 def write_result(plan: "Plan", dataset: "Dataset", split: str, found: "Evaluation") -> None:
@@ -177,11 +164,12 @@ def write_result(plan: "Plan", dataset: "Dataset", split: str, found: "Evaluatio
         older.unlink(missing_ok=True)
     predictions.write(beside, content)
     errors = sound_rates(found.sums, plan.folder)
-    result = {"baseline": plan.baseline, "split": split, "images": int(found.sums[0]), **errors}
+    images = int(found.sums[0])
+    result = {"baseline": plan.baseline, "split": split, "images": images, **errors}
     with replacing(path) as file:
         file.write(json.dumps(result, indent=1).encode() + b"\n")
-    for images, (top1, top5) in (
-        (f"{result['images']:,} {split} images", (errors["top1_err"], errors["top5_err"])),
+    for source, (top1, top5) in (
+        (plural(images, f"{split} image"), (errors["top1_err"], errors["top5_err"])),
         ("the paper's, of ILSVRC-2010 test", PAPER_BASELINES[plan.baseline]),
     ):
-        say(f"{plan.baseline}: top-1 error {top1:.2f} %, top-5 error {top5:.2f} %  ({images})")
+        say(f"{plan.baseline}: top-1 error {top1:.2f} %, top-5 error {top5:.2f} %  ({source})")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta, Struct
 
-from cli.display import say
+from cli.display import plural, say
 from cli.paper.tables import BASELINES
 from model.errors import RunError
 from model.recipe import Recipe
@@ -51,8 +51,8 @@ def tell_cost(steps: "Sequence[Step]", shelf: "Shelf", bench_path: Path | None) 
         say(f"    {sum_of} images/s = {spell(seconds)}")
         total += seconds
     source = f"by {bench_path}, for every net" if bench_path else "by each net's own speed just now"
-    left_out = f" and {unknown} baselines" if unknown else ""
-    say(f"{len(steps)} commands, about {spell(total)} {source}; not counted: starts{left_out}")
+    left_out = f" and {plural(unknown, 'baseline')}" if unknown else ""
+    say(f"{plural(len(steps), 'command')}, about {spell(total)} {source}; not counted: starts{left_out}")
 
 
 def spell(seconds: float) -> str:

@@ -67,6 +67,7 @@ def repair(
         refuse_other(out, dataset.made, describe(source, dataset.size, dataset.store, seed, exif, tasks))
         bad = [task for task in tasks if task.name in faults or task.split in whole]
         done, rejected, total = 0, 0, sum(len(task.samples) for task in bad)
+        report(Progress(done, total, rejected))
         for task, count in run_tasks(make_shard, bad, count_workers(workers, len(bad))):
             if Record.load(task.made(".made")).sha256 != checksums[task.name]:
                 raise DataError(f"{task.name} comes out differently: {out} was not made from this source")
