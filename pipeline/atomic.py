@@ -59,7 +59,7 @@ def make_ready(path: Path) -> None:
 
 
 def _find(path: Path) -> tuple[Path, int]:
-    """Where a file is, or will be, at the end of all links, and its mode. OSError where it is protected."""
+    """Return where a file is, or will be, at the end of all links, and its mode. OSError if protected."""
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
@@ -71,7 +71,7 @@ def _find(path: Path) -> tuple[Path, int]:
 
 
 def _standard(path: Path) -> int:
-    """The number of the standard stream that leads to the same file: 1, 2, or else 0."""
+    """Return the number of the standard stream that leads to the same file: 1 or 2, else 0."""
     for number in (1, 2):
         with suppress(OSError):
             if os.path.samestat(os.stat(path), os.fstat(number)):
@@ -137,7 +137,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Let an OSError that names no file name this one; one of a link that is not followed says what to do."""
+    """Add the name `path` to an OSError that has none; for a link that is not followed, say what to do."""
     try:
         yield
     except OSError as error:
@@ -148,12 +148,12 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def _not_following(path: str, flags: int) -> int:
-    """An opener that refuses links and waits for no pipe."""
+    """Open a file, but no link, and wait for no pipe: an opener for open()."""
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
 
 
 class _File(io.FileIO):
-    """Errors of writing call it `called`."""
+    """Represent a file whose write errors name the path `called`."""
 
     def __init__(self, file: Path | int, mode: str, called: Path) -> None:
         super().__init__(file, mode)
@@ -165,7 +165,7 @@ class _File(io.FileIO):
 
 
 class _Stream(_File):
-    """Has no places: /dev/null would call each of them 0, which upsets a ZIP."""
+    """Represent a stream without positions: /dev/null would give 0 for each, which breaks a ZIP file."""
 
     def seekable(self) -> bool:
         return False
@@ -176,7 +176,7 @@ class _Stream(_File):
 
 @contextmanager
 def _renamed(temporary: Path, path: Path, name: Path) -> Iterator[IO[bytes]]:
-    """A new file that becomes `path` when the block ends well, with the older one's owner and permissions.
+    """Open a new file that becomes `path` when the block ends well, with the older one's owner and mode.
 
     OSError calls it `name`.
     """

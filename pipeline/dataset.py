@@ -1,4 +1,4 @@
-"""The prepared dataset on disk, as prep writes it and batches reads it.
+"""Describe the prepared dataset on disk, which prep writes and batches reads.
 
 dataset.json          what is here: the classes and every shard, with its size and checksum; written last
 statistics.npz        pipeline/statistics.py
@@ -50,7 +50,7 @@ class Shard:
 
 
 class Made(Struct):
-    """What decides the bytes of a dataset, as prep writes it down: at first into plan.json."""
+    """Hold what decides the bytes of a dataset, as prep writes it down, at first into plan.json."""
 
     size: Literal["256", "original"]
     store: Literal["jpeg", "raw"]
@@ -58,7 +58,7 @@ class Made(Struct):
     images: Sha256  # of all labels and names
     pillow: str
     simplejpeg: str
-    exif: Literal["honour", "ignore"] = "ignore"  # as it was before it could be chosen
+    exif: Literal["honour", "ignore"] = "ignore"  # as before the option existed
     rejected: Count = 0  # in dataset.json, as the next three
     left_out: Count = 0
     passed_over: Count = 0
@@ -66,7 +66,7 @@ class Made(Struct):
 
 
 class Description(Struct):
-    """What dataset.json must hold beside its format."""
+    """Hold what dataset.json must contain beside its format."""
 
     size: Literal["256", "original"]
     store: Literal["jpeg", "raw"]
@@ -83,19 +83,19 @@ class Dataset:
     store: str
     classes: tuple[Category, ...]
     splits: dict[str, tuple[Shard, ...]]
-    files: dict[str, str]  # SHA-256 of the files beside the shards; datasets of old have none of .idx
+    files: dict[str, str]  # SHA-256 of the files beside the shards; older datasets list no .idx
     made: dict[str, Any]  # how it was made: source, settings, versions
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the content: the same wherever and whenever it was made."""
+        """Return the SHA-256 of the content: the same wherever and whenever it was made."""
         content = _content(self)
         text = json.dumps([content[key] for key in ("size", "store", "classes", "splits")])
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property
     def kind(self) -> str:
-        """Of the images: "256" or "original", JPEGs of that size, or "raw", 256x256x3 pixels."""
+        """Return the kind of images: "256" or "original", JPEGs of that size, or "raw", 256x256x3 pixels."""
         return "raw" if self.store == "raw" else self.size
 
     def samples(self, split: str) -> int:
@@ -103,7 +103,7 @@ class Dataset:
 
 
 def open_dataset(root: Path | str) -> Dataset:
-    """The dataset at `root`: its shards have their sizes, all else is what dataset.json vouches for."""
+    """Open the dataset at `root`; DataError unless shards have their sizes, other files their checksums."""
     dataset = read_description(Path(root))
     for name, fault in find_faults(dataset).items():
         raise DataError(f"{dataset.root / name} {fault}: {_repair(dataset)}")
@@ -111,7 +111,7 @@ def open_dataset(root: Path | str) -> Dataset:
 
 
 def read_description(root: Path) -> Dataset:
-    """What dataset.json says, whether or not the shards are there."""
+    """Read dataset.json, whether or not the shards are there."""
     path, prep = root / "dataset.json", _prep(root)
     try:
         content = read_json(path, dict[str, Any])
@@ -139,7 +139,7 @@ def write_description(dataset: Dataset) -> None:
 
 
 def find_faults(dataset: Dataset, checksums: bool = False, threads: int = 8) -> dict[str, str]:
-    """File name -> fault. With `checksums` the shards are read again, and not only the small files."""
+    """Return file name -> fault. With `checksums` the shards are read, too, not only the small files."""
     shards = {shard.name: shard for shards in dataset.splits.values() for shard in shards}
 
     def look(name: str) -> str | None:
@@ -155,24 +155,24 @@ def find_faults(dataset: Dataset, checksums: bool = False, threads: int = 8) -> 
 
 
 def check_file(dataset: Dataset, name: str) -> None:
-    """DataError unless a file beside the shards is as dataset.json vouches for."""
+    """Raise DataError unless a file beside the shards has the checksum of dataset.json."""
     if fault := _find_change(dataset.root / name, dataset.files[name]):
         raise DataError(f"{dataset.root / name} {fault}: {_repair(dataset)}")
 
 
 def _find_cut(path: Path, size: int) -> str | None:
-    """What a glance at a file's size shows to be wrong with it."""
+    """Return what a file's size shows to be wrong with it."""
     try:
-        found = path.stat().st_size
+        actual = path.stat().st_size
     except FileNotFoundError:
         return "is missing"
     except OSError as error:
         return f"cannot be read ({error.strerror})"
-    return None if found == size else f"ends at byte {found} instead of {size}"
+    return None if actual == size else f"ends at byte {actual} instead of {size}"
 
 
 def index_name(shard: Shard) -> str:
-    """Of DALI's index of a shard."""
+    """Return the name of DALI's index of a shard."""
     return shard.name.removesuffix(".tar") + ".idx"
 
 
@@ -191,7 +191,7 @@ def _find_change(path: Path, sha256: str) -> str | None:
 
 
 def read_index(dataset: Dataset, split: str) -> np.ndarray:
-    """The samples of a split as rows of INDEX, in dataset order, memory-mapped and within bounds."""
+    """Read the samples of a split as rows of INDEX, in dataset order, memory-mapped and within bounds."""
     if not dataset.splits.get(split):
         raise DataError(f"{dataset.root} has no {split} images; prepare a root that has them")
     path = dataset.root / split / "samples.npy"
@@ -215,12 +215,12 @@ def read_index(dataset: Dataset, split: str) -> np.ndarray:
 
 
 def has_labels(dataset: Dataset, split: str) -> bool:
-    """Whether every sample of a split has one."""
+    """Tell whether every sample of a split has a label."""
     return bool((read_index(dataset, split)["label"] >= 0).all())
 
 
 def need_labels(dataset: Dataset, *splits: str) -> None:
-    """DataError where a split has no images, or not every one of them has a label."""
+    """Raise DataError if a split has no images, or one of them has no label."""
     for split in splits:
         if not has_labels(dataset, split):
             raise DataError(
@@ -229,7 +229,7 @@ def need_labels(dataset: Dataset, *splits: str) -> None:
 
 
 def read_names(dataset: Dataset, split: str) -> list[str]:
-    """Each sample's file name in the source, in dataset order."""
+    """Read each sample's file name in the source, in dataset order."""
     path = dataset.root / split / "names.txt"
     try:
         names = path.read_bytes().decode("utf-8", "surrogateescape").split("\n")[:-1]
@@ -261,7 +261,7 @@ def _content(dataset: Dataset) -> dict[str, Any]:
 
 
 def _check(said: Description) -> None:
-    """Unfit where the parts of dataset.json do not agree."""
+    """Raise Unfit if the parts of dataset.json do not agree."""
     fitting(said.made, Made)
     if not said.classes or [category.index for category in said.classes] != list(range(len(said.classes))):
         raise Unfit("classes: expected index 0, 1, 2 and so on")

@@ -1,4 +1,4 @@
-"""Loose image files, decoded, resized and cropped by the graph that evaluation uses."""
+"""Read loose image files, decoded, resized and cropped by the graph that evaluation uses."""
 
 import glob
 import os
@@ -20,8 +20,8 @@ from pipeline.source.sample import is_litter
 
 
 def find_images(arguments: Sequence[str]) -> list[Path]:
-    """Find files as named, the images of a folder at any depth, what matches a pattern; each sorted."""
-    found: list[Path] = []
+    """Find the named files, the images of a folder at any depth, what matches a pattern; each sorted."""
+    paths: list[Path] = []
     for argument in arguments:
         if os.path.isdir(argument):
             here = sorted(_walk(argument))
@@ -33,12 +33,12 @@ def find_images(arguments: Sequence[str]) -> list[Path]:
             if os.path.isdir(argument):
                 raise DataError(f"{argument} holds no images")
             raise DataError(f"{argument}: no such file or folder, and nothing matches it as a pattern")
-        found += here
-    return found
+        paths += here
+    return paths
 
 
 class FileBatches(Stream):
-    """Each file once and in order; labels are the files' numbers, so that rows can be told apart.
+    """Yield each file once and in order; labels are the files' numbers, so that rows can be told apart.
 
     Images are uint8 (rows, views, 3, crop, crop), turned as their EXIF orientation says if `upright`. A file
     that cannot be decoded is in no batch: `faults` has its number and why, by the time a later file is given
@@ -78,7 +78,7 @@ class FileBatches(Stream):
                     yield np.array(list(good)), (list(good.values()), np.array(list(good), np.int64))
 
     def _read(self, number: int) -> np.ndarray | None:
-        """A file that DALI reads in place of this one."""
+        """Return the file that DALI reads in place of this one, or None where there is a fault."""
         try:
             data, decoded = _decode(self.paths[number], self.upright)
         except OSError as error:
@@ -96,7 +96,7 @@ class FileBatches(Stream):
 
 
 def square(path: Path, upright: bool) -> np.ndarray:
-    """The (256, 256, 3) uint8 centre of a file that was in a batch; for pictures."""
+    """Return the (256, 256, 3) uint8 centre of a file that was in a batch; for pictures."""
     return np.asarray(image.square(_decode(path, upright)[1].image))
 
 
@@ -106,7 +106,7 @@ def _decode(path: Path, upright: bool) -> tuple[bytes, Decoded]:
 
 
 def _walk(folder: str) -> Iterator[Path]:
-    """The images of a folder at any depth; a folder that several links lead to, once."""
+    """Yield the images of a folder at any depth; a folder that several links lead to, once."""
     seen = {str(above) for above in Path(folder).resolve().parents}
     unread: list[Path] = []  # folders, each of which is to be a row that says so
     for here, folders, names in os.walk(
@@ -124,7 +124,7 @@ def _walk(folder: str) -> Iterator[Path]:
 
 
 def _promises_image(path: Path) -> bool:
-    """By its suffix, or else by its first bytes."""
+    """Tell whether a file should be an image, by its suffix, or else by its first bytes."""
     if path.name.lower().endswith(SUFFIXES):
         return True
     try:
@@ -143,7 +143,7 @@ def _read_file(path: Path) -> bytes:
 
 
 def _open_file(path: str, flags: int) -> int:
-    """Opens a regular file; a BadImage is anything else, for which one could wait for ever."""
+    """Open a regular file; BadImage for anything else, on which one could wait for ever."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise BadImage("it is no file, but a folder, a pipe, a socket or a device")
     return os.open(path, flags | os.O_NONBLOCK)

@@ -1,4 +1,4 @@
-"""Tell images from other files by their first bytes; a suffix only promises."""
+"""Tell images from other files by their first bytes; a suffix is only a hint."""
 
 import re
 

@@ -2,8 +2,8 @@
 
 Bytes and random draws come from batches.py, pixels go back to it.
 
-One text for both backends: on a GPU nvJPEG decodes ("mixed") and everything after it stays on the device; on
-a CPU every operator is the CPU one. Pixels are RGB, 0..255, the three of a place side by side; the network
+The same code serves both backends: on a GPU nvJPEG decodes ("mixed") and everything after it stays on the
+device; on a CPU every operator is the CPU one. Pixels are RGB, 0..255, interleaved (HWC); the network
 subtracts the mean image. A pass over the pixels costs a CPU a seventh of their decoding, so there are few.
 """
 
@@ -29,7 +29,7 @@ Source = Callable[[], tuple[Any, ...]]
 
 @pipeline_def  # type: ignore[untyped-decorator]
 def train_graph(source: Source, crop: int, kind: str, gpu: bool) -> tuple[DataNode, ...]:
-    """Images (rows, crop, crop, 3) float32 and labels (rows,) int64.
+    """Build the training graph: images (rows, crop, crop, 3) float32 and labels (rows,) int64.
 
     `source` yields per batch: images of a `Dataset.kind`, labels (rows,) int64, top and left (rows,) of the
     crop, mirror (rows,) 0 or 1, shift (rows, 3): colour noise. pixel = decoded + shift
@@ -64,7 +64,7 @@ def train_graph(source: Source, crop: int, kind: str, gpu: bool) -> tuple[DataNo
 def evaluation_graph(
     source: Source, crop: int, kind: str, gpu: bool, views: Sequence[tuple[int, int, int]]
 ) -> tuple[DataNode, ...]:
-    """Images (rows, views, crop, crop, 3) uint8 and labels (rows,) int64; no noise.
+    """Build the evaluation graph: images (rows, views, crop, crop, 3) uint8, labels (rows,) int64; no noise.
 
     `source` yields per batch: images of a `Dataset.kind`, labels. views: (top, left, mirror) of each.
     """
@@ -82,13 +82,13 @@ def evaluation_graph(
 
 @pipeline_def  # type: ignore[untyped-decorator]
 def decode_graph(source: Source, gpu: bool) -> tuple[DataNode, ...]:
-    """Whole images (height, width, 3) uint8 and labels, of what `source` yields: JPEGs, labels."""
+    """Build the graph that decodes only: JPEGs and labels to images (height, width, 3) uint8 and labels."""
     jpegs, labels = fn.external_source(source, num_outputs=2, batch=True, no_copy=True)
     return _decode(jpegs, gpu), labels
 
 
 def _window(crop: int, top: Any, left: Any) -> dict[str, Any]:
-    """Where a crop of the stored square lies, as DALI counts it: in parts of the room that is left."""
+    """Return where a crop of the stored square lies, as DALI counts it: as fractions of the free space."""
     return {
         "crop": (crop, crop),
         "crop_pos_y": top / (STORED - crop),
@@ -99,15 +99,15 @@ def _window(crop: int, top: Any, left: Any) -> dict[str, Any]:
 def _decode(
     jpegs: DataNode, gpu: bool, decoder: Callable[..., DataNode] = fn.decoders.image, **where: Any
 ) -> DataNode:
-    """RGB, EXIF rotation ignored as the 2012 code ignored it."""
+    """Decode to RGB, EXIF rotation ignored as the 2012 code ignored it."""
     device = "mixed" if gpu else "cpu"
     return decoder(jpegs, device=device, output_type=types.RGB, adjust_orientation=False, **where)
 
 
 def _resized(jpegs: DataNode, corner: DataNode | int, crop: int, gpu: bool) -> DataNode:
-    """The (crop, crop) at `corner` (y, x) of the centre square, resized to STORED: paper section 2.
+    """Return the (crop, crop) at `corner` (y, x) of the centre square, resized to STORED: paper section 2.
 
-    Only the region that is kept: the same pixels as resizing all and cropping.
+    Only the region that is kept is resized: the same pixels as resizing all and cropping.
     """
     size = fn.cast(fn.peek_image_shape(jpegs, adjust_orientation=False)[:2], dtype=types.FLOAT)
     side = fn.reductions.min(size, keep_dims=True)

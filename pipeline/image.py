@@ -38,11 +38,11 @@ TURNS = {  # what turns an image upright, by its orientation
 
 
 class BadImage(Exception):
-    """Why an image cannot be used."""
+    """Represent an image that cannot be used; its text says why."""
 
 
 class Decoded(NamedTuple):
-    """An image, and what is to be said of it."""
+    """Hold an image, and what is to be said of it."""
 
     image: Image.Image  # RGB
     flaws: tuple[str, ...] = ()  # that change no pixel
@@ -50,7 +50,7 @@ class Decoded(NamedTuple):
     usual: bool = False  # DALI, too, makes these pixels of its bytes
 
     def file(self, data: bytes) -> bytes:
-        """The file that DALI reads in place of `data`: the same, or else our JPEG of the pixels."""
+        """Return the file that DALI reads in place of `data`: the same, or else our JPEG of the pixels."""
         return data if self.usual else encode(self.image)
 
 
@@ -86,7 +86,7 @@ def decode(data: bytes, *, upright: bool = False, partly: bool = False) -> Decod
 
 
 def square(image: Image.Image, size: int = 256) -> Image.Image:
-    """The shorter side to `size`, and of that the centre `size` x `size`: in one antialiased resize."""
+    """Resize the shorter side to `size` and crop the centre `size` x `size`, in one antialiased resize."""
     width, height = image.size
     side = min(width, height)
     left, top = (width - side) / 2, (height - side) / 2
@@ -95,18 +95,18 @@ def square(image: Image.Image, size: int = 256) -> Image.Image:
 
 
 def stored(data: bytes) -> np.ndarray:
-    """The (256, 256, 3) uint8 square that prep would store of an image, for pictures."""
+    """Return the (256, 256, 3) uint8 square that prep would store of an image; for pictures."""
     return np.asarray(square(decode(data).image))
 
 
 def centre(pixels: np.ndarray, crop: int) -> np.ndarray:
-    """The (crop, crop, 3) of a square that the centre view shows."""
+    """Return the (crop, crop, 3) of a square that the centre view shows."""
     kept = slice((len(pixels) - crop) // 2, (len(pixels) + crop) // 2)
     return pixels[kept, kept]
 
 
 def encode(image: Image.Image) -> bytes:
-    """RGB pixels -> JPEG, quality 95, colour at full resolution.
+    """Encode RGB pixels as a JPEG of quality 95, with colour at full resolution.
 
     Mean over 24 photo-like 256x256 images (1/f noise) and 24 drawn ones; Pillow 13, one core:
 
@@ -125,7 +125,7 @@ def encode(image: Image.Image) -> bytes:
 
 
 def _decode_jpeg(data: bytes, image: Image.Image, partly: bool) -> Decoded:
-    """simplejpeg is the same libjpeg-turbo as Pillow's and DALI's, and tells its warnings."""
+    """Decode by simplejpeg: the same libjpeg-turbo as Pillow's and DALI's, but it tells its warnings."""
     if data.count(b"\xff\xda") > MAX_SCANS:
         raise BadImage(f"more than {MAX_SCANS} scans: made to keep a decoder busy")
     colours = "CMYK" if image.mode == "CMYK" else "RGB"
@@ -144,7 +144,7 @@ def _decode_jpeg(data: bytes, image: Image.Image, partly: bool) -> Decoded:
 
 
 def _decode(data: bytes, image: Image.Image) -> Decoded:
-    """Any other format: the first picture of several, on white where it is transparent."""
+    """Decode any other format: the first picture of several, on white where it is transparent."""
     if image.format == "PNG":
         _check_png(data)
     elif image.format == "GIF":
@@ -167,7 +167,7 @@ def _decode(data: bytes, image: Image.Image) -> Decoded:
 
 
 def _check_png(data: bytes) -> None:
-    """The checksum of each chunk, to the last."""
+    """Check the checksum of each chunk, to the last."""
     place, kind = 8, b""
     while kind != b"IEND":
         size, kind = int.from_bytes(data[place : place + 4], "big"), data[place + 4 : place + 8]
@@ -179,7 +179,7 @@ def _check_png(data: bytes) -> None:
 
 
 def _check_gif(data: bytes) -> None:
-    """The chain of blocks, to its end mark."""
+    """Check the chain of blocks, to its end mark."""
 
     def table(flags: int) -> int:
         return 3 << (flags & 7) + 1 if flags & 0x80 else 0
@@ -198,7 +198,7 @@ def _check_gif(data: bytes) -> None:
 
 
 def _turn(decoded: Decoded, image: Image.Image) -> Decoded:
-    """Upright, by the EXIF orientation of what Pillow opened; where that makes no sense, as it is."""
+    """Turn an image upright by the EXIF orientation that Pillow read; leave it where that makes no sense."""
     try:
         turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
     except Exception:  # as for decoding

@@ -38,7 +38,7 @@ class Pixels(NamedTuple):
 
 
 def decode(data: bytes, colours: str, partly: bool = False) -> Pixels:
-    """Decode to "RGB" or "CMYK"; `partly`: a damaged file as far as it goes. Else ValueError."""
+    """Decode to "RGB" or "CMYK", a damaged file as far as it goes if `partly`, else ValueError says why."""
     flaws: dict[str, None] = {}
     for _ in range(MOST_FLAWS + 1):
         try:
@@ -56,7 +56,7 @@ def decode(data: bytes, colours: str, partly: bool = False) -> Pixels:
 
 
 def is_usual(data: bytes) -> bool:
-    """Tell whether every decoder makes the same of a JPEG without flaws.
+    """Tell whether every decoder makes the same pixels of a JPEG without flaws.
 
     8 bits, Huffman codes, grey or YCbCr of a common sampling, and nothing between the segments, which DALI's
     parser does not take.
@@ -81,10 +81,10 @@ def _decode(data: bytes, colours: str, strict: bool = True) -> np.ndarray:
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Each segment's marker, and where it starts and stops. Behind SOS lies coded data, EOI is the last."""
+    """Yield each segment's marker, start and stop. Behind SOS lies coded data, EOI is the last."""
     place = 2
-    while found := MARKER.search(data, place):
-        start, marker = found.start(), found[0][1]
+    while match := MARKER.search(data, place):
+        start, marker = match.start(), match[0][1]
         place = start + 2 + (0 if marker == EOI else int.from_bytes(data[start + 2 : start + 4], "big"))
         yield marker, start, place
         if marker == EOI:
@@ -92,10 +92,10 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _mend(data: bytes, warning: str, colours: str) -> bytes:
-    """Leave out or correct what is harmless; the same data if nothing is found."""
+    """Leave out or correct what is harmless; return the same data if nothing is found."""
     mended = _mend_segments(data, colours)
-    if mended == data and (found := EXTRANEOUS.search(warning)):
-        return _cut(data, int(found[1]), int(found[2], 16), colours)
+    if mended == data and (match := EXTRANEOUS.search(warning)):
+        return _cut(data, int(match[1]), int(match[2], 16), colours)
     return mended
 
 
@@ -121,10 +121,10 @@ def _mend_segments(data: bytes, colours: str) -> bytes:
 
 
 def _cut(data: bytes, count: int, marker: int, colours: str) -> bytes:
-    """Leave out `count` bytes between coded data and a marker: the first one up to which they are told of."""
+    """Leave out `count` bytes between coded data and a marker, at the first that draws this warning."""
     scan = next((stop for each, _, stop in _segments(data) if each == SOS), len(data))
     places = [
-        scan + found.start() for found in re.finditer(b"\xff" + re.escape(bytes([marker])), data[scan:])
+        scan + match.start() for match in re.finditer(b"\xff" + re.escape(bytes([marker])), data[scan:])
     ]
     told, end = f"{count} extraneous bytes before", bytes((0xFF, EOI))
     first = bisect_left(places, True, key=lambda place: told in _warning(data[:place] + end, colours))

@@ -27,18 +27,18 @@ EXPANSION = 200  # how many times its size a compressed file may hold
 
 
 class Unfit(ValueError):
-    """What is wrong with a file: where in it, and what was expected there."""
+    """Represent what is wrong with a file: where in it, and what was expected there."""
 
 
 class Array(NamedTuple):
-    """What an array must be: of one of these types; of this shape, where a name is any size, but one."""
+    """Represent what an array must be: one of these types, and this shape, where a name is one free size."""
 
     types: tuple[Any, ...]
     shape: tuple[int | str, ...]
 
 
 def convert(value: Any, kind: type[T]) -> T:
-    """`value`, as parsed from a file, as a `kind`; Unfit names the place that does not fit."""
+    """Convert `value`, as parsed from a file, to a `kind`; Unfit names the place that does not fit."""
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
@@ -51,7 +51,7 @@ def convert(value: Any, kind: type[T]) -> T:
 
 
 def parse(text: bytes | str, kind: type[T]) -> T:
-    """The same of JSON. json reads it, since msgspec refuses file names that are not UTF-8."""
+    """Convert JSON, read by json, since msgspec refuses file names that are not UTF-8."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -60,13 +60,13 @@ def parse(text: bytes | str, kind: type[T]) -> T:
 
 
 def read_json(path: Path, kind: type[T]) -> T:
-    """The same of a file; an OSError where it cannot be read."""
+    """Convert a JSON file; OSError if it cannot be read."""
     need_file(path)
     return parse(path.read_bytes(), kind)
 
 
 def read_npz(path: Path, arrays: Mapping[str, Array]) -> dict[str, np.ndarray]:
-    """These arrays of a .npz; memory is taken only when all that the file says of them fits."""
+    """Read these arrays of a .npz; memory is taken only when all that the file says of them fits."""
     need_file(path)
     sizes: dict[str, int] = {}
     try:
@@ -77,14 +77,14 @@ def read_npz(path: Path, arrays: Mapping[str, Array]) -> dict[str, np.ndarray]:
                 with archive.open(f"{name}.npy") as file:
                     length = archive.getinfo(f"{name}.npy").file_size
                     _read_header(file, name, array, sizes, length)
-        with np.load(path) as found:
-            return {name: found[name] for name in arrays}
+        with np.load(path) as stored:
+            return {name: stored[name] for name in arrays}
     except Exception as error:
         raise unfit(error) from None
 
 
 def map_npy(path: Path, array: Array) -> np.ndarray:
-    """The array of a .npy file, mapped into memory, to be read only."""
+    """Map the array of a .npy file into memory, read-only."""
     need_file(path)
     try:
         with open(path, "rb") as file:
@@ -100,7 +100,7 @@ def map_npy(path: Path, array: Array) -> np.ndarray:
 def _read_header(
     file: IO[bytes], name: str, array: Array, sizes: dict[str, int], length: int
 ) -> tuple[np.dtype[Any], tuple[int, ...], Any]:
-    """The header of a .npy of `length` bytes. sizes: those that the names in shapes have already."""
+    """Read the header of a .npy of `length` bytes. sizes: those that the names in shapes have already."""
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, fortran, dtype = read(file)
@@ -119,14 +119,16 @@ def _read_header(
 
 
 def need_file(path: Path) -> None:
-    """Unfit where `path` is a folder, a device or a named pipe, which would be waited for."""
+    """Raise Unfit if `path` is a folder, a device or a named pipe, which would be waited for."""
     if path.exists() and not path.is_file():
         raise Unfit("it is no file")
 
 
 def unfit(error: Exception) -> Exception:
-    """Unfit, of any error but that a file cannot be opened: damage makes NumPy, zipfile, pickle and torch
-    raise nearly anything, and they say it in many lines."""
+    """Turn any error into Unfit, except that a file cannot be opened or memory is short.
+
+    Damage makes NumPy, zipfile, pickle and torch raise nearly anything, and they say it in many lines.
+    """
     if isinstance(error, Unfit | MemoryError) or (isinstance(error, OSError) and error.filename):
         return error
     return Unfit(f"{type(error).__name__}: {str(error)[:100]}".splitlines()[0].rstrip(": "))

@@ -1,4 +1,4 @@
-"""What the training images have in common: their mean image, and how their colours vary.
+"""Compute what the training images have in common: their mean image, and how their colours vary.
 
 Summed as integers over the 256x256 pixels that prep cuts out, before JPEG codes them: exact, in any order.
 """
@@ -24,7 +24,7 @@ ARRAYS = {
 
 
 class Sums:
-    """Integer sums over images: each pixel's, and the products of the colours at a pixel."""
+    """Hold integer sums over images: each pixel's, and the products of the colours at a pixel."""
 
     def __init__(self) -> None:
         self.images = 0
@@ -32,7 +32,7 @@ class Sums:
         self.products = np.zeros((3, 3), np.uint64)
 
     def add(self, image: np.ndarray) -> None:
-        """`image`: (256, 256, 3) uint8."""
+        """Add an image, (256, 256, 3) uint8."""
         self.images += 1
         self.pixels += image
         # float64 holds every partial sum exactly: 65536 pixels * 255^2 < 2^53
@@ -48,7 +48,7 @@ class Sums:
 
 @dataclass(frozen=True)
 class Statistics:
-    """All in 0..255 units; RGB order."""
+    """Hold the statistics of the training images, in 0..255 units and RGB order."""
 
     mean: np.ndarray  # (256, 256, 3) float32: the mean image
     channel_mean: np.ndarray  # (3,) float64
@@ -79,20 +79,20 @@ class Statistics:
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
-        """DataError where the file is not what `save` wrote."""
+        """Load what `save` wrote; DataError if the file is anything else."""
         try:
-            found = cls(**read_npz(Path(path), ARRAYS))
-            found._check()
+            loaded = cls(**read_npz(Path(path), ARRAYS))
+            loaded._check()
         except OSError as error:
             reason = error.strerror
         except Unfit as error:
             reason = str(error)
         else:
-            return found
+            return loaded
         raise DataError(f"cannot read {path} ({reason}): repair it with alexnet-dali prep")
 
     def _check(self) -> None:
-        """Unfit where the numbers are none or do not agree."""
+        """Raise Unfit if the numbers are not finite or do not agree."""
         if not all(np.isfinite(getattr(self, name)).all() for name in ARRAYS):
             raise Unfit("it holds NaN or infinite numbers")
         vectors, scale = self.eigenvectors, max(1.0, np.abs(self.covariance).max())

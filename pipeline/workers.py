@@ -1,4 +1,4 @@
-"""Processes that do tasks side by side, end with their parent, and whose failures reach it."""
+"""Run tasks in parallel processes that end with their parent, and whose failures reach it."""
 
 import ctypes
 import multiprocessing
@@ -21,7 +21,7 @@ AHEAD = 2  # tasks a worker holds, so that it need not wait while the parent is 
 
 
 def count_cores(limits: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """The cores this process may use, and no more than its container's share of the machine."""
+    """Count the cores this process may use, no more than its container's share of the machine."""
     cores = len(os.sched_getaffinity(0))
     try:
         quota, period = limits.read_text().split()
@@ -33,7 +33,7 @@ def count_cores(limits: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
 def run_tasks(
     function: Callable[[Task], Result], tasks: Iterable[Task], workers: int
 ) -> Iterator[tuple[Task, Result]]:
-    """Each task with its result, as they come. Leaving the loop early kills the workers."""
+    """Yield each task with its result, as they come. Leaving the loop early kills the workers."""
     queue = iter(tasks)
     crew: dict[Any, Any] = {}  # the pipe to each process
     given: dict[Any, list[Task]] = {}
@@ -89,8 +89,10 @@ def _give(connection: Any, given: list[Task], queue: Iterator[Task]) -> None:
 
 @contextmanager
 def _for_children() -> Iterator[None]:
-    """What a process started in here inherits: one thread for BLAS, and deafness to the signals that stop its
-    parent, which kills it in its own time."""
+    """Let processes that are started in here inherit one thread for BLAS, and blocked signals.
+
+    The signals that stop their parent do not reach them: it kills them in its own time.
+    """
     one = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     before = {name: os.environ.get(name) for name in one}
     resource_tracker.ensure_running()  # which else the first process starts, and unblocks signals then

@@ -1,1 +1,1 @@
-"""Prepare a dataset, once and offline: plan, shards, statistics; go on, and repair."""
+"""Prepare a dataset, once and offline: plan, shards, statistics; resume, and repair."""

@@ -1,4 +1,4 @@
-"""The records of the shards -> the files beside the shards."""
+"""Gather the records of the shards into the files beside the shards."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ from pipeline.statistics import Statistics, Sums
 
 
 class Gathered:
-    """Grows by a split at a time. Of the records only what the end needs stays in memory: not the sums."""
+    """Hold what the end needs of the records, added a split at a time; their sums are merged into one."""
 
     def __init__(self, out: Path) -> None:
         self.out = out
@@ -45,7 +45,7 @@ class Gathered:
         self._hash(f"{split}/samples.npy", f"{split}/names.txt", *map(index_name, shards))
 
     def write_rejected(self, left: Iterable[LeftOut]) -> Path:
-        """All that is not used: images that cannot be, and what is `left` out because it is no image."""
+        """List all that is not used: images that cannot be, and what is `left` out because it is no image."""
         path = self.out / "rejected.jsonl"
         lines = self.rejected + [
             {
@@ -62,7 +62,7 @@ class Gathered:
         return path
 
     def write_flawed(self) -> dict[str, int]:
-        """Lists the images with harmless flaws; how many have each."""
+        """List the images with harmless flaws; return how many have each flaw."""
         if self.flawed:
             with replacing(self.out / "flawed.jsonl") as file:
                 file.write("".join(json.dumps(line) + "\n" for line in self.flawed).encode())

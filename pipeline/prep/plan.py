@@ -1,4 +1,4 @@
-"""Which image goes into which shard: it follows from the source and the settings alone."""
+"""Plan which image goes into which shard: it follows from the source and the settings alone."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ PLAN = "plan.json"
 
 
 def plan(source: Source, size: str, store: str, seed: int, exif: str, work: Path) -> list[Task]:
-    """The shards in their order. train is shuffled as a whole, once; val and test keep the source's order."""
+    """Return the shards in order: train is shuffled as a whole; val and test keep the source's order."""
     tasks = []
     for split, samples in source.splits.items():
         count = len(samples)
@@ -37,7 +37,7 @@ def plan(source: Source, size: str, store: str, seed: int, exif: str, work: Path
 def describe(
     source: Source, size: str, store: str, seed: int, exif: str, tasks: list[Task]
 ) -> dict[str, Any]:
-    """What decides the bytes of the dataset, whichever layout the images come in."""
+    """Return what decides the bytes of the dataset, whichever layout the images come in."""
     digest = hashlib.sha256(json.dumps([category.wnid for category in source.classes]).encode())
     for task in tasks:
         images = [(sample.label, sample.name) for sample in task.samples]
@@ -55,7 +55,7 @@ def describe(
 
 
 def begin(work: Path, made: dict[str, Any]) -> None:
-    """Writes the settings down, or compares them with those of the run that began this dataset."""
+    """Write the settings down, or compare them with those of the run that began this dataset."""
     path = work / PLAN
     if not path.exists():
         with replacing(path) as file:
@@ -69,7 +69,7 @@ def begin(work: Path, made: dict[str, Any]) -> None:
 
 
 def refuse_other(out: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    before = {"exif": "ignore"} | before  # as was done before it could be chosen
+    before = {"exif": "ignore"} | before  # as before the option existed
     for name in ("size", "store", "seed", "exif", "images", "pillow", "simplejpeg"):
         if before.get(name) != now[name]:
             what = "other images" if name == "images" else f"{name} {before.get(name)}, not {now[name]}"

@@ -2,7 +2,7 @@
 
 Which image goes into which shard follows from the source and the seed alone, a shard from its images alone.
 So prep can be interrupted anywhere: shards that have a record are kept, the others are made again, and the
-end is the same to the byte. Nothing has a place in the dataset before it is complete.
+result is the same to the byte. Nothing has a place in the dataset before it is complete.
 """
 
 from pathlib import Path
@@ -32,7 +32,7 @@ def prepare(
     max_rejected: float = 0.001,
     report: Report = lambda progress: None,
 ) -> Dataset:
-    """Makes the dataset at `out`, or what an earlier run left of it, or what was damaged since.
+    """Make the dataset at `out`, or what an earlier run left undone, or what was damaged since.
 
     exif: "honour" or "ignore" the images' orientation; ILSVRC's own is by default ignored, as in 2012.
     """
@@ -55,7 +55,7 @@ def prepare(
 
 
 def _make(tasks: list[Task], out: Path, workers: int | None, report: Report) -> None:
-    """Makes the shards that are not there yet: nearly all the work."""
+    """Make the shards that are not there yet: nearly all the work."""
     todo, done, rejected = [], 0, 0
     for task in tasks:
         if (record := _find_record(task, out)) is None:
@@ -72,7 +72,7 @@ def _make(tasks: list[Task], out: Path, workers: int | None, report: Report) -> 
 
 
 def _find_record(task: Task, out: Path) -> Record | None:
-    """The record of a shard that an earlier run made, if it, the shard and its index are there and whole."""
+    """Load the record of a shard that an earlier run made, if it, the shard and its index are whole."""
     try:
         record = Record.load(task.made(".npz"))
         size, index = (out / task.name).stat().st_size, (out / task.name).with_suffix(".idx")
@@ -84,7 +84,7 @@ def _find_record(task: Task, out: Path) -> Record | None:
 def _finish(
     source: Source, tasks: list[Task], out: Path, made: dict[str, Any], max_rejected: float
 ) -> Dataset:
-    """The files beside the shards. dataset.json comes last: it is what says that the dataset is finished."""
+    """Write the files beside the shards, dataset.json last: it is what says that the dataset is finished."""
     gathered = Gathered(out)
     for split in source.splits:
         gathered.add(split, [task for task in tasks if task.split == split])
@@ -102,7 +102,7 @@ def _finish(
 
 
 def _stop_early(source: Source, max_rejected: float) -> None:
-    """Before all the work, where the look at the root has shown too many images that cannot be used."""
+    """Raise DataError before all the work if the root is known to have too many images that are of no use."""
     faulty = [sample for samples in source.splits.values() for sample in samples if sample.fault]
     if faulty:
         why = f"the first is {faulty[0].path} ({faulty[0].name}): {faulty[0].fault}"

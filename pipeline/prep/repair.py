@@ -1,4 +1,4 @@
-"""A finished dataset: is it whole, and what was damaged since made again."""
+"""Check a finished dataset, and make again what was damaged since."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -25,7 +25,7 @@ Report = Callable[[Progress], None]
 
 
 def find_finished(out: Path, size: str, store: str, seed: int, exif: str | None = None) -> Dataset | None:
-    """The dataset at `out` if it is finished; a DataError if it was made with other settings.
+    """Return the dataset at `out` if it is finished; DataError if it was made with other settings.
 
     exif: None accepts either choice.
     """
@@ -55,7 +55,7 @@ def repair(
     workers: int | None = None,
     report: Report = lambda progress: None,
 ) -> Dataset:
-    """Makes shards again from their source; for a damaged file beside them, all the shards of its split."""
+    """Make shards again from their source; for a damaged file beside them, all the shards of its split."""
     out, faults = dataset.root, set(faults)
     seed, exif = dataset.made["seed"], _exif(dataset)
     whole = {split for split in dataset.splits for name in _beside(split) if name in faults}
@@ -79,7 +79,7 @@ def repair(
             gathered.add(split, [task for task in tasks if task.split == split])
             if split == "train":
                 gathered.write_statistics()
-        if gathered.files.items() - dataset.files.items():  # another LAPACK's last bits; an index of old
+        if gathered.files.items() - dataset.files.items():  # another LAPACK's last bits; an unlisted index
             dataset = replace(dataset, files=dataset.files | gathered.files)
             write_description(dataset)
         remove(work)
@@ -91,7 +91,7 @@ def count_workers(workers: int | None, tasks: int) -> int:
 
 
 def _exif(dataset: Dataset) -> str:
-    """Whether its images were turned upright: not before that could be chosen."""
+    """Return "honour" if its images were turned upright, else "ignore", as before the option existed."""
     return str(dataset.made.get("exif", "ignore"))
 
 

@@ -1,4 +1,4 @@
-"""One shard: from a list of samples to a WebDataset tar, DALI's index of it, and a record of what is in it.
+"""Make one shard: from a list of samples to a WebDataset tar, DALI's index of it, and a record of both.
 
 A shard depends on its task alone, so that it can be made by any process, at any time, and made again.
 """
@@ -47,12 +47,12 @@ class Task:
         return f"{self.split}/{self.number:06d}.tar"
 
     def made(self, suffix: str) -> Path:
-        """A file of this shard while prep is at work."""
+        """Return the path of a file of this shard while prep is at work."""
         return self.folder / f"{self.split}-{self.number:06d}{suffix}"
 
 
 class Text(NamedTuple):
-    """What a record holds beside its arrays."""
+    """Hold what a record has beside its arrays."""
 
     bytes: Positive
     sha256: Sha256
@@ -63,7 +63,7 @@ class Text(NamedTuple):
 
 @dataclass(frozen=True)
 class Record:
-    """What is in a shard, and the sums over its images where they count for the statistics."""
+    """Hold what is in a shard, and the sums over its images where they count for the statistics."""
 
     bytes: int
     sha256: str
@@ -87,7 +87,7 @@ class Record:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """DataError where the file is not what `save` wrote."""
+        """Load what `save` wrote; DataError if the file is anything else."""
         sums = Sums()
         try:
             arrays = read_npz(path, RECORD)
@@ -107,7 +107,7 @@ class Record:
 
 
 class ShardWriter:
-    """A tar whose bytes depend on its contents only."""
+    """Write a tar whose bytes depend on its contents only."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file
@@ -116,7 +116,7 @@ class ShardWriter:
         self.index: list[str] = []
 
     def add(self, key: int, suffix: str, image: bytes, label: int) -> int:
-        """Writes a sample; where its image ends."""
+        """Write a sample; return where its image ends."""
         parts = [(suffix, image)] + ([("cls", b"%05d" % label)] if label >= 0 else [])
         places = [(suffix, self._member(f"{key:08d}.{suffix}", data), len(data)) for suffix, data in parts]
         self.index.append(
@@ -125,7 +125,7 @@ class ShardWriter:
         return places[0][1] + len(image)
 
     def finish(self) -> str:
-        """Ends the tar; the text of its index."""
+        """End the tar; return the text of its index."""
         self._write(bytes(-(self.bytes + 1024) % tarfile.RECORDSIZE + 1024))
         return "".join(line + "\n" for line in [f"v1.2 {len(self.index)}", *self.index])
 
@@ -145,7 +145,7 @@ class ShardWriter:
 
 
 def make_shard(task: Task) -> int:
-    """Makes the shard and its record in the work folder; how many images were rejected."""
+    """Make the shard and its record in the work folder; return how many images were rejected."""
     rows, names, rejected, flawed, sums = [], [], [], [], Sums()
     with replacing(task.made(".tar")) as file:
         shard = ShardWriter(file)
@@ -176,7 +176,7 @@ def make_shard(task: Task) -> int:
 def prepare_image(
     data: bytes | None, size: str, store: str, exif: str
 ) -> tuple[np.ndarray, bytes, tuple[str, ...]]:
-    """Turn a source's bytes into the (256, 256, 3) uint8 pixels, the file that is stored, harmless flaws."""
+    """Turn a source's bytes into (256, 256, 3) uint8 pixels, the file that is stored, and harmless flaws."""
     if data is None:
         raise BadImage(f"larger than {MAX_BYTES:,} bytes")
     decoded = decode(data, upright=exif == "honour")
@@ -190,7 +190,7 @@ def prepare_image(
 
 
 def commit(task: Task, out: Path) -> None:
-    """Moves a shard to its place; its record comes last, and is what says that the shard is done."""
+    """Move a shard to its place; its record comes last, and is what says that the shard is done."""
     for suffix in (".idx", ".tar"):
         os.replace(task.made(suffix), out / task.split / f"{task.number:06d}{suffix}")
     os.replace(task.made(".made"), task.made(".npz"))

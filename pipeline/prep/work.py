@@ -1,4 +1,4 @@
-"""The folder for what is not finished: OUT/.work, one prep's alone."""
+"""Keep what is not finished in a folder, OUT/.work, that one prep has to itself."""
 
 import re
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ OURS = re.compile(rf"{LOCK}|({re.escape(PLAN)}|[a-z]+-\d{{6}}\.(tar|idx|made|npz
 
 @contextmanager
 def work_folder(out: Path) -> Iterator[Path]:
-    """Makes, locks and tidies it; whatever cannot be written meanwhile becomes one line."""
+    """Make, lock and tidy the folder; whatever cannot be written meanwhile becomes a DataError."""
     work = out / WORK
     try:
         ours = (out / "dataset.json").exists() or work.exists()
@@ -43,7 +43,7 @@ def work_folder(out: Path) -> Iterator[Path]:
 
 
 def remove(work: Path) -> None:
-    """Removes what is ours. What cannot be removed now (NFS keeps an open lock) the next prep removes."""
+    """Remove what is ours. What cannot be removed now (NFS keeps an open lock) the next prep removes."""
     with suppress(OSError):
         for path in work.iterdir():
             if OURS.fullmatch(path.name):
@@ -52,7 +52,7 @@ def remove(work: Path) -> None:
 
 
 def _tidy(work: Path) -> None:
-    """Removes what an unfinished shard left: on a full disk, what the next run needs."""
+    """Remove what an unfinished shard left: on a full disk, the next run needs that space."""
     for path in work.glob("*"):
         if OURS.fullmatch(path.name) and path.suffix != ".npz" and path.name not in (PLAN, LOCK):
             path.unlink()

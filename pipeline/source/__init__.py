@@ -1,1 +1,1 @@
-"""An ImageNet root in any of its shapes: its classes and the images of each split."""
+"""Read an ImageNet root in any of its layouts: its classes and the images of each split."""

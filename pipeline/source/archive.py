@@ -1,4 +1,4 @@
-"""Tar archives read in place: where in the file each image lies, so that any of them can be read at any time.
+"""Read tar archives in place: where in the file each image lies, so that any can be read at any time.
 
 The official archives are not compressed: nothing has to be unpacked, and no order is slower than another.
 Member names are only ever labels; they are never used as paths.
@@ -31,7 +31,7 @@ FAULTS = {
 
 
 class Member(NamedTuple):
-    """An entry of an archive that is no folder; links have the place of what they lead to."""
+    """Represent an entry of an archive that is no folder; links have the place of what they lead to."""
 
     path: str  # in the archive
     offset: int  # in the outermost file
@@ -48,18 +48,18 @@ Read = Callable[[int, int], bytes]  # so many bytes from such an offset, as os.p
 
 
 def scan_tar(path: Path) -> list[Member]:
-    """The members of a tar."""
+    """List the members of a tar."""
     with _opened(path) as (read, size):
         return _members(path, read, 0, size)
 
 
 def scan_bytes(path: Path, data: bytes) -> list[Member]:
-    """The members of a tar that was read from `path` into memory."""
+    """List the members of a tar that was read from `path` into memory."""
     return _members(path, lambda size, offset: data[offset : offset + size], 0, len(data))
 
 
 def scan_tar_of_tars(path: Path) -> tuple[dict[str, list[Member]], list[Member]]:
-    """For each tar in a tar, by its name without ".tar": its members. And what else is there."""
+    """List the members of each tar in a tar, by its name without ".tar"; and what else is there."""
     inner: dict[str, Member] = {}
     others = []
     with _opened(path) as (read, size), ThreadPoolExecutor(THREADS) as pool:
@@ -81,7 +81,7 @@ def scan_tar_of_tars(path: Path) -> tuple[dict[str, list[Member]], list[Member]]
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Read, int]]:
-    """A way to read the file that threads can share, and its size."""
+    """Yield a function to read the file, which threads can share, and the file's size."""
     try:
         file = os.open(path, os.O_RDONLY)
     except OSError as error:
@@ -97,7 +97,7 @@ def _opened(path: Path) -> Iterator[tuple[Read, int]]:
 
 
 class _Range:
-    """Bytes up to `end`, for tarfile, which begins where it finds the position."""
+    """Represent the bytes up to `end` as a file for tarfile, which begins at its position."""
 
     def __init__(self, read: Read, start: int, end: int) -> None:
         self.source, self.position, self.end = read, start, end
@@ -117,7 +117,7 @@ class _Range:
 
 
 class _Members:
-    """Grows by a header at a time; in the end no member is a link."""
+    """Collect members, a header at a time; in the end none of them is a link."""
 
     def __init__(self) -> None:
         self.members: list[Member] = []
@@ -144,7 +144,7 @@ class _Members:
         self.members.append(Member(path, offset, size, fault))
 
     def _link(self, path: str, target: int | None) -> None:
-        """A hard link, to what bore the name when it was made."""
+        """Add a hard link, to what had the name when it was made."""
         if target is None:
             fault = "a hard link to what the archive does not hold"  # so it replaces nothing, either
             self.members.append(Member(path, 0, 0, fault))
@@ -154,7 +154,7 @@ class _Members:
         self._add(path, *self.members[target][1:4])
 
     def resolve(self) -> list[Member]:
-        """Let symbolic links have the place of what they lead to."""
+        """Give symbolic links the place of what they lead to; return all members."""
         for place, target in self.links.items():
             end = self.latest.get(target)
             for _ in range(MAX_LINKS):
@@ -175,7 +175,7 @@ class _Members:
 
 
 def _members(path: Path, read: Read, start: int, end: int, inner: str = "") -> list[Member]:
-    """Those of a tar, and of the ones that were put behind its end (`cat a.tar b.tar`)."""
+    """List the members of a tar, and of others that were put behind its end (`cat a.tar b.tar`)."""
     where = f"{path}, in {inner}," if inner else f"{path}"
     members, position = _Members(), start
     try:
@@ -189,7 +189,7 @@ def _members(path: Path, read: Read, start: int, end: int, inner: str = "") -> l
 
 
 def _read_to_end_mark(members: _Members, where: str, read: Read, start: int, end: int) -> int:
-    """Where it is."""
+    """Read the headers up to the end mark; return where it is."""
     position = start
     try:
         with tarfile.TarFile(fileobj=_Range(read, start, end)) as tar:  # type: ignore[arg-type]
@@ -210,7 +210,7 @@ def _read_to_end_mark(members: _Members, where: str, read: Read, start: int, end
 
 
 def _skip_zeros(read: Read, start: int, end: int) -> int:
-    """The block in which the first byte lies that is not zero, or the end."""
+    """Return the start of the block that has the first byte other than zero, or the end."""
     for position in range(start, end, CHUNK):
         data = read(min(CHUNK, end - position), position)
         if rest := data.lstrip(b"\0"):

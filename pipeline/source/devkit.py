@@ -1,4 +1,4 @@
-"""What is written beside the images: the classes' names and numbers, and the labels of a flat val/ or test/.
+"""Read what lies beside the images: the classes' names and numbers, the labels of a flat val/ or test/.
 
 ImageNet's is the devkit, Kaggle's are two CSV files. The devkit numbers classes from 1 in its own order;
 here a class is known by its wnid (n01440764), whose place in sorted order is its label.
@@ -27,14 +27,14 @@ GZIP = b"\x1f\x8b"
 
 @dataclass(frozen=True)
 class Truth:
-    """The labels of a split whose images are not in class folders."""
+    """Hold the labels of a split whose images are not in class folders."""
 
     found: str  # what was read, for the user
     wnids: tuple[str, ...] = ()  # in the order of the images' names
     by_name: dict[str, str] = field(default_factory=dict)  # or: by the name without suffix
 
     def of(self, split: str, names: Sequence[str]) -> list[str]:
-        """The wnids of the images of these sorted names."""
+        """Return the wnids of the images of these sorted names."""
         expected = len(self.wnids) or len(self.by_name)
         if len(names) != expected:
             raise DataError(f"{self.found} labels {expected:,} {split} images, but there are {len(names):,}")
@@ -54,7 +54,7 @@ class Labels:
 
 
 def find_labels(places: Sequence[Path], edition: Edition) -> Labels:
-    """The devkit, or else Kaggle's CSV files, in the first place that has one."""
+    """Read the devkit, or else Kaggle's CSV files, in the first place that has one."""
     for place in places:
         for name in (f"{kit}{suffix}" for kit in edition.devkits for suffix in (".tar.gz", ".tar")):
             if (place / name).is_file():
@@ -68,7 +68,7 @@ def find_labels(places: Sequence[Path], edition: Edition) -> Labels:
 
 
 def _read(path: Path) -> bytes:
-    """A file's content, unpacked if it is gzipped, whatever its name."""
+    """Read a file's content, unpacked if it is gzipped, whatever its name."""
     try:
         with open(path, "rb") as file:
             packed = file.read(2) == GZIP
@@ -82,7 +82,7 @@ def _read(path: Path) -> bytes:
 
 
 def _read_devkit(place: Path, kit: Path, edition: Edition) -> Labels:
-    """kit: archive or folder. The truth of the test images, released later, is beside it or in it."""
+    """Read a devkit, archive or folder. The labels of test, released later, are beside it or in it."""
     val, test = edition.truth["val"], edition.truth.get("test")
     if kit.is_file():
         files = _unpack(kit, (META, val))
@@ -100,14 +100,14 @@ def _read_devkit(place: Path, kit: Path, edition: Edition) -> Labels:
 
 
 def _unpack(path: Path, wanted: Sequence[str]) -> dict[str, bytes]:
-    """Those files of an archived devkit, whatever the folder above data/."""
+    """Read the wanted files of an archived devkit, whatever the folder above data/."""
     data, names = _read(path), {Path(name).name: name for name in wanted}
     files = [member for member in scan_bytes(path, data) if member.name in names and not member.fault]
     return {names[file.name]: data[file.offset : file.offset + file.size] for file in files}
 
 
 def _read_truth(where: str, data: bytes, wnids: dict[int, str]) -> tuple[str, ...]:
-    """A class's number a line -> wnids."""
+    """Turn lines, each a class's number, into wnids."""
     truth = []
     for number, line in enumerate(data.decode("ascii", "replace").split("\n"), 1):
         if text := line.strip():
@@ -119,7 +119,7 @@ def _read_truth(where: str, data: bytes, wnids: dict[int, str]) -> tuple[str, ..
 
 
 def _read_meta(path: Path, data: bytes, id_field: str) -> tuple[dict[str, str], dict[str, int]]:
-    """Words and ids by wnid, of the classes of meta.mat; it also lists their ancestors."""
+    """Read words and ids by wnid, of the classes of meta.mat; it also lists their ancestors."""
     words: dict[str, str] = {}
     ids: dict[str, int] = {}
     load = partial(_load_synsets, id_field=id_field)
@@ -137,7 +137,7 @@ def _read_meta(path: Path, data: bytes, id_field: str) -> tuple[dict[str, str], 
 
 
 def _load_synsets(data: bytes, id_field: str) -> list[tuple[int, str, str, int]]:
-    """meta.mat -> (id, wnid, words, number of children) of each synset."""
+    """Load (id, wnid, words, number of children) of each synset in meta.mat."""
     import numpy as np
     from scipy.io import loadmat
 

@@ -1,4 +1,4 @@
-"""What ImageNet calls the files of its releases."""
+"""Name the files of ImageNet's releases."""
 
 import re
 from collections.abc import Iterable
@@ -18,13 +18,13 @@ class Edition:
     patches: str = ""  # images that replace those of the same name
 
     def names(self) -> Iterable[str]:
-        """Patterns of everything, packed and unpacked."""
+        """Yield patterns of all names, packed and unpacked."""
         for tar in self.tars.values():
             yield from (tar, tar.removesuffix(".tar"))
         yield from self.extras()
 
     def extras(self) -> Iterable[str]:
-        """Patterns of what lies beside the images."""
+        """Yield patterns of what lies beside the images."""
         for kit in self.devkits:
             yield from (kit, f"{kit}.tar", f"{kit}.tar.gz")
         for truth in self.truth.values():
@@ -63,7 +63,7 @@ EDITIONS = (ILSVRC2012, ILSVRC2010, FALL2011)
 
 
 def find_edition(place: Path) -> Edition:
-    """That of the training archive, or else of any other file that lies there; in doubt the first."""
+    """Return the edition of the training archive, or else of any other file there; by default the first."""
     by_train = [edition for edition in EDITIONS if any(place.glob(edition.tars["train"]))]
     by_any = [edition for edition in EDITIONS if any(any(place.glob(name)) for name in edition.names())]
     return [*by_train, *by_any, ILSVRC2012][0]

@@ -35,17 +35,17 @@ class Source:
 
     @property
     def exif(self) -> str:
-        """What to do by default about the images' orientation: 2012's way is the record."""
+        """Return what to do by default about EXIF orientation: ILSVRC's own was ignored in 2012."""
         return "ignore" if self.official else "honour"
 
     @property
     def count(self) -> int:
-        """How many images."""
+        """Return the number of images."""
         return sum(map(len, self.splits.values()))
 
 
 def find_source(root: Path | str, val_fraction: float | None = None, seed: int = 0) -> Source:
-    """What there is at `root`; the seed chooses the images of a `val_fraction`."""
+    """Find classes and images at `root`; the seed chooses the images of a `val_fraction`."""
     root = Path(root)
     base, edition = find_base(root)
     places = {split: find_places(base, edition, split) for split in SPLITS}
@@ -85,7 +85,7 @@ def find_source(root: Path | str, val_fraction: float | None = None, seed: int =
 def _label(
     read: dict[str, Split], wnids: list[str], labels: Labels, edition: Edition
 ) -> tuple[dict[str, list[Sample]], list[str]]:
-    """The images of each split with their labels, and for the user, what each one is."""
+    """Return the images of each split with their labels, and for the user, what each split is."""
     splits, found = (
         {"train": _labelled(read["train"], wnids)},
         [read["train"].place.name + read["train"].linked],
@@ -105,7 +105,7 @@ def _are_ilsvrc(wnids: list[str]) -> bool:
 
 
 def _read(split: str, places: list[Path], root: Path, edition: Edition) -> Split:
-    """The archive or the folder of a split, or the one of both that holds all."""
+    """Read the archive or the folder of a split, or the one of both that holds all."""
     roots = [os.path.realpath(root)]
     known = find_known(root, edition) if places == [root] else ()
     read = [
@@ -123,7 +123,7 @@ def _no_labels_for(val: Path, edition: Edition) -> str:
 
 
 def _why_unlabelled(edition: Edition) -> str:
-    """What to say of a test split: there are labels for some editions only."""
+    """Return what to say of a test split without labels: there are some for some editions only."""
     truth = edition.truth.get("test")
     return f" without labels, which need {truth} and {edition.devkits[0]}.tar.gz" if truth else ""
 
@@ -137,7 +137,7 @@ def _describe(base: Path, edition: Edition, train: Split) -> str:
 
 
 def _check_classes(train: Split) -> None:
-    """Every image has a class, every class an image."""
+    """Raise DataError unless every image has a class, and every class an image."""
     _drop_empty(train)
     if stray := _sorted(train.loose.images):
         raise DataError(
@@ -162,7 +162,7 @@ def _check_classes(train: Split) -> None:
 
 
 def _drop_empty(split: Split) -> None:
-    """A folder without images is no class if it is not named as the classes are."""
+    """Drop folders without images; DataError if one is named as the classes are."""
     full = [name for name, found in split.classes.items() if found.images]
     for name in sorted(set(split.classes).difference(full)):
         if full and (WNID.fullmatch(name) or not all(map(WNID.fullmatch, full))):
@@ -185,7 +185,7 @@ def _sorted(images: list[Sample]) -> list[Sample]:
 
 
 def _of_split(name: str, split: Split, wnids: list[str], labels: Labels) -> tuple[list[Sample], str | None]:
-    """The images of val or test in the order of their names, and where their labels are from, if anywhere."""
+    """Return the images of val or test in order of their names, and where their labels are from, or None."""
     if len(split.classes) == 1 and not split.loose.images and not set(split.classes) & set(wnids):
         split.loose.join(split.classes.popitem()[1])  # images/, as in Tiny ImageNet
     full = {name for name, found in split.classes.items() if found.images or WNID.fullmatch(name)}
@@ -224,7 +224,7 @@ def _half_sorted(split: Split) -> str:
 
 
 def _hold_out(train: list[Sample], fraction: float, seed: int) -> dict[str, list[Sample]]:
-    """Moves a fraction of each class, at least one image and never all, from train to val."""
+    """Move a fraction of each class, at least one image and never all, from train to val."""
     rng = np.random.default_rng(seed)
     labels = np.array([image.label for image in train])
     held = np.zeros(len(train), bool)
@@ -241,14 +241,14 @@ def _hold_out(train: list[Sample], fraction: float, seed: int) -> dict[str, list
 
 
 def _find_patches(base: Path, edition: Edition) -> Found:
-    """The images that replace others of the same name: ILSVRC-2010's archives have blank ones."""
+    """Find images that replace others of the same name: ILSVRC-2010's archives have blank ones."""
     places = (base / f"{edition.patches}.tar", base / edition.patches)
     place = next((place for place in places if edition.patches and place.exists()), None)
     return read_patches(place) if place else Found()
 
 
 def _patch(splits: dict[str, list[Sample]], patches: Found) -> int:
-    """Replaces images but not their labels; how many."""
+    """Replace images but not their labels; return how many."""
     by_name = {image.name: image for image in patches.images}
     used: list[Sample] = []
     for samples in splits.values():

@@ -1,4 +1,4 @@
-"""Which folders and archives of a root hold which split, and what lies beside them."""
+"""Find which folders and archives of a root hold which split, and what lies beside them."""
 
 import os
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), 
 
 
 def find_base(root: Path) -> tuple[Path, Edition]:
-    """The folder, at `root` or below, that the splits lie in, and whose they are."""
+    """Find the folder, at `root` or below, that the splits lie in, and their edition."""
     if is_ours({entry.name for entry in scan(str(root))}):
         raise DataError(f"{root} is what prep or train has made: give the folder that the images came in")
     bases = (root / "ILSVRC/Data/CLS-LOC", root / "Data/CLS-LOC", root)
@@ -24,7 +24,7 @@ def find_base(root: Path) -> tuple[Path, Edition]:
 
 
 def find_places(base: Path, edition: Edition, split: str) -> list[Path]:
-    """A split's archive (the newest if there are several) and its folder, so far as they are there."""
+    """Find a split's archive (the newest if there are several) and its folder, if they are there."""
     tar = edition.tars[split]
     tars = sorted(path for path in base.glob(tar) if path.is_file())
     unpacked = sorted(base.glob(tar.removesuffix(".tar")))  # 2010's tars of val and test hold a folder
@@ -38,13 +38,13 @@ def find_places(base: Path, edition: Edition, split: str) -> list[Path]:
 
 
 def find_known(folder: Path, edition: Edition) -> set[str]:
-    """Names of what lies there and is read for the labels or as patches."""
+    """Return the names of what lies there and is read for the labels or as patches."""
     patterns = (*edition.extras(), META, f"devkit/{META}", MAPPING, SOLUTION)
     return {path.relative_to(folder).parts[0] for pattern in patterns for path in folder.glob(pattern)}
 
 
 def look_beside(root: Path, base: Path, edition: Edition, used: list[Path]) -> Found:
-    """What lies in the root beside the splits, the labels and our own outputs."""
+    """Find what lies in the root beside the splits, the labels and our own outputs."""
     found = Found()
     above = [base, *base.parents]
     for folder in above[: above.index(root) + 1]:
@@ -64,7 +64,7 @@ def look_beside(root: Path, base: Path, edition: Edition, used: list[Path]) -> F
 
 
 def nothing_at(root: Path) -> str:
-    """What to say of a root in which nothing is found."""
+    """Return what to say of a root in which nothing is found."""
     for folder in _folders_below(root):
         if find_places(folder, find_edition(folder), "train"):
             return f"{root} is no ImageNet root, but {folder} looks like one: give --imagenet-root {folder}"
@@ -82,7 +82,7 @@ def nothing_at(root: Path) -> str:
 
 
 def _folders_below(root: Path) -> Iterator[Path]:
-    """Two levels of them."""
+    """Yield the folders on two levels below `root`."""
     first = [
         Path(entry.path)
         for entry in scan(str(root))

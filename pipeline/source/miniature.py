@@ -1,4 +1,4 @@
-"""An ImageNet in miniature, drawn: for tests, `alexnet-dali demo` and benchmarks, where the real one is away.
+"""Draw an ImageNet in miniature: for tests, `alexnet-dali demo` and benchmarks, without the real one.
 
 Ten patterns in random colours, scale, place, angle, light and focus, so that a class is its shape and not its
 colour; labels 10 to 39 are the same patterns inside a disc, a square and a triangle. The seed decides every
@@ -28,13 +28,13 @@ DISGUISED = 4  # a CMYK, a grey and a turned (EXIF) JPEG and a PNG, all named .J
 
 
 def saw(t: Field) -> Field:
-    """The distance to the nearest integer, 0 to 0.5."""
+    """Return the distance to the nearest integer, 0 to 0.5."""
     distance: Field = np.abs(t - np.rint(t))
     return distance
 
 
 def polygon(x: Field, y: Field, sides: int) -> Field:
-    """The distance to the nearest edge of a regular polygon of inradius 1, positive inside."""
+    """Return the distance to the nearest edge of a regular polygon of inradius 1, positive inside."""
     turns = [2 * math.pi * k / sides + math.pi / 2 for k in range(sides)]
     across: Field = np.maximum.reduce([math.cos(t) * x + math.sin(t) * y for t in turns])
     return 1 - across
@@ -106,7 +106,7 @@ WORDS = [
 
 
 def draw(label: int, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """One image of a class, (H, W, 3): as in ImageNet mostly 4:3, rarely tiny, very rarely a ribbon."""
+    """Draw an image of a class, (H, W, 3): as in ImageNet mostly 4:3, rarely tiny, very rarely a ribbon."""
     _, pattern, finest, coarsest = PATTERNS[label % len(PATTERNS)]
     sides = FRAMES[label // len(PATTERNS)][1]
     height, width = size(rng)
@@ -137,7 +137,7 @@ def draw(label: int, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
 
 
 def size(rng: np.random.Generator) -> tuple[int, int]:
-    """Height and width."""
+    """Draw a height and a width."""
     kind = rng.random()
     if kind < 0.01:
         short, aspect = rng.integers(90, 160), rng.uniform(4, 7)
@@ -150,7 +150,7 @@ def size(rng: np.random.Generator) -> tuple[int, int]:
 
 
 def two_colours(rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """A dark and a bright colour of any hues, in either order, (2, 3), 0 to 255."""
+    """Draw a dark and a bright colour of any hues, in either order, (2, 3), 0 to 255."""
     hue, saturation = rng.random((2, 1)), rng.uniform([[0.3], [0.1]], [[0.9], [0.7]])
     value = rng.uniform([[30], [180]], [[110], [250]])
     wheel = np.clip(0.5 + np.cos(2 * math.pi * (hue - np.array([0, 1 / 3, 2 / 3]))), 0, 1)
@@ -176,7 +176,7 @@ class Miniature:
         return draw(label, np.random.default_rng([self.seed, split, label, number]))
 
     def train_files(self) -> Iterator[File]:
-        """Class by class; the odd files come last in the first classes."""
+        """Yield files class by class; the odd files come last in the first classes."""
         for label in range(self.classes):
             files = [jpeg(self.image(0, label, number)) for number in range(self.train)]
             if self.damaged:
@@ -186,7 +186,7 @@ class Miniature:
                 yield f"{WNIDS[label]}_{number}.JPEG", label, data
 
     def odd_file(self, kind: int, label: int) -> bytes:
-        """Damaged for `kind` below DAMAGED, disguised above."""
+        """Make a file, damaged for `kind` below DAMAGED, disguised above."""
         pixels = self.image(1, label, kind)
         exif = Image.Exif()
         exif[0x0112] = 6  # the orientation tag: show it turned by 90 degrees
@@ -202,7 +202,7 @@ class Miniature:
         return makers[kind]()
 
     def val_labels(self) -> list[int]:
-        """Shuffled, as the real ones are."""
+        """Return the labels of val, shuffled as the real ones are."""
         labels = np.repeat(np.arange(self.classes), self.val)
         shuffled: list[int] = np.random.default_rng([self.seed, 2]).permutation(labels).tolist()
         return shuffled
@@ -219,11 +219,11 @@ class Miniature:
             yield f"ILSVRC2012_test_{number:08d}.JPEG", label, jpeg(self.image(3, label, number))
 
     def devkit_id(self, label: int) -> int:
-        """From 1 and, as in the real development kit, not in the order of the wnids."""
+        """Return a class's number, from 1 and, as in the real devkit, not in the order of the wnids."""
         return (label + 1) % self.classes + 1
 
     def synsets(self, challenge: str) -> npt.NDArray[np.void]:
-        """The classes by id and above them, as in the real one, the synsets that are no classes. (N, 1)"""
+        """Return the classes by id and, as in the real devkit, the synsets above them: (N, 1)."""
         names = [f"{challenge}_ID", "WNID", "words", "gloss"]
         names += ["num_children", "children", "wordnet_height", "num_train_images"]
         leaves: list[tuple[Any, ...]] = [
@@ -269,7 +269,7 @@ def write(path: Path, data: bytes) -> None:
 
 
 def write_archives(root: Path, *, devkit_tar: bool = False, **counts: Any) -> None:
-    """The official archives; `devkit_tar`: its .gz already undone, as some browsers do."""
+    """Write the official archives; `devkit_tar`: its .gz already undone, as some browsers do."""
     small = Miniature(**counts)
     write(root / "ILSVRC2012_img_train.tar", tar(class_tars(small.train_files())))
     write(root / "ILSVRC2012_img_val.tar", tar((name, data) for name, _, data in small.val_files()))
@@ -283,7 +283,7 @@ def write_archives(root: Path, *, devkit_tar: bool = False, **counts: Any) -> No
 
 
 def class_tars(files: Iterable[File]) -> Iterator[tuple[str, bytes]]:
-    """Training images, a tar a class."""
+    """Pack training images, one tar for each class."""
     classes: dict[int, list[tuple[str, bytes]]] = {}
     for name, label, data in files:
         classes.setdefault(label, []).append((name, data))
@@ -291,13 +291,13 @@ def class_tars(files: Iterable[File]) -> Iterator[tuple[str, bytes]]:
 
 
 def write_class_tars(root: Path, **counts: Any) -> None:
-    """A tar for each class and nothing else: Fall 2011's release, unpacked once."""
+    """Write a tar for each class and nothing else: Fall 2011's release, unpacked once."""
     for name, data in class_tars(Miniature(**counts).train_files()):
         write(root / name, data)
 
 
 def write_2010(root: Path, **counts: Any) -> None:
-    """ILSVRC-2010's archives. As in the real ones an image of each split is blank, and among the patches."""
+    """Write ILSVRC-2010's archives: as in the real ones an image of each split is blank, and patched."""
     small, patches = Miniature(**counts), []
     blank = jpeg(np.full((120, 160, 3), 255, np.uint8))
     splits = {"train": small.train_files(), "val": small.val_files(), "test": small.test_files()}
@@ -315,7 +315,7 @@ def write_2010(root: Path, **counts: Any) -> None:
 
 
 def write_folders(root: Path, *, flat_val: bool = False, **counts: Any) -> None:
-    """train/WNID/ and val/WNID/; `flat_val`: val in one folder and the development kit beside it."""
+    """Write train/WNID/ and val/WNID/; `flat_val`: val in one folder and the development kit beside it."""
     small = Miniature(**counts)
     for name, label, data in small.train_files():
         write(root / "train" / WNIDS[label] / name, data)
@@ -328,7 +328,7 @@ def write_folders(root: Path, *, flat_val: bool = False, **counts: Any) -> None:
 
 
 def write_kaggle(root: Path, **counts: Any) -> None:
-    """Kaggle's tree and its two tables, the solution's rows in no particular order."""
+    """Write Kaggle's tree and its two tables, the solution's rows in no particular order."""
     small = Miniature(**counts)
     images = root / "ILSVRC/Data/CLS-LOC"
     for name, label, data in small.train_files():

@@ -1,4 +1,4 @@
-"""What a look at the files gives: images, what is left out with its reason, and what is passed over."""
+"""Sort files into images, what is left out with its reason, and what is passed over."""
 
 import os
 import re
@@ -9,7 +9,7 @@ from typing import NamedTuple
 from pipeline.errors import DataError
 from pipeline.formats import HEAD, SUFFIXES, begins_as_image
 
-# Of systems and programs; so is whatever is hidden.
+# Files of systems and programs, which are passed over, as hidden ones are.
 LITTER = {
     "thumbs.db",
     "ehthumbs.db",
@@ -29,7 +29,7 @@ NO_WAIT = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe without a writer 
 
 
 class Sample(NamedTuple):
-    """An image: a range of bytes of a file; size -1 is the whole file."""
+    """Represent an image: a range of bytes of a file; size -1 is the whole file."""
 
     path: str
     offset: int
@@ -39,7 +39,7 @@ class Sample(NamedTuple):
     fault: str = ""  # why it cannot be used, where the look at its place has shown it
 
     def read(self, limit: int) -> bytes | None:
-        """Its bytes, or None if they are more than `limit`."""
+        """Read its bytes; return None if they are more than `limit`."""
         try:
             with open(os.open(self.path, NO_WAIT), "rb", buffering=0) as file:
                 status = os.fstat(file.fileno())
@@ -57,7 +57,7 @@ class Sample(NamedTuple):
 
 
 class LeftOut(NamedTuple):
-    """A file that is no image, or a folder or archive whose images are read elsewhere."""
+    """Represent a file that is no image, or a folder or archive whose images are read elsewhere."""
 
     path: str
     name: str
@@ -67,7 +67,7 @@ class LeftOut(NamedTuple):
 
 @dataclass
 class Found:
-    """What lies in a folder or an archive."""
+    """Hold what lies in a folder or an archive."""
 
     images: list[Sample] = field(default_factory=list)
     left: list[LeftOut] = field(default_factory=list)
@@ -95,7 +95,7 @@ class Found:
 
 
 def read_head(sample: Sample) -> bytes:
-    """Its first bytes."""
+    """Read the first bytes of a sample."""
     size = HEAD if sample.size < 0 else min(HEAD, sample.size)
     try:
         with open(os.open(sample.path, NO_WAIT), "rb", buffering=0) as file:
@@ -105,15 +105,15 @@ def read_head(sample: Sample) -> bytes:
 
 
 def is_litter(name: str) -> bool:
-    """Whether a file or folder of this name is passed over."""
+    """Tell whether a file or folder of this name is passed over."""
     return name.startswith(".") or name.lower() in LITTER
 
 
 def one_line(name: str) -> str:
-    """The name with what would break a line or is no UTF-8 written as an escape: \\r, \\x1b, \\xe9."""
+    """Return the name with what would break a line or is no UTF-8 as an escape: \\r, \\x1b, \\xe9."""
     return UNPRINTABLE.sub(_escape, name)
 
 
-def _escape(found: re.Match[str]) -> str:
-    code = ord(found[0])
-    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else ascii(found[0])[1:-1]
+def _escape(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else ascii(match[0])[1:-1]

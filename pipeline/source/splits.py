@@ -1,4 +1,4 @@
-"""One split's folder or archive -> its images, by class if there are any, and all else that lies there."""
+"""Read one split's folder or archive: its images, by class if there are any, and all else in it."""
 
 import os
 from collections.abc import Collection, Sequence
@@ -18,7 +18,7 @@ REPLACED = "replaced by a later member of the same name"
 
 @dataclass
 class Split:
-    """What lies in a split's folder or archive."""
+    """Hold what lies in a split's folder or archive."""
 
     place: Path
     classes: dict[str, Found] = field(default_factory=dict)
@@ -34,7 +34,7 @@ class Split:
         return any(image.size >= 0 for found in self.classes.values() for image in found.images[:1])
 
     def drop(self, name: str, reason: str) -> None:
-        """Take a folder for no class: what lies in it is left out."""
+        """Drop a folder that is no class: what lies in it is left out."""
         found = self.classes.pop(name)
         self.loose.leave(found)
         if not found.left:
@@ -42,7 +42,7 @@ class Split:
 
 
 def read_archive(path: Path, split: str) -> Split:
-    """An official archive: train's is a tar of class tars."""
+    """Read an official archive: train's is a tar of class tars."""
     if split != "train":
         return Split(path, loose=_read_members(path, scan_tar(path)))
     classes, others = scan_tar_of_tars(path)
@@ -54,7 +54,7 @@ def read_archive(path: Path, split: str) -> Split:
 
 
 def read_folder(place: Path, split: str, roots: Sequence[str], known: Collection[str] = ()) -> Split:
-    """Class folders, class tars and images; `known` names are no concern of it.
+    """Read class folders, class tars and images; `known` names are skipped.
 
     `roots`: real paths of folders into which links may lead. A class folder may be a link to anywhere.
     """
@@ -80,7 +80,7 @@ def read_folder(place: Path, split: str, roots: Sequence[str], known: Collection
 
 
 def read_patches(place: Path) -> Found:
-    """All images of a tar or a folder."""
+    """Read all images of a tar or a folder."""
     if place.is_file():
         return _read_members(place, scan_tar(place))
     walk = Walk(str(place), [])
@@ -89,7 +89,7 @@ def read_patches(place: Path) -> Found:
 
 
 def choose(archive: Split, folder: Split) -> Split:
-    """The one of both that holds all their images; the other is left out."""
+    """Choose the one of both that holds all their images; the other is left out."""
     match _compare(archive.place, archive.images, folder.place, folder.images):
         case "folder":
             folder.loose.left.append(_unpacked(archive.place, archive.images))
@@ -101,7 +101,7 @@ def choose(archive: Split, folder: Split) -> Split:
 
 
 def _join(archive: Path, folder: Path, unpacked: Found) -> Found:
-    """What a class's tar and its folder hold together, each image once."""
+    """Join what a class's tar and its folder hold, each image once."""
     packed = _read_members(archive, scan_tar(archive))
     match _compare(archive, packed.images, folder, unpacked.images):
         case "folder" if unpacked.images or not packed.images:
@@ -117,7 +117,7 @@ def _join(archive: Path, folder: Path, unpacked: Found) -> Found:
 
 
 def _compare(archive: Path, packed: Sequence[Sample], folder: Path, unpacked: Sequence[Sample]) -> str:
-    """Where all images of both are: in the folder, in the archive, or only in both."""
+    """Tell where all images of both are: in the folder, in the archive, or only in both."""
     inside, beside = _sizes(packed), _sizes(unpacked)
     if inside <= beside:
         return "folder"
@@ -132,7 +132,7 @@ def _compare(archive: Path, packed: Sequence[Sample], folder: Path, unpacked: Se
 
 
 def _sizes(images: Sequence[Sample]) -> set[tuple[str, int]]:
-    """The images' names and sizes in bytes; -1 where a file is gone."""
+    """Return the images' names and sizes in bytes; -1 where a file is gone."""
     sizes = set()
     for image in images:
         size = image.size
@@ -155,7 +155,7 @@ def _packed(folder: Path, archive: Path) -> LeftOut:
 
 
 def _read_class(path: str, roots: Sequence[str]) -> Found | None:
-    """What is in a class folder; None if that is nothing but an output of ours."""
+    """Read a class folder; return None if it holds nothing but an output of ours."""
     walk = Walk(path, roots)
     walk.run()
     found = walk.found
@@ -177,13 +177,13 @@ def _read_members(path: Path, members: Sequence[Member]) -> Found:
 
 
 def _official(name: str) -> str | None:
-    """The split of which this is the name of an official archive."""
+    """Return the split of which this is the name of an official archive, or None."""
     patterns = ((split, tar) for edition in EDITIONS for split, tar in edition.tars.items())
     return next((split for split, tar in patterns if fnmatchcase(name, tar)), None)
 
 
 def _refuse_packed(read: Split) -> None:
-    """No class may be lost in an archive that cannot be read in place."""
+    """Raise DataError if a class would be lost in an archive that cannot be read in place."""
     for left in read.loose.left:
         suffix = next((suffix for suffix in PACKED if left.name.lower().endswith(suffix)), None)
         if suffix and left.name[: -len(suffix)] not in read.classes:
@@ -194,7 +194,7 @@ def _refuse_packed(read: Split) -> None:
 
 
 def _follow(read: Split) -> None:
-    """A split of links that all lead elsewhere is how some keep a choice of images: it is read as meant."""
+    """Read links that lead out of the root: a split of nothing else is how some keep a choice of images."""
     read.linked = " (links that lead out of the root)"
     for found in (*read.classes.values(), read.loose):
         found.images = [image._replace(fault="") for image in found.images]

@@ -1,4 +1,4 @@
-"""All that lies in a folder, at any depth: links are read where they stay inside the root, pipes never."""
+"""Walk through a folder at any depth: links are read where they stay inside the root, pipes never."""
 
 import os
 import stat
@@ -21,7 +21,7 @@ UNFINISHED = {WORK, *SPLITS, "statistics.npz", "rejected.jsonl", "flawed.jsonl"}
 
 
 class Walk:
-    """A walk through a folder; `found` is what it came upon.
+    """Represent a walk through a folder; `found` is what lies there.
 
     `roots`: real paths; a link may lead to what lies below one of them, or below the folder itself.
     """
@@ -47,7 +47,7 @@ class Walk:
                     self._file(entry)
 
     def look(self, known: Collection[str]) -> dict[str, str]:
-        """Look at what lies right in the folder, but for `known` names; its folders, also linked, by name."""
+        """Look at what lies directly in the folder, but for `known` names; return its folders by name."""
         folders = {}
         for entry in self._entries(self.todo.pop()[0]):
             if entry.name in known:
@@ -61,7 +61,7 @@ class Walk:
         return folders
 
     def _entries(self, folder: str) -> list[os.DirEntry[str]]:
-        """What lies in a folder and counts; links come behind what is there itself."""
+        """Return what lies in a folder and counts; links come behind what is there itself."""
         entries = scan(folder)
         if is_ours({entry.name for entry in entries}):
             self.ours = True
@@ -83,7 +83,7 @@ class Walk:
             self._leave(entry.path, "a link to a folder outside the root: put the folder itself there")
 
     def _enter(self, path: str, real: str) -> bool:
-        """Whether a folder is still to be read."""
+        """Add a folder to those to be read; return False if it is one already."""
         if real in self.seen:
             self._leave(path, "a link to a folder that is read under another name")
             return False
@@ -104,7 +104,7 @@ class Walk:
 
 
 def scan(folder: str) -> list[os.DirEntry[str]]:
-    """What lies right in a folder, sorted by name."""
+    """Return what lies directly in a folder, sorted by name."""
     try:
         with os.scandir(folder) as entries:
             return sorted(entries, key=lambda entry: entry.name)
@@ -113,7 +113,7 @@ def scan(folder: str) -> list[os.DirEntry[str]]:
 
 
 def holds_only_ours(folder: str, depth: int = 3) -> bool:
-    """Whether there is nothing in a folder but outputs of ours, as in data/ and runs/."""
+    """Tell whether there is nothing in a folder but outputs of ours, as in data/ and runs/."""
     try:
         entries = [entry for entry in scan(folder) if not is_litter(entry.name) or entry.name == WORK]
     except DataError:
@@ -128,13 +128,13 @@ def holds_only_ours(folder: str, depth: int = 3) -> bool:
 
 
 def is_ours(names: set[str]) -> bool:
-    """Whether a folder that holds these is a dataset or a run that one of our commands made."""
+    """Tell whether a folder that holds these is a dataset or a run that one of our commands made."""
     unfinished = all(name in UNFINISHED or name.endswith(".tmp") for name in names)
     return any(marks <= names for marks in OURS) or (WORK in names and unfinished)
 
 
 def kind(path: str) -> str:
-    """What a path that is neither a file nor a folder leads to."""
+    """Return what a path that is neither a file nor a folder leads to."""
     try:
         return KINDS.get(stat.S_IFMT(os.stat(path).st_mode), "no file")
     except OSError:
