@@ -1,9 +1,9 @@
-"""From batches on a device to a trained network.
+"""Turn batches on a device into a trained network.
 
-Flat is what a batch meets (replicas, placement, train, step, network, lrn, optim; evaluate after it), what
-tells it how (recipe, schedule), what is kept of it (run, checkpoint), and what more than one room needs.
+The files here are those that a batch passes (replicas, placement, train, step, network, lrn, optim; then
+evaluate), what configures them (recipe, schedule), what is saved (run, checkpoint), and what all rooms need.
 
 baselines/  the systems before 2012 that the paper compares with
 exchange/   networks as files of other programs
-study/      what trained networks make of images
+study/      activations, gradients, ensembles and neighbours of trained networks
 """

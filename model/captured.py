@@ -1,7 +1,7 @@
-"""The training step as one CUDA graph: recorded once, then one launch in place of hundreds, and no Python.
+"""Record the training step as one CUDA graph, so that one launch replaces hundreds, and no Python runs.
 
-What changes from step to step lies in buffers that are filled before each: the batch, and the keys of its
-dropout masks. Rates and divisor are in the recorded kernels: where one changes, the step is recorded anew.
+The batch and the keys of its dropout masks change at each step: they are copied into fixed buffers first.
+Learning rates and divisor are part of the recorded kernels: when one changes, the step is recorded again.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,13 +16,11 @@ Work = Callable[[Tensor, Tensor, Keys], None]  # a step on images, labels, keys;
 Replay = Callable[[], None]
 Record = Callable[[Callable[[], None]], Replay]
 
-WARM = (
-    3  # steps before the first is recorded; they compile kernels and choose among them, which takes the CPU
-)
+WARM = 3  # steps that run before one is recorded: they compile kernels and select the fastest, on the CPU
 
 
 class Captured:
-    """`work` on batches of one size and one device, which `record` records."""
+    """Run `work` on batches of one size on one device, recorded by `record` and then replayed."""
 
     def __init__(self, work: Work, record: Record) -> None:
         self.work, self.record = work, record
@@ -32,7 +30,7 @@ class Captured:
         self.replay: Replay | None = None
 
     def __call__(self, images: Tensor, labels: Tensor, keys: Sequence[int], constants: Any) -> None:
-        """One step. constants: all else that `work` depends on, to be compared with the last step's."""
+        """Run one step. constants: everything else that `work` depends on; recorded again when it changes."""
         self.steps += 1
         if self.steps <= WARM:
             self.work(images, labels, keys)
@@ -40,7 +38,7 @@ class Captured:
         with torch.cuda.device_of(images):  # type: ignore[no-untyped-call]
             self._fill(images, labels, keys)
             if self.replay is None or constants != self.constants:
-                self.replay = None  # gives its memory back
+                self.replay = None  # free its memory first
                 self.replay, self.constants = self.record(self._on_buffers), constants
             self.replay()
 
@@ -60,9 +58,9 @@ class Captured:
 
 
 def cuda_graph(work: Callable[[], None]) -> Replay:
-    """Records `work`, which is not done yet, on the current device; what is returned does it."""
+    """Record `work` on the current device without executing it; return what executes it."""
     graph = torch.cuda.CUDAGraph()
-    # other threads go on meanwhile: DALI's allocate memory, which would end a recording that watched them
+    # DALI's threads allocate memory meanwhile, which would invalidate a recording in the global mode
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         work()
     return graph.replay

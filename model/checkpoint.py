@@ -12,7 +12,7 @@ import torch
 from msgspec import Struct
 
 from model.errors import RunError
-from model.network import fit
+from model.network import check_sizes
 from model.recipe import Recipe
 from model.run import Validation, kept
 from pipeline.atomic import replacing, sync_folder
@@ -91,7 +91,7 @@ def read(path: Path) -> dict[str, Any]:
         shapes = Recipe.from_dict(content["identity"]["recipe"]).shapes()
         sizes = {f"{s.layer.name}.{kind}": size for s in shapes for kind, size in s.tensors.items()}
         for kind in ("weights", "velocities"):
-            fit(content[kind], sizes)
+            check_sizes(content[kind], sizes)
         if content["sums"].numel() and content["sums"].shape[1:] != (4,):
             raise Unfit(f"sums: expected rows of 4 numbers, not {tuple(content['sums'].shape)}")
     except (RunError, Unfit) as error:

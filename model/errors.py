@@ -1,5 +1,5 @@
-"""What a user can mend about a run."""
+"""Define the error for what a user can correct about a run."""
 
 
 class RunError(Exception):
-    """A user's mistake about a run: one line that says what does not fit."""
+    """Report a mistake of the user about a run, in one line that says what is wrong."""

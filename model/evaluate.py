@@ -1,4 +1,4 @@
-"""Errors as the paper counts them: top-1 and top-5, of one view or averaged over ten (paper section 4.1)."""
+"""Compute top-1 and top-5 errors as the paper does, for one view or averaged over ten (section 4.1)."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -18,15 +18,15 @@ LOST = (
 
 
 def tally(probabilities: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """(4,) float64 sums over a batch: images, -log p(label), top-1 errors, top-5 errors.
+    """Return (4,) float64 sums over a batch: images, -log p(label), top-1 errors, top-5 errors.
 
-    probabilities: (rows, classes); labels: (rows,) int64. Classes that tie with the label share the places
-    left, as in the 2012 code (src/layer_kernels.cu), so that a constant output scores as chance. An image
-    whose p(label) is not finite is wrong, and the loss is not finite then.
+    probabilities: (rows, classes); labels: (rows,) int64. Classes that tie with the label share the remaining
+    places, as in the 2012 code (src/layer_kernels.cu), so that a constant output scores as chance. An image
+    whose p(label) is not finite counts as wrong and makes the loss not finite.
     """
     of_label = probabilities.gather(1, labels[:, None])
     above = (probabilities > of_label).sum(1)
-    ties = (probabilities == of_label).sum(1).clamp_min(1)  # NaN is not even equal to itself
+    ties = (probabilities == of_label).sum(1).clamp_min(1)  # NaN does not equal itself
     sound = of_label[:, 0].isfinite()
     wrong = [(1 - ((top - above) / ties).clamp(0, 1) * sound).double().sum() for top in (1, 5)]
     loss = -of_label.double().clamp_min(torch.finfo(torch.float32).tiny).log().sum()
@@ -34,13 +34,13 @@ def tally(probabilities: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def rates(sums: torch.Tensor) -> dict[str, float]:
-    """A tally as loss (nats an image) and errors (percent). Waits for the device."""
+    """Return a tally as loss (nats per image) and errors (percent). Waits for the device."""
     images, loss, top1, top5 = sums.tolist()
     return {"loss": loss / images, "top1_err": 100 * top1 / images, "top5_err": 100 * top5 / images}
 
 
 def sound_rates(sums: torch.Tensor, source: object) -> dict[str, float]:
-    """`rates`; RunError that names their source where the loss is not finite: then errors mean nothing."""
+    """Return `rates`, or raise RunError that names the source if the loss is not finite."""
     found = rates(sums)
     if not math.isfinite(found["loss"]):
         raise RunError(f"{source}: the loss is {found['loss']}, for {LOST}")
@@ -49,10 +49,10 @@ def sound_rates(sums: torch.Tensor, source: object) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Evaluation:
-    sums: torch.Tensor  # (4,), as `tally`
-    probabilities: (
-        torch.Tensor
-    )  # (images, classes) float32 on the CPU, in the order given; no rows unless kept
+    """Hold what `evaluate` computed."""
+
+    sums: torch.Tensor  # (4,), see `tally`
+    probabilities: torch.Tensor  # (images, classes) float32 on the CPU, in order; no rows unless `keep`
 
 
 @torch.inference_mode()
@@ -64,9 +64,9 @@ def evaluate(
     keep: bool = False,
     each: Callable[[int], None] = lambda images: None,
 ) -> Evaluation:
-    """Every image of `batches` once; the softmax outputs of its views are averaged.
+    """Evaluate each image of `batches` once, averaging the softmax outputs of its views.
 
-    images: (rows, views, 3, crop, crop), labels: (rows,); -1, an unknown label, gets a meaningless tally.
+    images: (rows, views, 3, crop, crop), labels: (rows,); the tally of unknown labels (-1) is meaningless.
     `each` is called after a batch with its number of images.
     """
     sums, kept = torch.zeros(4, dtype=torch.float64), []
@@ -80,7 +80,7 @@ def evaluate(
 
 
 def over_views(network: nn.Module, images: torch.Tensor, precision: str) -> torch.Tensor:
-    """The mean of the views' softmax outputs, (rows, classes). images: (rows, views, 3, crop, crop)."""
+    """Return (rows, classes): the views' mean softmax output. images: (rows, views, 3, crop, crop)."""
     with autocast(images.device, precision):
         logits = network(images.flatten(0, 1))
     probabilities: torch.Tensor = logits.float().softmax(1).unflatten(0, images.shape[:2]).mean(1)

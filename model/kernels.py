@@ -1,8 +1,8 @@
-"""The normalisation over maps on a GPU: one Triton kernel forward, one backward, with the ReLU before it.
+"""Compute LRN over maps on a GPU: one Triton kernel forward, one backward, with the ReLU before it.
 
-model/lrn.py says what is computed, and computes it where Triton is not. Its steps pass a dozen times over
-memory, these once: each element's window is read anew, from the cache, as its maps lie `step` apart (1 where
-those of a place lie side by side). So no element needs another program, and towers of any width fit a block.
+model/lrn.py has the formulas, and computes them without Triton in a dozen passes over memory. Here there is
+one: each element reads its own window, from the cache; neighbouring maps lie `step` elements apart (1 if
+channels-last). So no program depends on another, and towers of any width fit a block.
 """
 
 from typing import Any
@@ -16,12 +16,12 @@ from torch.autograd.function import once_differentiable
 from model.recipe import ResponseNorm
 
 DTYPES = torch.float32, torch.bfloat16, torch.float16  # in memory; computed in float32
-BLOCK = 256  # elements a program, one a thread: eight would lie apart where threads read side by side
-MOST = 2**31 - BLOCK  # elements, counted in 32 bits
+BLOCK = 256  # elements per program, one per thread, so that reads of neighbouring threads are coalesced
+MOST = 2**31 - BLOCK  # elements: they are indexed with 32 bits
 
 
 def across_maps(x: Tensor, norm: ResponseNorm, groups: int, rectified: bool) -> Tensor:
-    """`model.lrn.across_maps` of fewer than `MOST` numbers of one of `DTYPES`."""
+    """Compute `model.lrn.across_maps` for fewer than `MOST` elements of one of `DTYPES`."""
     result: Tensor = _AcrossMaps.apply(x, norm, groups, rectified)  # type: ignore[no-untyped-call]
     return result
 
@@ -57,7 +57,7 @@ def _grid(x: Tensor) -> tuple[int]:
 
 
 def _options(x: Tensor, norm: ResponseNorm, groups: int, rectified: bool) -> dict[str, Any]:
-    """What is compiled into the kernels: step, between maps in memory; maps, of a tower; the formula."""
+    """Return the kernels' constants: distance of maps in memory, maps per tower, the formula's numbers."""
     return {
         "step": 1 if _order(x) is torch.channels_last else x.shape[2] * x.shape[3],
         "maps": x.shape[1] // groups,
@@ -68,7 +68,7 @@ def _options(x: Tensor, norm: ResponseNorm, groups: int, rectified: bool) -> dic
         "rectified": rectified,
         "block": BLOCK,
         "num_warps": 8,
-        "enable_fp_fusion": True,  # products are added unrounded, as torch's kernels do
+        "enable_fp_fusion": True,  # fused multiply-add, as in torch's kernels
     }
 
 
@@ -76,7 +76,7 @@ def _options(x: Tensor, norm: ResponseNorm, groups: int, rectified: bool) -> dic
 def _read(x, inside, rectified: tl.constexpr):  # type: ignore[no-untyped-def]
     value = tl.load(x, mask=inside, other=0.0).to(tl.float32)
     if rectified:
-        value = tl.where(value < 0.0, 0.0, value)  # unlike a maximum, this keeps what is not a number
+        value = tl.where(value < 0.0, 0.0, value)  # unlike a maximum, this keeps NaN
     return value
 
 
@@ -85,10 +85,10 @@ def _denominator(  # type: ignore[no-untyped-def]
     x, map, inside, shift: tl.constexpr, step: tl.constexpr, maps: tl.constexpr, size: tl.constexpr,
     k: tl.constexpr, alpha: tl.constexpr, rectified: tl.constexpr,
 ):  # fmt: skip
-    """s, `shift` maps from the elements at x, which are number `map` of their tower."""
+    """Compute s, `shift` maps from the elements at x, which are in map `map` of their tower."""
     total = 0.0
     for i in tl.static_range(size):
-        off = shift + i - size // 2  # the same text for each shift, so that the compiler reads once
+        off = shift + i - size // 2  # the same expression for each shift: the compiler loads values once
         there = inside & (map + off >= 0) & (map + off < maps)
         value = _read(x + off * step, there, rectified)
         total += value * value
@@ -97,7 +97,7 @@ def _denominator(  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _powers(s, beta: tl.constexpr):  # type: ignore[no-untyped-def]
-    """p = s ** -beta, by the roots of model/lrn.py, and p / s."""
+    """Compute p = s ** -beta, by the roots of model/lrn.py, and p / s."""
     if beta == 0.75:
         root = tl.rsqrt(s)
         p = tl.sqrt(root) * root
@@ -122,7 +122,7 @@ def _backward(  # type: ignore[no-untyped-def]
     x, grad, result, count, step: tl.constexpr, maps: tl.constexpr, size: tl.constexpr, k: tl.constexpr,
     alpha: tl.constexpr, beta: tl.constexpr, rectified: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
-    """g p - 2 alpha beta x windows(g x p / s); nothing where the ReLU let nothing pass."""
+    """Compute g p - 2 alpha beta x windows(g x p / s), and 0 where the ReLU's output is 0."""
     at = tl.program_id(0) * block + tl.arange(0, block)
     inside, map = at < count, at // step % maps
     inner = 0.0

@@ -2,9 +2,9 @@
 
 One autograd function for all: over neighbouring maps at the same place (the paper's section 3.3); over
 neighbouring places in the same map (the 2012 source's `cnorm2`, which the paper leaves out); and over places,
-with the mean around each of them taken off before squaring (the same of nets 131 and 135).
-Written out because torch's local_response_norm takes nearly half of a training step on a CPU; this takes a
-tenth of one, and keeps nothing for the backward pass but its input. On a GPU the first is model/kernels.py's.
+with the mean of the window subtracted before squaring (nets 131 and 135 in place of the second).
+Torch's local_response_norm takes nearly half of a training step on a CPU; this takes a tenth of one, and
+saves only its input for the backward pass. On a GPU model/kernels.py computes the first.
 """
 
 import math
@@ -22,9 +22,9 @@ from model.recipe import ResponseNorm
 
 
 def across_maps(x: Tensor, norm: ResponseNorm, groups: int = 1, rectified: bool = False) -> Tensor:
-    """LRN over windows of maps, which end at the border of a group (a tower). (N, C, H, W) in and out.
+    """Apply LRN over windows of maps within a group (a tower). (N, C, H, W) in and out.
 
-    rectified: of max(x, 0), which may overwrite x.
+    rectified: normalise max(x, 0), which may overwrite x.
     """
     kernels = _kernels() if x.is_cuda else None
     if kernels and x.dtype in kernels.DTYPES and x.numel() < kernels.MOST:
@@ -38,7 +38,7 @@ def across_maps(x: Tensor, norm: ResponseNorm, groups: int = 1, rectified: bool 
 
 @cache
 def _kernels() -> ModuleType | None:
-    """Where there is Triton, which comes with torch's CUDA builds and compiles what launches its kernels."""
+    """Return model/kernels.py, or None without Triton (in torch's CUDA builds); RunError without gcc."""
     try:
         import triton
 
@@ -55,29 +55,29 @@ def _kernels() -> ModuleType | None:
 
 
 def across_places(x: Tensor, norm: ResponseNorm) -> Tensor:
-    """The same over size x size places of one map. (N, C, H, W) in and out."""
+    """Normalise over size x size places of one map. (N, C, H, W) in and out."""
     return _normalise(x.permute(0, 2, 3, 1), norm, (1, 2), centred=False).permute(0, 3, 1, 2)
 
 
 def contrast(x: Tensor, norm: ResponseNorm) -> Tensor:
-    """The same of x less the mean of the size x size places around it. (N, C, H, W) in and out.
+    """Normalise over size x size places, their mean subtracted from x in s. (N, C, H, W) in and out.
 
-    The gradient is 2012's (`convContrastNormUndo`), which takes that mean for a constant.
+    The gradient is that of 2012 (`convContrastNormUndo`), which takes the mean as a constant.
     """
     return _normalise(x.permute(0, 2, 3, 1), norm, (1, 2), centred=True).permute(0, 3, 1, 2)
 
 
 def _normalise(x: Tensor, norm: ResponseNorm, dims: tuple[int, ...], centred: bool) -> Tensor:
-    """x with its maps last, as they lie in memory; dims: those that windows reach over."""
+    """Normalise x, whose maps come last, as in memory; dims: dimensions of the windows."""
     result: Tensor = _Normalise.apply(x, norm, dims, centred)  # type: ignore[no-untyped-call]
     return result
 
 
 class _Normalise(torch.autograd.Function):
-    """With m = x or, centred, x less its mean, g = dL/dy and p = s ** -beta:
-    dL/dx = g p - 2 alpha beta m windows(g x p / s).
+    """Compute y and dL/dx = g p - 2 alpha beta m windows(g x p / s).
 
-    Half-precision inputs are computed in float32 and rounded once, on the way out.
+    Here m = x or, if centred, x less its window's mean, g = dL/dy, p = s ** -beta. Half-precision inputs are
+    computed in float32; only the result is rounded.
     """
 
     @staticmethod
@@ -89,7 +89,7 @@ class _Normalise(torch.autograd.Function):
             measured = _off_mean(part, norm.size, dims) if centred else part
             s = _denominator(measured, windows, norm)
             torch.mul(windows.cut(_power(s, norm.beta)), part, out=result[rows])
-            del s  # a block's memory is the next one's, while it is in the cache
+            del s  # the next block reuses this memory while it is in the cache
         return result
 
     @staticmethod
@@ -110,10 +110,10 @@ class _Normalise(torch.autograd.Function):
 
 
 class _Windows:
-    """Sums over centred windows of odd `size` along each of `dims`, clipped at the borders.
+    """Sum what is written to `inside` over centred windows of odd `size` along `dims`, clipped at borders.
 
-    Of what is written to `inside`, a tensor of x's shape. Behind each line lie as many zeros as a window
-    reaches, so that all windows are sums of a few shifted copies of one long line: quick, whatever the shape.
+    `inside` has x's shape. Each line in memory is followed by `size // 2` zeros, so that all windows are sums
+    of a few shifted copies of one long line: fast for any shape.
     """
 
     def __init__(self, x: Tensor, size: int, dims: tuple[int, ...]) -> None:
@@ -125,11 +125,11 @@ class _Windows:
         self.inside = self.cut(self.line[before : len(self.line) - before])
 
     def cut(self, line: Tensor) -> Tensor:
-        """In x's shape, what belongs to x of a line with its zeros."""
+        """Return the elements of a line that are not padding, in x's shape."""
         return line.view(self.shape)[tuple(map(slice, self.given))]
 
     def sums(self) -> Tensor:
-        """As a line, new memory; what lies where the zeros were means nothing."""
+        """Return the sums as a line in new memory; its elements at the padding are meaningless."""
         line = self.line.clone() if self.size == 1 else self.line
         for stride in self.strides:
             line = _slide(line, self.size, stride)
@@ -137,7 +137,7 @@ class _Windows:
 
 
 def _slide(line: Tensor, count: int, stride: int) -> Tensor:
-    """Sums of each element and those one, two, .. count - 1 strides behind it, by halves."""
+    """Sum each element and those 1, 2, .. count - 1 strides after it, recursively by halves."""
     if count == 1:
         return line
     half = _slide(line, count // 2, stride)
@@ -147,8 +147,9 @@ def _slide(line: Tensor, count: int, stride: int) -> Tensor:
 
 
 def _blocks(x: Tensor, size: int, dims: tuple[int, ...]) -> Iterator[tuple[slice, Tensor, _Windows]]:
-    """Rows, what is there, room for their windows. A GPU takes all rows at once; a CPU as few as stay in its
-    cache through the two dozen steps above.
+    """Yield slices of rows, their values in float32 or wider, and a buffer for their windows.
+
+    A GPU gets all rows at once, a CPU as few as stay in its cache.
     """
     count = max(1, 2**20 * len(x) // max(1, x.numel())) if x.device.type == "cpu" else max(1, len(x))
     windows = None
@@ -161,27 +162,27 @@ def _blocks(x: Tensor, size: int, dims: tuple[int, ...]) -> Iterator[tuple[slice
 
 
 def window_sum(x: Tensor, size: int, dims: tuple[int, ...]) -> Tensor:
-    """Sums over centred windows of odd `size` along each of `dims`, clipped at the borders; shaped as x."""
+    """Return sums over centred windows of odd `size` along `dims`, clipped at the borders; shaped as x."""
     windows = _Windows(x, size, dims)
     windows.inside.copy_(x)
     return windows.cut(windows.sums())
 
 
 def _off_mean(x: Tensor, size: int, dims: tuple[int, ...]) -> Tensor:
-    """x less the mean of the window around it: of fewer values at the borders."""
+    """Subtract the mean of the window around each element; windows are clipped at the borders."""
     count = window_sum(torch.ones_like(x[:1, ..., :1]), size, dims)
     return x - window_sum(x, size, dims) / count
 
 
 def _denominator(x: Tensor, windows: _Windows, norm: ResponseNorm) -> Tensor:
-    """s, as a line of `windows`."""
+    """Compute s as a line of `windows`."""
     torch.mul(x, x, out=windows.inside)
-    sums, k = windows.sums(), x.new_full((), norm.k)  # filled there: a CUDA graph cannot record a copy
+    sums, k = windows.sums(), x.new_full((), norm.k)  # on the device: a CUDA graph cannot record a copy
     return torch.add(k, sums, alpha=norm.alpha, out=sums)
 
 
 def _power(s: Tensor, beta: float) -> Tensor:
-    """s ** -beta, new memory; 2012's 3/4 takes two roots instead of a logarithm and an exponential."""
+    """Return s ** -beta in new memory; for beta 3/4 by two roots, not logarithm and exponential."""
     if beta == 0.75:
         root = s.rsqrt()
         return root.div_(root.rsqrt())

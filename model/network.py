@@ -1,11 +1,11 @@
-"""Eighth stop: AlexNet as a recipe describes it, the same text on one device, on two, and on a CPU.
+"""Eighth stop: compute AlexNet as a recipe describes it, by the same code on one device, two, and a CPU.
 
 Images come from the loader, logits go to the loss in step.py. With one device both towers are groups of the
 same convolutions; with two each device computes its own tower, and maps are copied only where the paper's
 arrows cross. Parameters, states and dropout masks do not depend on the placement.
 
-Where a pooling window holds its maximum twice, torch sends the gradient to the first, 2012 to both. Ties are
-zeros of a ReLU, whose gradient is zero either way, unless bfloat16 rounds values together: left to torch.
+If a pooling window holds its maximum twice, torch sends the gradient to the first, the 2012 code to both.
+Ties are zeros of a ReLU, whose gradient is zero anyway, or rounding in bfloat16: we keep torch's way.
 """
 
 import hashlib
@@ -23,23 +23,23 @@ from model.placement import Images, Pieces, bordered, exchange, placed, spread
 from model.recipe import Full, Recipe, Shape
 
 State = dict[str, Tensor]
-Masks = list[Pieces]  # of each dropout, in order, a piece a device: (N, units), boolean
-Keys = Sequence[int | Tensor]  # of each dropout's mask: signed 64-bit numbers, or int64 () on the device
-RELU_LRN = "relu, lrn"  # two steps that are one on a GPU
+Masks = list[Pieces]  # per dropout layer, in order, one piece per device: (N, units) bool
+Keys = Sequence[int | Tensor]  # one per dropout layer: signed 64-bit numbers, or int64 () on the device
+RELU_LRN = "relu, lrn"  # two steps fused into one kernel on a GPU
 GOLDEN, MIX = -0x61C8864680B583EB, (-0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15)  # splitmix64's, as signed int64
 
 
 class Part(nn.Module):
-    """A device's part of one layer's parameters, not yet drawn: the maps or units of its towers."""
+    """Hold one device's parameters of one layer, not yet initialised: the maps or units of its towers."""
 
     weight: Tensor  # (maps, maps read, kernel, kernel) or (units, units read)
-    colour: Tensor  # (maps, 3, kernel, kernel), where there is such a branch
+    colour: Tensor  # (maps, 3, kernel, kernel), if the layer has a colour branch
     bias: Tensor  # (maps,)
 
     def __init__(self, shape: Shape, device: torch.device, share: int) -> None:
         super().__init__()
         for kind, (out, *read) in shape.tensors.items():
-            # on a GPU the maps of a place lie side by side, as images come, and so do those of a filter
+            # on a GPU images and convolutions' weights are channels-last
             beside = device.type == "cuda" and len(read) == 3
             order = torch.channels_last if beside else torch.contiguous_format
             values = torch.empty(out // share, *read, device=device, memory_format=order)
@@ -47,7 +47,7 @@ class Part(nn.Module):
 
 
 class Tower(nn.Module):
-    """What one device holds of each layer: one tower, or all of them as `groups` of the same convolutions."""
+    """Compute one device's part of each layer: one tower, or all as `groups` of the same convolutions."""
 
     def __init__(self, recipe: Recipe, shapes: Sequence[Shape], device: torch.device, share: int) -> None:
         super().__init__()
@@ -57,29 +57,30 @@ class Tower(nn.Module):
         self.layers = nn.ModuleDict({s.layer.name: Part(s, device, share) for s in shapes})
 
     def linear(self, shape: Shape, x: Tensor, images: Tensor) -> Tensor:
-        """The layer itself: (N, maps read, height, width) or (N, units read) to its linear output.
+        """Return the linear output for x, (N, maps read, height, width) or (N, units read).
 
-        images: (N, 3, height, width) with their border, which a colour branch reads beside x.
+        images: (N, 3, height, width) with border, which a colour branch reads as well.
         """
         part, layer = self.part(shape), shape.layer
         if isinstance(layer, Full):
             return F.linear(x.flatten(1), part.weight, part.bias)
         if x is not images:
-            x = _hung_over(x, shape.overhang)
+            x = _pad_overhang(x, shape.overhang)
         x = F.conv2d(
             x, part.weight, part.bias, layer.stride, layer.pad, groups=1 if layer.crossing else self.groups
         )
         if layer.colour:
             side = self.recipe.side
-            colours = _hung_over(coarse(images[:, :, :side, :side], layer.colour), shape.coarse_overhang)
+            colours = _pad_overhang(coarse(images[:, :, :side, :side], layer.colour), shape.coarse_overhang)
             x.add_(F.conv2d(colours, part.colour, stride=layer.colour.stride))
         return x
 
     def part(self, shape: Shape) -> Part:
+        """Return this device's parameters of a layer."""
         return self.layers[shape.layer.name]  # type: ignore[return-value]
 
     def after(self, step: str, x: Tensor) -> Tensor:
-        """One step that stays inside the tower, in place where backward passes do not need its input."""
+        """Apply a step after the linear one, in place where the backward pass does not need its input."""
         match step:
             case "relu":
                 return x.relu_()
@@ -98,9 +99,10 @@ class Tower(nn.Module):
 
 
 class AlexNet(nn.Module):
-    """`seed` draws the initial weights and, with the step and the row, every dropout mask.
+    """Compute class logits on one device, or on one per tower.
 
-    mean: (3, crop, crop), subtracted from the pixels; without it they come with their mean subtracted.
+    seed: determines the initial weights and, with step and row, every dropout mask. mean: (3, crop, crop), is
+    subtracted from the pixels; None: images come with their mean subtracted.
     """
 
     def __init__(
@@ -118,20 +120,20 @@ class AlexNet(nn.Module):
         self.shapes = recipe.shapes()
         share = len(self.devices)
         self.towers = nn.ModuleList(Tower(recipe, self.shapes[:-1], device, share) for device in self.devices)
-        self.head = Tower(recipe, self.shapes[-1:], self.devices[0], 1)  # the classes, on the first device
+        self.head = Tower(recipe, self.shapes[-1:], self.devices[0], 1)  # the last layer, on the first device
         self.load(self._initial())
 
     @property
     def border(self) -> int:
-        """Pixels of zeros that `take` leaves right of the images and below them."""
+        """Return the pixels of zeros that `subtract_mean` adds right of the images and below them."""
         return self.shapes[0].overhang if self.recipe.reduce == 1 else 0
 
     def towers_of(self, shape: Shape) -> list[Tower]:
-        """Those that hold a layer: each its own part, or the first device all of the classes."""
+        """Return the towers that hold a layer: all with a part each, or for the last layer the head alone."""
         return [self.head] if shape is self.shapes[-1] else list(self.towers)  # type: ignore[arg-type]
 
     def _initial(self) -> State:
-        """Normal weights, constant biases; drawn in canonical form, so that every placement starts alike."""
+        """Draw normal weights and constant biases in canonical form, so that all placements start alike."""
         draw = torch.Generator().manual_seed(self.seed)
         state: State = {}
         for shape in self.shapes:
@@ -143,27 +145,27 @@ class AlexNet(nn.Module):
         return state
 
     def forward(self, images: Images, masks: Masks | None = None, divisor: float = 1.0) -> Tensor:
-        """(N, 3, crop, crop), as `take` wants them, or a copy on each device -> (N, classes), on the first.
+        """Return logits, (N, classes) on the first device, for images as `subtract_mean` takes them.
 
-        Trains with masks, evaluates without. Dropout multiplies by the mask in training and by `keep` in
-        evaluation, as 2012 did: rescaling by 1 / keep in training would double what fc7 and fc8 read.
+        images: (N, 3, crop, crop), or a copy on each device. In training, dropout multiplies by the masks, in
+        evaluation (None) by `keep`, as in 2012; scaling by 1 / keep in training would double the inputs of
+        fc7 and fc8.
         """
         if isinstance(images, Tensor):
-            return self.logits(self.take(images, divisor), masks)
-        return self.logits([self.take(copy, divisor) for copy in images], masks)
+            return self.logits(self.subtract_mean(images, divisor), masks)
+        return self.logits([self.subtract_mean(copy, divisor) for copy in images], masks)
 
-    def logits(self, taken: Images, masks: Masks | None = None) -> Tensor:
-        """The same of what `take` made."""
-        for _, _, pieces in self.run_layers(taken, masks):  # noqa: B007
+    def logits(self, centred: Images, masks: Masks | None = None) -> Tensor:
+        """Return the same for images from `subtract_mean`."""
+        for _, _, pieces in self.run_layers(centred, masks):  # noqa: B007
             pass
         return pieces[0]
 
-    def run_layers(self, taken: Images, masks: Masks | None = None) -> Iterator[tuple[Shape, str, Pieces]]:
-        """Each layer twice, a piece a device: its "linear" output, then its "output", which overwrites that.
-
-        taken: what `take` made, on the first device or on each.
+    def run_layers(self, centred: Images, masks: Masks | None = None) -> Iterator[tuple[Shape, str, Pieces]]:
+        """Yield each layer twice, one piece per device: its "linear" output, then its "output", which may
+        overwrite it. centred: from `subtract_mean`, on the first device or on each.
         """
-        images = [self.reduced(x) for x in spread(taken, self.devices)]
+        images = [self.downsample(x) for x in spread(centred, self.devices)]
         pieces, kept = images, iter(masks or ())
         for shape in self.shapes:
             towers = self.towers_of(shape)
@@ -182,74 +184,75 @@ class AlexNet(nn.Module):
                     pieces = [tower.after(step, x) for tower, x in zip(towers, pieces, strict=True)]
             yield shape, "output", pieces
 
-    def take(self, images: Tensor, divisor: float = 1.0) -> Tensor:
-        """(N, 3, crop, crop) RGB 0..255, uint8 or float, noise included -> what conv1 reads.
+    def subtract_mean(self, images: Tensor, divisor: float = 1.0) -> Tensor:
+        """Return (images - mean) / divisor for conv1, with a border of zeros where its windows hang over.
 
-        That is (images - mean) / divisor, and zeros where conv1's windows hang over, in one pass. In memory
-        the colours of a pixel lie together, as images come; the layers keep it so, which is quicker by a
-        tenth on a CPU.
+        images: (N, 3, crop, crop) RGB 0..255, uint8 or float, noise included. Images are channels-last in
+        memory, and the layers keep that, which is a tenth faster on a CPU.
         """
         device, weights = images.device.type, self.mean.dtype
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weights
         crop, side = self.recipe.crop, self.recipe.crop + self.border
-        taken = torch.empty(len(images), side, side, 3, dtype=dtype, device=images.device).permute(0, 3, 1, 2)
-        taken[:, :, crop:].zero_()
-        taken[:, :, :, crop:].zero_()
+        centred = torch.empty(len(images), side, side, 3, dtype=dtype, device=images.device).permute(
+            0, 3, 1, 2
+        )
+        centred[:, :, crop:].zero_()
+        centred[:, :, :, crop:].zero_()
         scale = torch.full((), 1 / divisor, dtype=weights, device=images.device)
-        torch.addcmul(self.mean.to(images.device) / -divisor, images, scale, out=taken[:, :, :crop, :crop])
-        return taken
+        torch.addcmul(self.mean.to(images.device) / -divisor, images, scale, out=centred[:, :, :crop, :crop])
+        return centred
 
-    def reduced(self, taken: Tensor) -> Tensor:
-        """What `take` made, averaged where the recipe says so, with its border."""
+    def downsample(self, centred: Tensor) -> Tensor:
+        """Average squares of `reduce` pixels a side, if the recipe says so, and add the border."""
         if self.recipe.reduce == 1:
-            return taken
-        return _hung_over(F.avg_pool2d(taken, self.recipe.reduce), self.shapes[0].overhang)
+            return centred
+        return _pad_overhang(F.avg_pool2d(centred, self.recipe.reduce), self.shapes[0].overhang)
 
     @torch.no_grad()
     def signals(self, images: Tensor, divisor: float = 1.0) -> dict[str, tuple[float, float]]:
-        """What a layer tells images apart by, beside what it adds to all: by layer, the root mean square over
-        units (and places) of the linear output's standard deviation over the images, and that of the biases.
+        """Return two root mean squares per layer: over units (and places), the linear output's standard
+        deviation over the images; and the biases. Their ratio tells whether images can be told apart.
         """
         biases = {name: pieces for name, kind, pieces in self.pieces() if kind == "bias"}
-        found = {}
-        for shape, part, pieces in self.run_layers(self.take(images, divisor)):
+        result = {}
+        for shape, part, pieces in self.run_layers(self.subtract_mean(images, divisor)):
             name, home = shape.layer.name, self.devices[0]
             if part != "linear":
                 continue
             variance = torch.cat([x.float().var(0).flatten().to(home) for x in pieces])
             bias = torch.cat([x.to(home) for x in biases[name]])
-            found[name] = (variance.mean().sqrt().item(), bias.square().mean().sqrt().item())
-        return found
+            result[name] = (variance.mean().sqrt().item(), bias.square().mean().sqrt().item())
+        return result
 
     def _lrn_across(self, step: str, towers: list[Tower], pieces: Pieces) -> Pieces:
-        """LRN whose windows cross the towers' border, as the paper prints it: each tower borrows two maps."""
+        """Apply LRN with windows across towers, as the paper prints it: each reads two maps of the other."""
         wide = bordered(pieces, self.recipe.lrn.size // 2)
         return [tower.after(step, x).narrow(1, before, piece.shape[1])
                 for tower, piece, (x, before) in zip(towers, pieces, wide, strict=True)]  # fmt: skip
 
     def masks(self, step: int, start: int, count: int) -> Masks:
-        """Which units dropout keeps for rows start to start + count of the global batch of `step`.
+        """Return the dropout masks of rows start to start + count of the global batch of `step`.
 
-        A pure function of seed, step, row and unit in integers, so that replicas, placements and kinds of
-        device agree: bits of a counter, mixed as splitmix64 does. keep is rounded to a multiple of 2 ** -16.
+        A pure integer function of seed, step, row and unit, so that replicas, placements and kinds of device
+        agree: the bits of a counter, mixed as splitmix64 does. keep is rounded to a multiple of 2 ** -16.
         """
         return self.masks_of(self.keys(step), start, count)
 
     def keys(self, step: int) -> list[int]:
-        """What seed and step are to the masks."""
+        """Hash seed and step to one signed 64-bit key per dropout layer."""
         hashes = [hashlib.blake2b(f"{self.seed} {step} {index}".encode(), digest_size=8)
                   for index, shape in enumerate(self.shapes) if "dropout" in shape.layer.then]  # fmt: skip
-        return [int.from_bytes(found.digest(), "little", signed=True) for found in hashes]
+        return [int.from_bytes(each.digest(), "little", signed=True) for each in hashes]
 
     def masks_of(self, keys: Keys, start: int, count: int) -> Masks:
-        """The `masks` of a step's keys."""
+        """Return the `masks` of the step that has these keys."""
         dropped = [shape for shape in self.shapes if "dropout" in shape.layer.then]
         return [self._mask(shape, key, start, count) for shape, key in zip(dropped, keys, strict=True)]
 
     def _mask(self, shape: Shape, key: int | Tensor, start: int, count: int) -> Pieces:
         units, share = shape.weight[0], shape.weight[0] // len(self.devices)
-        words = math.ceil(units / 4)  # of 64 bits, 16 a unit
-        most = max(1, round(self.recipe.keep * 2**16)) - 2**15 - 1  # of a signed 16-bit number that is kept
+        words = math.ceil(units / 4)  # of 64 bits, 16 per unit
+        most = max(1, round(self.recipe.keep * 2**16)) - 2**15 - 1  # the largest 16-bit number kept
         pieces = []
         for tower, device in enumerate(self.devices):
             x = torch.arange(start * words, (start + count) * words, device=device)
@@ -261,53 +264,53 @@ class AlexNet(nn.Module):
         return pieces
 
     def pieces(self) -> Iterator[tuple[str, str, list[nn.Parameter]]]:
-        """(layer name, kind as in `Shape.tensors`, its parameters in the devices' order), layer by layer."""
+        """Yield (layer name, kind as in `Shape.tensors`, its parameters in the devices' order)."""
         for shape in self.shapes:
             for kind in shape.tensors:
                 yield shape.layer.name, kind, [getattr(t.part(shape), kind) for t in self.towers_of(shape)]
 
     def state(self) -> State:
-        """The parameters on the CPU in canonical form: "conv1.weight" holds both towers' filters."""
+        """Return the parameters on the CPU in canonical form: "conv1.weight" holds both towers' filters."""
         return {f"{name}.{kind}": canonical(pieces) for name, kind, pieces in self.pieces()}
 
     def load(self, state: State) -> None:
-        """Takes a `state` of any placement; RunError names the first tensor that does not fit."""
-        fit(state, {f"{shape.layer.name}.{kind}": size for shape in self.shapes
+        """Load a `state` of any placement; RunError names the first tensor of a wrong shape."""
+        check_sizes(state, {f"{shape.layer.name}.{kind}": size for shape in self.shapes
                     for kind, size in shape.tensors.items()})  # fmt: skip
         for name, kind, pieces in self.pieces():
             scatter(state[f"{name}.{kind}"], pieces)
 
 
 def _fused(steps: Sequence[str]) -> list[str]:
-    """The same steps, with RELU_LRN for a ReLU and an LRN after it."""
-    found: list[str] = []
+    """Return the steps with RELU_LRN in place of a ReLU and an LRN after it."""
+    result: list[str] = []
     for step in steps:
-        if found[-1:] == ["relu"] and step == "lrn":
-            found[-1] = RELU_LRN
+        if result[-1:] == ["relu"] and step == "lrn":
+            result[-1] = RELU_LRN
         else:
-            found.append(step)
-    return found
+            result.append(step)
+    return result
 
 
-def _hung_over(x: Tensor, overhang: int) -> Tensor:
-    """With zeros where the last windows leave the right and bottom edge."""
+def _pad_overhang(x: Tensor, overhang: int) -> Tensor:
+    """Add zeros where the last windows extend beyond the right and bottom edges."""
     return F.pad(x, (0, overhang, 0, overhang)) if overhang else x
 
 
 def canonical(pieces: Sequence[Tensor]) -> Tensor:
-    """A copy on the CPU of what the devices hold in pieces."""
+    """Return a copy on the CPU of a tensor that the devices hold in pieces."""
     return torch.cat([piece.detach().cpu() for piece in pieces]).contiguous()
 
 
 @torch.no_grad()
 def scatter(whole: Tensor, pieces: Sequence[Tensor]) -> None:
-    """The inverse of `canonical`, into the pieces' memory."""
+    """Copy a canonical tensor into the devices' pieces; the inverse of `canonical`."""
     for piece, part in zip(pieces, torch.split(whole, [len(piece) for piece in pieces]), strict=True):
         piece.copy_(part)
 
 
-def fit(state: State, sizes: Mapping[str, tuple[int, ...]]) -> None:
-    """RunError unless the state has exactly these tensors of these sizes."""
+def check_sizes(state: State, sizes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise RunError unless the state has exactly these tensors of these sizes."""
     for name, size in sizes.items():
         if name not in state:
             raise RunError(f"the saved state has no {name}, which the recipe's network has")

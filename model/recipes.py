@@ -1,4 +1,4 @@
-"""Every net of the paper and of the 2012 source as data; `get_recipe` finds them by name."""
+"""List every net of the paper and of the 2012 source as data; `get_recipe` returns one by name."""
 
 from typing import Any
 
@@ -11,11 +11,11 @@ from pipeline.schema import Unfit, convert
 
 
 def _but(layers: tuple[Layer, ...], **changes: dict[str, Any]) -> tuple[Layer, ...]:
-    """The same layers, with other values in some fields of those named."""
+    """Return the layers with some fields of those named replaced."""
     return tuple(replace(layer, **changes.get(layer.name, {})) for layer in layers)
 
 
-# The paper's text: one initial deviation, ReLU first, no normalisation that it does not name.
+# The paper's text: one initial standard deviation, ReLU first, no normalisation that it does not name.
 PRINTED = _but(
     tuple(replace(layer, std=0.01) for layer in NET_145),
     conv1={"then": ("relu", "lrn", "pool")},
@@ -108,7 +108,7 @@ RECIPES = {
 
 
 def get_recipe(name: str = "original", **overrides: object) -> Recipe:
-    """The named recipe with some fields replaced, but by None; RunError for what cannot be."""
+    """Return the named recipe with those overrides that are not None; RunError if it is invalid."""
     if name not in RECIPES:
         raise RunError(f"no recipe is called {name!r}; there are {', '.join(RECIPES)}")
     if unknown := [field for field in overrides if field not in Recipe.__struct_fields__]:

@@ -60,7 +60,7 @@ class Replicas:
         network.zero_grad()
         return model
 
-    def share(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """The first process's value, in all of them."""
         if self.world == 1:
             return value
@@ -68,7 +68,7 @@ class Replicas:
         dist.broadcast_object_list(box, src=0, group=self.control)
         return box[0]
 
-    def gather(self, sums: torch.Tensor) -> torch.Tensor:
+    def gather_sums(self, sums: torch.Tensor) -> torch.Tensor:
         """(world, n) on the CPU of each process's (n,): kept apart, so that their sum has one order."""
         if self.world == 1:
             return sums.cpu()[None]
@@ -76,12 +76,12 @@ class Replicas:
         dist.all_gather(parts, sums.cpu(), group=self.control)
         return torch.stack(parts)
 
-    def collect(self, rows: torch.Tensor) -> torch.Tensor:
+    def gather_rows(self, rows: torch.Tensor) -> torch.Tensor:
         """(n, width) float32 on the CPU: in the first process the rows of all in order, else its own."""
         if self.world == 1:
             return rows
-        counts = self.gather(torch.tensor([len(rows)])).flatten().tolist()
-        (width,) = self.most([rows.shape[1]])  # 0 where there are no rows
+        counts = self.gather_sums(torch.tensor([len(rows)])).flatten().tolist()
+        (width,) = self.max_over_processes([rows.shape[1]])  # 0 where there are no rows
         if not self.first:
             for part in _parts(rows):
                 dist.send(part, 0, group=self.control)
@@ -94,13 +94,13 @@ class Replicas:
             start += count
         return result
 
-    def own(self, gathered: torch.Tensor) -> torch.Tensor:
-        """The inverse of `gather`. Another number of processes leaves all of it to the first."""
+    def restore_sums(self, gathered: torch.Tensor) -> torch.Tensor:
+        """The inverse of `gather_sums`. Another number of processes leaves all of it to the first."""
         if len(gathered) == self.world:
             return gathered[self.rank]
         return gathered.sum(0) if self.first else torch.zeros_like(gathered[0])
 
-    def most(self, numbers: Sequence[int]) -> list[int]:
+    def max_over_processes(self, numbers: Sequence[int]) -> list[int]:
         """Each number's largest value among the processes."""
         if self.world == 1:
             return list(numbers)

@@ -1,4 +1,4 @@
-"""Seventh stop: one step, a batch through network, loss and update, kernel by kernel or recorded."""
+"""Seventh stop: run one step (network, loss, update), kernel by kernel or as a recorded CUDA graph."""
 
 from functools import cached_property, partial
 
@@ -16,10 +16,10 @@ from model.replicas import Replicas
 
 
 class Step:
-    """What training does with a batch, here and in `bench`; it begins with the rates of the first epoch.
+    """Train on one batch a call, in `train` and `bench`; the first epoch's learning rates are set at first.
 
     sums: (4,) float64 on the first device, the `tally` of all steps since they were last set to zero.
-    record: where full batches are to be steps that are recorded and replayed, what records them.
+    record: records the steps on full batches, to be replayed (see model/captured.py); None: no recording.
     """
 
     def __init__(
@@ -38,12 +38,12 @@ class Step:
         self.set_rates(schedule.rates(self.recipe, 1), schedule.divisor(self.recipe, 1))
 
     def set_rates(self, rates: schedule.Rates, divisor: float) -> None:
-        """Of the next steps: the learning rates, and what images are divided by at last."""
+        """Set the learning rates of the next steps, and what their images are divided by."""
         self.rates, self.divisor = rates, divisor
         self.optimiser.set_rates(rates)
 
     def __call__(self, images: Images, labels: Tensor, number: int, total: int) -> None:
-        """Step `number` of a run, on this process's rows of a global batch of `total`; waits for nothing."""
+        """Run step `number` on this process's rows of a global batch of `total`, without waiting."""
         keys = self.network.keys(number)
         if self.captured and total == self.recipe.batch_size:
             assert isinstance(images, Tensor)  # on one device
@@ -52,11 +52,11 @@ class Step:
             self._work(images, labels, keys, total)
 
     def _work(self, images: Images, labels: Tensor, keys: Keys, total: int) -> None:
-        """What a step does on the devices: an update by the gradient averaged over the global batch."""
+        """Compute the gradient averaged over the global batch, and update the parameters by it."""
         masks = self.network.masks_of(keys, self.replicas.rows(total).start, len(labels))
         with autocast(labels.device, self.precision):
             logits: Tensor = self._averaging(images, masks, self.divisor).float()
-        # the gradient is averaged over processes, whose shares may differ: each weighs its size
+        # DDP averages over processes, whose numbers of rows may differ: weight each by its rows
         loss = F.cross_entropy(logits, labels, reduction="sum") * (self.replicas.world / total)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
@@ -65,6 +65,6 @@ class Step:
 
     @cached_property
     def _averaging(self) -> nn.Module:
-        """The network whose backward pass averages over the processes: all come here at their first step."""
+        """Return the network whose backward pass averages over processes; all make it at their first step."""
         side = self.recipe.crop
         return self.replicas.wrap(self.network, torch.zeros(1, 3, side, side, device=self.network.devices[0]))

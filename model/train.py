@@ -48,15 +48,15 @@ def take_up(
         saved = checkpoint.latest(folder, warn)
         if saved is not None:
             checkpoint.refuse_changes(folder, saved["identity"], identity, allow_changes, warn)
-    for key, text in checkpoint.differences(replicas.share(identity), identity):
+    for key, text in checkpoint.differences(replicas.broadcast(identity), identity):
         if key not in checkpoint.MAY_CHANGE:
             raise RunError(f"process {replicas.rank} has another {text}: all must have the first one's")
-    saved = replicas.share(saved)
+    saved = replicas.broadcast(saved)
     if saved is None:
         return State()
     step.network.load(saved["weights"])
     step.optimiser.load(saved["velocities"])
-    step.sums.copy_(replicas.own(saved["sums"]))
+    step.sums.copy_(replicas.restore_sums(saved["sums"]))
     return State(saved["step"], saved["history"])
 
 
@@ -77,7 +77,7 @@ class Clock:
     waited: float = 0.0  # seconds for batches
     seen: int = 0  # images
 
-    def figures(self) -> dict[str, float]:
+    def throughput(self) -> dict[str, float]:
         """Images a second, and the share of the time that batches were waited for."""
         seconds = time.perf_counter() - self.started
         return {"img_s": self.seen / seconds, "data_time": self.waited / seconds}
@@ -136,7 +136,7 @@ class Trainer:
             if ends or self.state.step % self.log_steps == 0:
                 self._log(self.state.step / per_epoch)
             due = ends or time.monotonic() - self.saved > self.save_seconds
-            stop, save = self.step.replicas.most([self.watch.stop(), due])
+            stop, save = self.step.replicas.max_over_processes([self.watch.stop(), due])
             if stop or save:
                 self._save()
             if stop:
@@ -145,14 +145,14 @@ class Trainer:
     def _log(self, epoch: float) -> None:
         """A metrics row of the steps since the last one. Waits for the device."""
         step, recipe = self.state.step, self.step.recipe
-        found = rates(self.step.replicas.gather(self.step.sums).sum(0))
+        found = rates(self.step.replicas.gather_sums(self.step.sums).sum(0))
         row: Row = {
             "kind": "train",
             "step": step,
             "epoch": epoch,
             **found,
             "lr": self.step.rates.weight[recipe.layers[-1].name],
-            **self.clock.figures(),
+            **self.clock.throughput(),
         }
         self._refuse(found["loss"])
         guessing = math.log(recipe.classes)
@@ -175,7 +175,7 @@ class Trainer:
         found = self.validate(each)
         while self._confer(busy=0):  # others may have a batch more
             pass
-        sums = self.step.replicas.gather(found.sums).sum(0)
+        sums = self.step.replicas.gather_sums(found.sums).sum(0)
         row: Row = {"kind": "val", "step": self.state.step, "epoch": epoch, **rates(sums)}
         if not math.isfinite(row["loss"]):
             raise RunError(f"the validation loss of epoch {epoch} is {row['loss']}; try --precision float32")
@@ -187,7 +187,7 @@ class Trainer:
 
     def _confer(self, busy: int) -> int:
         """Between batches of validation, in step with the other processes: whether any of them has more."""
-        stop, busy = self.step.replicas.most([self.watch.stop(), busy])
+        stop, busy = self.step.replicas.max_over_processes([self.watch.stop(), busy])
         if stop:
             raise Stopped(stop)
         return busy
@@ -199,7 +199,7 @@ class Trainer:
 
     def _save(self) -> None:
         """The state, after the metrics that led to it. Of one that is not finite the last good one stays."""
-        sums = self.step.replicas.gather(self.step.sums)
+        sums = self.step.replicas.gather_sums(self.step.sums)
         self._refuse(sums.sum().item())
         if self.step.replicas.first:
             self.run.sync()

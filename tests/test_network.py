@@ -70,12 +70,12 @@ def test_what_conv1_reads(kind, divisor):
     images, mean = draw.integers(256, size=(2, 3, 224, 224)), draw.uniform(90, 140, (3, 224, 224))
     network = AlexNet(get_recipe("original", **NARROW), ONE, 0, torch.from_numpy(mean))
     given = torch.from_numpy(images).to(kind)
-    taken = network.take(given, divisor)
+    taken = network.subtract_mean(given, divisor)
     assert taken.shape == (2, 3, 227, 227) and taken.is_contiguous(memory_format=torch.channels_last)
     assert np.abs(taken[:, :, :224, :224].numpy() - (images - mean) / divisor).max() < 1e-10
     assert not taken[:, :, 224:].any() and not taken[:, :, :, 224:].any()
     beside = given.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
-    assert torch.equal(network.take(beside, divisor), taken)
+    assert torch.equal(network.subtract_mean(beside, divisor), taken)
 
 
 TWO_TOWERS = [name for name, recipe in RECIPES.items() if recipe.towers == 2]
@@ -359,7 +359,7 @@ def test_gpu_bfloat16_is_close_to_float32():
 def test_gpu_layers_convolve_maps_that_lie_side_by_side():
     network = AlexNet(get_recipe(**NARROW), ["cuda:0"], seed=3)
     images, _ = sample(network.recipe)
-    for shape, part, (x,) in network.run_layers(network.take(images.cuda())):
+    for shape, part, (x,) in network.run_layers(network.subtract_mean(images.cuda())):
         beside = x.dim() == 2 or x.is_contiguous(memory_format=torch.channels_last)
         assert beside or part != "linear", shape.layer.name
     for name, _, (piece,) in network.pieces():

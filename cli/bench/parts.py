@@ -175,7 +175,7 @@ class Parts:
         (images, _), divisor = next(iter(self.batches())), self.training_step.divisor
         found: list[tuple[Any, str, torch.Tensor, torch.Tensor]] = []
         with torch.no_grad(), autocast(self.device, self.precision):
-            for shape, part, pieces in self.network.run_layers(self.network.take(images, divisor)):
+            for shape, part, pieces in self.network.run_layers(self.network.subtract_mean(images, divisor)):
                 if part != "linear":
                     continue
                 for step in {"lrn", "spatial", "contrast"} & set(shape.layer.then):

@@ -245,7 +245,7 @@ def evaluate_run(
     from pipeline.dataset import has_labels, read_names
 
     mine = (run.step, dataset.fingerprint, run.precision)
-    if replicas.share(mine) != mine:
+    if replicas.broadcast(mine) != mine:
         raise RunError(f"process {replicas.rank} has another checkpoint, dataset or precision than the first")
     batches = EvaluationBatches(
         dataset,
@@ -257,13 +257,13 @@ def evaluate_run(
     )
     what = f"{split}, {plural(len(views), 'view')}"
     found = compute(run, batches, replicas, what, keep=bool(predictions))
-    sums, samples = replicas.gather(found.sums).sum(0), dataset.samples(split)
+    sums, samples = replicas.gather_sums(found.sums).sum(0), dataset.samples(split)
     images = int(sums[0])
     if images != samples:
         raise RunError(f"{images} images were counted, {dataset.root} has {samples} in {split}")
     errors = sound_rates(sums, run.path)
     if predictions:
-        probabilities = replicas.collect(found.probabilities)
+        probabilities = replicas.gather_rows(found.probabilities)
         if replicas.first:
             labels, wnids = batches.samples.index["label"], [category.wnid for category in dataset.classes]
             content = Predictions(probabilities.numpy(), labels, read_names(dataset, split), wnids)
@@ -282,10 +282,10 @@ def compute(
 
         def each(images: int) -> None:
             done(images)
-            replicas.most([1])
+            replicas.max_over_processes([1])
 
         found = evaluate(run.network, batches, precision=run.precision, keep=keep, each=each)
-        while replicas.most([0])[0]:  # others may have a batch more
+        while replicas.max_over_processes([0])[0]:  # others may have a batch more
             pass
     return found
 

@@ -24,7 +24,7 @@ from model.baselines.sift import Grid, describe, regions
 from model.baselines.sparse import SparseCodes
 from model.errors import RunError
 from model.evaluate import Batch, Evaluation, evaluate, sound_rates, tally
-from model.network import fit
+from model.network import check_sizes
 from model.run import RunDirectory
 from pipeline import image
 from pipeline.atomic import make_folder, replacing
@@ -215,7 +215,9 @@ class Training:
         self.step, self.epoch = state["step"], state["epoch"]
         if self.epoch:
             try:
-                fit(state["weights"], {n: tuple(t.shape) for n, t in self.classifiers.state_dict().items()})
+                check_sizes(
+                    state["weights"], {n: tuple(t.shape) for n, t in self.classifiers.state_dict().items()}
+                )
             except RunError as error:
                 raise RunError(f"{error}: remove {plan.folder / 'classifier.pt'} to train again") from None
             self.classifiers.load_state_dict(state["weights"])

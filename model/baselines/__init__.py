@@ -1,1 +1,1 @@
-"""The systems before 2012 that the paper's tables compare the network with."""
+"""Implement the systems before 2012 that the paper's tables compare the network with."""

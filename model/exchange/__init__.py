@@ -1,1 +1,1 @@
-"""Networks as files of other programs: safetensors, Caffe's and torchvision's names, ONNX."""
+"""Convert networks to and from other programs' files: safetensors, Caffe's and torchvision's names, ONNX."""

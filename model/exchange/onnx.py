@@ -27,7 +27,7 @@ class Portable(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         recipe, border = self.network.recipe, self.network.border
-        x = images = self.network.reduced(F.pad(images - self.network.mean, (0, border, 0, border)))
+        x = images = self.network.downsample(F.pad(images - self.network.mean, (0, border, 0, border)))
         for shape in self.network.shapes:
             (tower,) = self.network.towers_of(shape)
             x = tower.linear(shape, x, images)

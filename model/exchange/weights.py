@@ -15,7 +15,7 @@ from msgspec import Struct
 from torch import Tensor
 
 from model.errors import RunError
-from model.network import AlexNet, State, fit
+from model.network import AlexNet, State, check_sizes
 from model.recipe import STORED, Conv, Recipe
 from pipeline.atomic import writing
 from pipeline.schema import Count, Fingerprint, Unfit, convert, need_file, parse
@@ -92,7 +92,7 @@ def _checked(tensors: State, names: "Naming", recipe: Recipe) -> tuple[State, Te
     meta = {f"{s.layer.name}.{kind}": torch.empty(size, device="meta")
             for s in recipe.shapes() for kind, size in s.tensors.items()}  # fmt: skip
     sizes = {name: tuple(tensor.shape) for name, tensor in names(meta, recipe).items()}
-    fit(whole, {**sizes, MEAN: (STORED, STORED, 3)})
+    check_sizes(whole, {**sizes, MEAN: (STORED, STORED, 3)})
     return whole, whole.pop(MEAN)
 
 

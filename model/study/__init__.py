@@ -1,1 +1,1 @@
-"""What trained networks make of images: layers, gradients, averages, nearest neighbours."""
+"""Study what trained networks compute: activations, gradients, ensembles, nearest neighbours."""

@@ -1,4 +1,4 @@
-"""Averages of several networks' probabilities, and the search for their weights of the 2012 source."""
+"""Average several networks' probabilities, and search for their weights as the 2012 source did."""
 
 from collections.abc import Callable, Sequence
 
@@ -7,12 +7,12 @@ from torch import Tensor
 
 from model.evaluate import tally
 
-STEPS = [n / 20 for n in range(21)]  # the weights that are tried: 0, 0.05 ... 1
+STEPS = [n / 20 for n in range(21)]  # candidate weights: 0, 0.05 ... 1
 PASSES = 5
 
 
 def average(probabilities: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """(images, classes), rows that sum to 1 where those given do."""
+    """Return the weighted mean, (images, classes); its rows sum to 1 if the given ones do."""
     total = sum(weight * each for weight, each in zip(weights, probabilities, strict=True))
     assert isinstance(total, Tensor)
     return total / sum(weights)
@@ -21,23 +21,23 @@ def average(probabilities: Sequence[Tensor], weights: Sequence[float]) -> Tensor
 def search(
     probabilities: Sequence[Tensor], labels: Tensor, tell: Callable[[int, list[float], float], None]
 ) -> list[float]:
-    """Weights of the lowest top-5 error, coordinate by coordinate, as avg-valid.py of 2012 looked for them.
+    """Find weights of low top-5 error by coordinate descent, as avg-valid.py of the 2012 source does.
 
-    All start at a half. In up to five passes each in turn takes the first of its steps that has fewer errors
-    than the best so far; a pass that changes nothing is the last. `tell` hears the pass, the weights and the
-    errors after it.
+    All start at 0.5. In up to five passes each weight in turn takes any of STEPS that gives fewer errors than
+    the best so far; a pass without a change is the last. `tell` is called after each pass with its number,
+    the weights and the errors.
     """
     weights = [0.5] * len(probabilities)
     least = _errors(average(probabilities, weights), labels)
     for number in range(1, PASSES + 1):
         before = list(weights)
-        for index, own in enumerate(probabilities):
+        for index, this in enumerate(probabilities):
             rest = [(w, p) for i, (w, p) in enumerate(zip(weights, probabilities, strict=True)) if i != index]
-            others = sum((w * p for w, p in rest), torch.zeros_like(own))
+            others = sum((w * p for w, p in rest), torch.zeros_like(this))
             for step in STEPS:
                 if step + sum(w for w, _ in rest) == 0:
                     continue
-                errors = _errors(others + step * own, labels)
+                errors = _errors(others + step * this, labels)
                 if errors < least:
                     least, weights[index] = errors, step
         tell(number, weights, least)
@@ -47,5 +47,5 @@ def search(
 
 
 def _errors(scores: Tensor, labels: Tensor) -> float:
-    """Images whose label is not among the five highest."""
+    """Count images whose label is not among the five highest scores."""
     return float(tally(scores, labels)[3])

@@ -1,4 +1,4 @@
-"""Exact nearest neighbours by Euclidean distance, in blocks, so that the vectors may lie in a file."""
+"""Find exact nearest neighbours by Euclidean distance, block by block: the vectors may be in a file."""
 
 import numpy as np
 import numpy.typing as npt
@@ -9,11 +9,11 @@ Floats = npt.NDArray[np.floating]
 def nearest(
     queries: Floats, vectors: Floats, count: int, block: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """Rows of `vectors` nearest to each query, the nearest first, and their distances: (queries, count) each.
+    """Return rows of `vectors` nearest to each query, nearest first, and their distances: (Q, count) each.
 
     queries: (Q, n), vectors: (V, n), of which `block` rows are in memory at a time. Equal distances are
-    ordered by row. Blocks are searched in float32 by |q|^2 - 2 q.x + |x|^2; what its rounding could have
-    misplaced is computed again in float64, so the result is that of float64 throughout.
+    ordered by row. Blocks are searched in float32 by |q|^2 - 2 q.x + |x|^2; candidates within its rounding
+    error are computed again in float64, so the result is that of float64 throughout.
     """
     queries = np.ascontiguousarray(queries, np.float32)
     count = min(count, len(vectors))
@@ -36,8 +36,8 @@ def nearest(
 
 
 def _bounds(queries: Floats, part: Floats) -> tuple[Floats, Floats]:
-    """Below and above the squared distances, (Q, rows): float32 sums of n products err by n units in the last
-    place of (|q| + |x|)^2 at most, whatever their order.
+    """Return lower and upper bounds of the squared distances, (Q, rows): in any order, float32 sums of n
+    products err by at most n units in the last place of (|q| + |x|)^2.
     """
     size_q = np.einsum("ij,ij->i", queries, queries)[:, None]
     size_x = np.einsum("ij,ij->i", part, part)[None]
@@ -55,7 +55,7 @@ def _merge(
     distances: npt.NDArray[np.float64],
     count: int,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """The best `count` of those found before and those `near` in this part, whose rows begin at `first`."""
+    """Return the best `count` of the rows so far and those `near` in this part, which starts at `first`."""
     exact = [((part[at : at + 1].astype(np.float64) - query) ** 2).sum() for at in near]
     rows = np.concatenate([rows, near + first])
     distances = np.concatenate([distances, exact])
