@@ -14,7 +14,7 @@ import click
 from rich.table import Table
 
 from cli import options
-from cli.display import console, say, write_json
+from cli.display import console, disk_size, say, write_json
 from pipeline.dataset import open_dataset
 from pipeline.errors import DataError
 
@@ -209,7 +209,7 @@ def rows(machine: Machine) -> list[Row]:
         ("GPUs", "none")
     ]
     table += [("cores", str(machine.cores))]
-    table += [("disk", f"{size / 1e9:,.0f} GB free at {folder}") for folder, size in machine.free.items()]
+    table += [("disk", f"{disk_size(size)} free at {folder}") for folder, size in machine.free.items()]
     table += [("dataset", machine.dataset)]
     table += [("problem", fault) for fault in machine.faults] + [
         ("train", advice) for advice in advise(machine)

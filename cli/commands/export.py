@@ -8,7 +8,7 @@ import click
 
 from cli import options
 from cli.compose import trained
-from cli.display import plain, say
+from cli.display import disk_size, plain, plural, say
 from model.errors import RunError
 from pipeline.atomic import make_ready, writing
 
@@ -65,7 +65,7 @@ def command(run_name: str | None, checkpoint: str, kind: str, out: Path | None, 
 
         content = weights.Weights(run.recipe, run.network.state(), torch.from_numpy(run.facts.mean), about)
         weights.save(out, content, kind)
-        say(f"{out}: {out.stat().st_size / 1e6:,.1f} MB")
+        say(f"{out}: {disk_size(out.stat().st_size)}")
 
 
 def write_onnx(run: "Trained", out: Path, about: dict[str, Any], data: Path | None) -> None:
@@ -83,8 +83,8 @@ def write_onnx(run: "Trained", out: Path, about: dict[str, Any], data: Path | No
         raise RunError(f"the ONNX network differs from ours by {difference:.2g}; it was not kept")
     with writing(out) as file:
         file.write(content)
-    size = len(content) / 1e6
-    say(f"{out}: {size:,.1f} MB; on {len(images)} images its probabilities differ by {difference:.1g}")
+    size, count = disk_size(len(content)), plural(len(images), "image")
+    say(f"{out}: {size}; on {count} its probabilities differ by {difference:.1g}")
 
 
 def read_images(run: "Trained", data: Path | None) -> "torch.Tensor":

@@ -7,7 +7,7 @@ import click
 
 from cli import options
 from cli.compose import trained
-from cli.display import say
+from cli.display import disk_size, say
 from cli.study.report import (
     commands,
     draw_confusion,
@@ -80,4 +80,4 @@ def command(
     content = page.page(folder.name, subtitle, sections).encode()
     with replacing(out) if ours else writing(out) as file:  # in the run's folder no link is followed
         file.write(content)
-    say(f"{out}: {len(content) / 1e6:.1f} MB, open it in any browser")
+    say(f"{out}: {disk_size(len(content))}, open it in any browser")

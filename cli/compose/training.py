@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cli import options
-from cli.display import progress, say, warn
+from cli.display import disk_size, progress, say, warn
 from cli.options import Machine
 from cli.signals import StopWish, handled
 from model import schedule
@@ -186,7 +186,7 @@ def tell_room(folder: Path, recipe: Recipe) -> None:
     there, free = sum(path.stat().st_size for path in folder.glob("*.pt")), shutil.disk_usage(folder).free
     if free + there < 4 * size:
         warn(
-            f"{folder} will hold up to four states of {size / 1e6:,.1f} MB each, and {free / 1e6:,.1f} MB "
+            f"{folder} will hold up to four states of {disk_size(size)} each, and {disk_size(free)} "
             "are free there"
         )
 

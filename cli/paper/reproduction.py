@@ -66,7 +66,7 @@ class Commands:
         """A command as if typed, and shown so; its status. If this process is killed, it saves and stops."""
         say("")
         say(f"$ alexnet-dali {shlex.join(words)}")
-        libc, home = ctypes.CDLL(None), str(Path(__file__).parent.parent)
+        libc, home = ctypes.CDLL(None), str(Path(__file__).parents[2])
         paths = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
         self.child = subprocess.Popen(
             [sys.executable, "-m", "cli", *words],
