@@ -128,6 +128,14 @@ run_data = click.option(
 )
 
 
+exif = click.option(
+    "--exif",
+    type=click.Choice(["honour", "ignore"]),
+    default="honour",
+    help="Turn image files as their EXIF orientation says, or take them as they are stored.",
+)
+
+
 def using_network(command: Callable[..., None]) -> Callable[..., None]:
     """The options of a command that computes with a run's network."""
     for option in (machine, checkpoint, run):

@@ -110,7 +110,7 @@ def test_a_submission(tmp_path: Path) -> None:
 def test_a_submission_through_the_command(
     originals: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import pipeline.dataset as module
+    from cli.commands import ensemble as module
     from pipeline.dataset import Category
 
     content = made(0, 0.5)

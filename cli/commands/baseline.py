@@ -7,7 +7,6 @@ from typing import Any
 import click
 
 from cli import options
-from cli.paper.baseline import BaselineSettings, run_baseline
 
 COMMON = (
     options.data,
@@ -57,6 +56,8 @@ def sift_fv(step: int, dimensions: int, components: int, pyramid: bool, **shared
     ImageNet with the defaults, computed: 32,768 numbers an image, 87 GB of features (with --pyramid 262,144
     and 698 GB), 22 hours of one core for them at 0.06 s an image, 131 MB of classifiers.
     """
+    from cli.paper.baseline import BaselineSettings, run_baseline
+
     sizes = {"dimensions": dimensions, "components": components}
     levels = ((1, 1), (2, 2), (1, 3)) if pyramid else ((1, 1),)
     run_baseline("sift-fv", (24, step, 5), levels, sizes, BaselineSettings(**shared))
@@ -76,5 +77,7 @@ def sparse_coding(step: int, words: int, **shared: Any) -> None:
     ImageNet with the defaults, computed: 21,504 numbers an image, 57 GB of features, 222 hours of one core
     for them at 0.6 s an image, 86 MB of classifiers.
     """
+    from cli.paper.baseline import BaselineSettings, run_baseline
+
     levels = ((1, 1), (2, 2), (4, 4))
     run_baseline("sparse-coding", (16, step, 1), levels, {"words": words}, BaselineSettings(**shared))

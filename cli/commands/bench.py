@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from rich.box import SIMPLE
+from rich.table import Table
 
 from cli import options
 from cli.bench.meter import Meter, measure, rate, ratios, summary
 from cli.display import console, write_json
 from model.recipes import RECIPES, get_recipe
+from pipeline.dataset import open_dataset
 
 if TYPE_CHECKING:
     from cli.bench.parts import Parts
@@ -51,7 +54,6 @@ def command(
     Three rounds over all parts, one after the other; the figures are medians. Nothing is left behind.
     """
     from cli.bench.parts import Parts
-    from pipeline.dataset import open_dataset
 
     dataset = open_dataset(data)
     recipe = get_recipe(recipe_name, classes=len(dataset.classes), width=width, batch_size=batch_size)
@@ -89,9 +91,6 @@ def limit(result: dict[str, Any]) -> str:
 
 def show(result: dict[str, Any]) -> None:
     """A table, and what it says."""
-    from rich.box import SIMPLE
-    from rich.table import Table
-
     screen = console(soft_wrap=True)
     table = Table(box=SIMPLE)
     table.add_column("part", no_wrap=True)

@@ -7,6 +7,9 @@ from pathlib import Path
 import click
 
 from cli.display import say
+from cli.pictures.curves import curves
+from cli.pictures.filters import filters
+from model.run import read_metrics
 
 CLASSES, TRAIN, VAL = 10, 100, 30  # images of each class
 PREPARING = ["--max-rejected", "0.01"]  # three are broken on purpose
@@ -19,10 +22,7 @@ TRAINING = ["--width", "0.25", "--batch-size", "32", "--epochs", "20"]
 @click.option("--device", default="cpu", help="Where to train.")
 def command(out: Path, device: str) -> None:
     """Prepare, train and evaluate on drawn images: no data, no GPU, a few minutes."""
-    from cli.pictures.curves import curves
-    from cli.pictures.filters import filters
     from model import checkpoint
-    from model.run import read_metrics
     from pipeline.source import miniature
 
     root, data, run = out / "archives", out / "imagenet", out / "runs" / "demo"

@@ -1,15 +1,18 @@
 """alexnet-dali ensemble."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
 from cli import options
-from cli.compose.predictions import check_alike
+from cli.compose import predictions
 from cli.display import plural, print_table, say
 from model.errors import RunError
+from pipeline.atomic import writing
+from pipeline.dataset import read_description
 
 
 @click.command("ensemble")
@@ -37,13 +40,12 @@ def command(
     """
     import torch
 
-    from cli.compose import predictions
     from model.evaluate import sound_rates, tally
-    from model.study.ensemble import average
+    from model.study import ensemble
 
     found = [predictions.read(path) for path in files]
     for path, each in zip(files[1:], found[1:], strict=True):
-        check_alike(files[0], found[0], path, each)
+        predictions.check_alike(files[0], found[0], path, each)
     first = found[0]
     labelled = bool((first.labels >= 0).all())
     labels, parts = torch.from_numpy(first.labels).long(), [torch.from_numpy(f.probabilities) for f in found]
@@ -52,8 +54,8 @@ def command(
     if search:
         if weights or not labelled:
             raise click.UsageError("--search needs images with labels, and replaces --weights")
-        factors = look_for_weights(parts, labels)
-    mean = average(parts, factors)
+        factors = ensemble.search(parts, labels, partial(tell_pass, len(labels)))
+    mean = ensemble.average(parts, factors)
     if labelled:
         rows = {str(path): sound_rates(tally(part, labels), path)
                 for path, part in zip(files, parts, strict=True)}  # fmt: skip
@@ -78,14 +80,9 @@ def choose_weights(count: int, text: str | None) -> list[float]:
     return weights
 
 
-def look_for_weights(parts: Any, labels: Any) -> list[float]:
-    from model.study.ensemble import search
-
-    def tell(number: int, weights: list[float], errors: float) -> None:
-        text = ",".join(f"{weight:g}" for weight in weights)
-        say(f"pass {number}: --weights {text}  top-5 error {100 * errors / len(labels):.2f} %")
-
-    return search(parts, labels, tell)
+def tell_pass(images: int, number: int, weights: list[float], errors: float) -> None:
+    text = ",".join(f"{weight:g}" for weight in weights)
+    say(f"pass {number}: --weights {text}  top-5 error {100 * errors / images:.2f} %")
 
 
 def print_errors(images: int, rows: dict[str, dict[str, float]], weights: Sequence[float]) -> None:
@@ -100,8 +97,6 @@ def print_errors(images: int, rows: dict[str, dict[str, float]], weights: Sequen
 
 def read_ids(data: Path, wnids: Sequence[str]) -> list[int]:
     """Those of the development kit for the classes of a submission."""
-    from pipeline.dataset import read_description
-
     dataset = read_description(data)
     if [category.wnid for category in dataset.classes] != wnids:
         raise RunError(f"{dataset.root} has other classes than the predictions; name theirs with --data")
@@ -115,9 +110,6 @@ def read_ids(data: Path, wnids: Sequence[str]) -> list[int]:
 
 
 def write_submission(path: Path, result: Any, ids: Sequence[int]) -> None:
-    from cli.compose import predictions
-    from pipeline.atomic import writing
-
     text = predictions.submission(result, ids)
     predictions.check_submission(text, len(result.names), len(ids))
     with writing(path) as file:

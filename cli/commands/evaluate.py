@@ -6,10 +6,9 @@ from typing import Any
 import click
 
 from cli import options
-from cli.compose import trained
-from cli.compose.trained import evaluate_run
 from cli.display import plural, print_table, say, warn, write_json
 from cli.paper.tables import PAPER, PAPER_2010
+from pipeline.dataset import has_labels
 
 
 @click.command("eval")
@@ -38,10 +37,10 @@ def command(
     processes (torchrun) share the images.
     """
     from cli.compose.images import choose_views
+    from cli.compose.trained import evaluate_run, open_run
     from model.replicas import joined
-    from pipeline.dataset import has_labels
 
-    run = trained.open_run(run_name, checkpoint, machine)
+    run = open_run(run_name, checkpoint, machine)
     dataset = run.data(data)
     labelled, views = has_labels(dataset, split), choose_views(ten_crop)
     if not labelled and not predictions:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli import options
-from cli.compose import trained
 from cli.display import disk_size, plain, plural, say
 from model.errors import RunError
 from pipeline.atomic import make_ready, writing
@@ -42,6 +41,9 @@ def command(run_name: str | None, checkpoint: str, kind: str, out: Path | None, 
 
     The first three are read back by `train --init-from` and by --run.
     """
+    import torch
+
+    from cli.compose import trained
     from model.exchange import onnx, weights
 
     if kind == "onnx":
@@ -61,8 +63,6 @@ def command(run_name: str | None, checkpoint: str, kind: str, out: Path | None, 
     if kind == "onnx":
         write_onnx(run, out, about, data)
     else:
-        import torch
-
         content = weights.Weights(run.recipe, run.network.state(), torch.from_numpy(run.facts.mean), about)
         weights.save(out, content, kind)
         say(f"{out}: {disk_size(out.stat().st_size)}")

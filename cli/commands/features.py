@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import numpy as np
 
 from cli import options
-from cli.compose import trained
 from cli.display import progress, say
 from model.errors import RunError
+from pipeline.atomic import make_ready, writing
+from pipeline.dataset import read_names
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from cli.compose.trained import Trained
     from pipeline.dataset import Dataset
 
@@ -46,12 +46,9 @@ def command(
     what the next layer reads: after ReLU, pooling and norms, and dropout's factor. Beside FILE.npy come
     FILE.txt, a name a line, and FILE.json: how it was made.
     """
-    import numpy as np
+    from cli.compose.trained import open_run
 
-    from pipeline.atomic import make_ready, writing
-    from pipeline.dataset import read_names
-
-    run = trained.open_run(run_name, checkpoint, machine)
+    run = open_run(run_name, checkpoint, machine)
     sizes = {shape.layer.name: int(np.prod(shape.out)) for shape in run.network.shapes}
     if layer not in sizes:
         raise RunError(f"the network has no layer {layer}; it has {', '.join(sizes)}")
@@ -89,7 +86,7 @@ def command(
     say(f"{out}: {shape[0]:,} x {shape[1]:,} {dtype}, {rate:,.0f} images/s")
 
 
-def compute(run: "Trained", dataset: "Dataset", split: str, layer: str) -> "Iterator[np.ndarray]":
+def compute(run: "Trained", dataset: "Dataset", split: str, layer: str) -> Iterator[np.ndarray]:
     """Batch by batch (rows, n) float32."""
     from model.study.layers import outputs
     from pipeline.batches import EvaluationBatches

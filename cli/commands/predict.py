@@ -3,15 +3,12 @@
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
 from cli import options
-from cli.compose import trained
-from cli.display import plural, progress, say
-from cli.study.guesses import LOST, Outputs, Row, from_files, from_split, open_sinks
+from cli.display import progress
 
 
 @click.command("predict")
@@ -22,7 +19,7 @@ from cli.study.guesses import LOST, Outputs, Row, from_files, from_split, open_s
     "--split", type=click.Choice(["val", "train", "test"]), help="Of a prepared dataset, not files."
 )
 @options.run_data
-@trained.exif
+@options.exif
 @click.option(
     "--json", "json_path", type=options.output_or_dash, help="Write a list of objects; - is the terminal."
 )
@@ -56,8 +53,10 @@ def command(
     if bool(images) == bool(split):
         raise click.UsageError("give images, folders or patterns, or else --split")
     from cli.compose.images import choose_views
+    from cli.compose.trained import open_run
+    from cli.study.guesses import Outputs, Totals, from_files, from_split, open_sinks
 
-    run, views = trained.open_run(run_name, checkpoint, machine), choose_views(ten_crop)
+    run, views = open_run(run_name, checkpoint, machine), choose_views(ten_crop)
     if split:
         source = from_split(run, run.data(data), split, views)
     else:
@@ -74,33 +73,3 @@ def command(
                 for sink in sinks:
                     sink(number, row)
     totals.tell(time.monotonic() - started)
-
-
-@dataclass
-class Totals:
-    images: int = 0
-    broken: int = 0
-    damaged: int = 0  # of the others
-    known: int = 0
-    top1: int = 0
-    top5: int = 0
-
-    def add(self, row: Row) -> None:
-        self.images += 1
-        self.broken += row.fault not in (None, LOST)
-        self.damaged += row.note is not None
-        if row.truth is not None and row.fault in (None, LOST):
-            self.known += 1
-            self.top1 += row.wrong
-            self.top5 += row.truth not in row.classes
-
-    def tell(self, seconds: float) -> None:
-        text = (
-            f"{plural(self.images, 'image')}, {self.broken:,} broken, {self.images / seconds:,.0f} images/s"
-        )
-        if self.damaged:
-            text += f"; {self.damaged:,} damaged, decoded as far as they go"
-        if self.known:
-            text += f"; of {self.known:,} whose class is known, {100 * self.top1 / self.known:.2f} % wrong"
-            text += f", {100 * self.top5 / self.known:.2f} % not among five guesses"
-        say(text, err=True)

@@ -11,9 +11,10 @@ import click
 from cli import options
 from cli.display import Line, disk_size, plural, progress, say
 from cli.signals import ended_in_order
+from pipeline.dataset import Dataset, find_faults, has_labels
+from pipeline.errors import DataError
 
 if TYPE_CHECKING:
-    from pipeline.dataset import Dataset
     from pipeline.prep.repair import Progress
 
 EXIF = {
@@ -84,8 +85,6 @@ def command(
     Stopped at any point, the same command goes on where it was. On a finished dataset it checks the shards,
     and makes those again that are missing or damaged.
     """
-    from pipeline.dataset import find_faults
-    from pipeline.errors import DataError
     from pipeline.prep.prepare import prepare
     from pipeline.prep.repair import find_finished, repair
     from pipeline.source.find import find_source
@@ -140,9 +139,7 @@ def tell(line: Line, progress: "Progress") -> None:
     line(progress.done - line.done, line.speed, f"{progress.rejected:,} rejected")
 
 
-def _show(dataset: "Dataset", rate: float | None) -> None:
-    from pipeline.dataset import has_labels
-
+def _show(dataset: Dataset, rate: float | None) -> None:
     rows = {"classes": f"{len(dataset.classes):,}"}
     for split, shards in dataset.splits.items():
         rows[split] = f"{plural(dataset.samples(split), 'image')} in {plural(len(shards), 'shard')}"

@@ -6,22 +6,12 @@ from pathlib import Path
 import click
 
 from cli import options
-from cli.compose import trained
 from cli.display import disk_size, say
-from cli.study.report import (
-    commands,
-    draw_confusion,
-    draw_curves,
-    draw_filters,
-    draw_guesses,
-    draw_similar,
-    environment,
-    error_table,
-    look,
-    recipe_tables,
-    ten_views,
-)
+from cli.study import page
 from model.errors import RunError
+from model.run import read_about, read_metrics
+from pipeline.atomic import make_ready, replacing, writing
+from pipeline.dataset import need_labels
 
 
 @click.command("report")
@@ -43,12 +33,10 @@ def command(
 
     It needs no network and no other file. RUN is a name in runs/ or a folder; without one it is the newest.
     """
-    from cli.study import page
-    from model.run import read_about, read_metrics
-    from pipeline.atomic import make_ready, replacing, writing
-    from pipeline.dataset import need_labels
+    from cli.compose.trained import open_run
+    from cli.study import report
 
-    run = trained.open_run(run_name, checkpoint, machine)
+    run = open_run(run_name, checkpoint, machine)
     folder, dataset = run.source, run.data(data)
     need_labels(dataset, "val")
     try:
@@ -58,20 +46,20 @@ def command(
     ours, out = out is None, out or folder / "report.html"
     if not (ours and out.is_symlink()):
         make_ready(out)
-    seen = look(run, dataset)
+    seen = report.look(run, dataset)
     errors = {"this run, centre crop": seen.errors(run.path)}
     if ten_crop:
-        errors["this run, ten views"] = ten_views(run, dataset)
+        errors["this run, ten views"] = report.ten_views(run, dataset)
     sections = [
-        ("Errors", error_table(errors, seen)),
-        ("Training", draw_curves(metrics, folder.name)),
-        ("What conv1 has learned", draw_filters(run)),
-        ("Guesses", draw_guesses(run, dataset, seen)),
-        ("Confusions", draw_confusion(run, seen)),
-        ("Similar images", draw_similar(run, dataset, seen)),
-        ("Recipe", recipe_tables(run)),
-        ("Environment", environment(about)),
-        ("Commands", commands(about, run)),
+        ("Errors", report.error_table(errors, seen)),
+        ("Training", report.draw_curves(metrics, folder.name)),
+        ("What conv1 has learned", report.draw_filters(run)),
+        ("Guesses", report.draw_guesses(run, dataset, seen)),
+        ("Confusions", report.draw_confusion(run, seen)),
+        ("Similar images", report.draw_similar(run, dataset, seen)),
+        ("Recipe", report.recipe_tables(run)),
+        ("Environment", report.environment(about)),
+        ("Commands", report.commands(about, run)),
     ]
     subtitle = (
         f"AlexNet, recipe {run.recipe.name}, {run.path.name} at step {run.step:,}; written "

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.box import SIMPLE
+from rich.table import Table as Drawn
 
 from cli import options
 from cli.display import console, say, warn, write_json
-from cli.paper.baseline import need_libraries
 from cli.paper.plan import PlanSettings, Shelf
 from cli.paper.reproduction import find_lack, open_datasets, tell, work_off
 from cli.paper.tables import TABLES, Errors, Row, Speed, Table
@@ -93,6 +94,8 @@ def command(
                 say(f"{row.name}: needs {lack}")
         return
     if any(step.words[0] == "baseline" for step in steps):
+        from cli.paper.baseline import need_libraries
+
         try:
             need_libraries()
         except RunError as error:  # before the days that the other rows may take
@@ -109,9 +112,6 @@ def command(
 
 def show(table: Table, found: Sequence[dict[str, Any]]) -> None:
     """The paper's table with our column, and what its dashes need."""
-    from rich.box import SIMPLE
-    from rich.table import Table as Drawn
-
     screen = console(soft_wrap=True, width=120)
     drawn = Drawn(title=f"{table.title}, top-1 / top-5 error in percent", title_justify="left", box=SIMPLE)
     drawn.add_column("", no_wrap=True)

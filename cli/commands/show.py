@@ -5,14 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 
 from cli import options
-from cli.compose import trained
-from cli.compose.trained import read_images
 from cli.display import draw, say, write_json
-from cli.study.batch import training_images
-from cli.study.confusion import confused, count_file, count_run
+from cli.pictures import curves as graphs
+from cli.pictures import filters as kernels
+from cli.pictures import panels
+from cli.pictures.canvas import short
 from model.errors import RunError
+from model.recipe import Recipe
+from model.recipes import get_recipe
+from model.run import read_metrics
+from pipeline.dataset import open_dataset
 
 
 @click.group("show")
@@ -32,7 +37,7 @@ def filters(run_name: str | None, checkpoint: str, layer: str, out: Path) -> Non
     row is a kernel, a column a map, orange above zero and blue below, and of each tower the 24 kernels of
     the largest weights are shown.
     """
-    from cli.pictures.filters import filters
+    from cli.compose import trained
 
     path, saved = trained.open_checkpoint(run_name, checkpoint)
     weights = {name.removesuffix(".weight"): w for name, w in saved["weights"].items() if w.ndim == 4}
@@ -42,7 +47,7 @@ def filters(run_name: str | None, checkpoint: str, layer: str, out: Path) -> Non
     size = "x".join(map(str, weight.shape[2:]))
     draw(
         out,
-        filters,
+        kernels.filters,
         weight,
         title=f"{layer} of {trained.title(path)}: {len(weight)} kernels of {size}",
         towers=saved["identity"]["recipe"]["towers"],
@@ -58,20 +63,19 @@ def curves(runs: Sequence[str], out: Path) -> None:
     The drops of the learning rate are marked; several runs are drawn over one another. A RUN is a name in
     runs/ or a folder; without one it is the newest.
     """
-    from cli.pictures.curves import compare, curves
-    from model.run import read_metrics
+    from cli.compose.trained import find_run
 
-    found = {}
-    for folder in [trained.find_run(name) for name in runs] or [trained.find_run(None)]:
+    metrics = {}
+    for folder in [find_run(name) for name in runs] or [find_run(None)]:
         path = folder / "metrics.jsonl"
         if not path.exists():
             raise RunError(f"{path} is not there: {folder} is no run; runs are made by alexnet-dali train")
-        found[str(folder) if folder.name in found else folder.name] = read_metrics(path)
-    if len(found) == 1:
-        ((name, metrics),) = found.items()
-        draw(out, curves, metrics, title=f"Training of {name}")
+        metrics[str(folder) if folder.name in metrics else folder.name] = read_metrics(path)
+    if len(metrics) == 1:
+        ((name, rows),) = metrics.items()
+        draw(out, graphs.curves, rows, title=f"Training of {name}")
     else:
-        draw(out, compare, found, title=f"Training of {', '.join(found)}")
+        draw(out, graphs.compare, metrics, title=f"Training of {', '.join(metrics)}")
 
 
 @command.command("confusion")
@@ -98,31 +102,32 @@ def confusion(
     split: str,
 ) -> None:
     """Which classes are taken for one another, at the first guess."""
-    from cli.pictures import panels
+    from cli.compose.trained import open_run
+    from cli.study.confusion import confused, count_file, count_run
 
     if predictions:
         names, counts = count_file(predictions)
     else:
-        run = trained.open_run(run_name, checkpoint, machine)
+        run = open_run(run_name, checkpoint, machine)
         names, counts = count_run(run, run.data(data), split)
-    found = confused(names, counts)
-    for pair in found[:pairs]:
+    mistakes = confused(names, counts)
+    for pair in mistakes[:pairs]:
         say(f"{pair.images:>7,} of {pair.of:<7,}  {pair.true}  ->  {pair.taken}")
     if json_path:
-        content = {"classes": names, "pairs": [vars(pair) for pair in found]}
+        content = {"classes": names, "pairs": [vars(pair) for pair in mistakes]}
         if len(names) <= panels.CELLS:
             content["counts"] = panels.matrix(counts, len(names)).tolist()
         write_json(json_path, content, indent=None)
     images = counts.images.sum()
     error = 1 - counts.images[counts.true == counts.taken].sum() / max(1, images)
     title = f"Confusions among {images:,} images: top-1 error {100 * error:.1f} %"
-    draw(out, panels.confusion, counts, names, found[:pairs], title=title)
+    draw(out, panels.confusion, counts, names, mistakes[:pairs], title=title)
 
 
 @command.command("activations")
 @click.argument("image", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @options.using_network
-@trained.exif
+@options.exif
 @click.option("--layer", help="All maps of one convolution.  [default: the strongest of every layer]")
 @options.out("activations.png")
 def activations(
@@ -135,16 +140,16 @@ def activations(
     machine: options.Machine,
 ) -> None:
     """What each layer makes of IMAGE: what the next one reads, after ReLU, pooling and norms."""
-    from cli.pictures import panels
+    from cli.compose import trained
     from model.study.layers import layer_names, outputs
     from pipeline.files import square
     from pipeline.image import centre
 
     run = trained.open_run(run_name, checkpoint, machine)
-    ((_, images),) = read_images(run, [image], exif == "honour")
+    ((_, images),) = trained.read_images(run, [image], exif == "honour")
     wanted = layer_names(run.network)[:-1] if layer is None else [layer]
-    found = outputs(run.network, images, wanted, run.precision)
-    arrays = {name: values[0].cpu().numpy() for name, values in found.items()}
+    values = outputs(run.network, images, wanted, run.precision)
+    arrays = {name: value[0].cpu().numpy() for name, value in values.items()}
     who, towers = trained.title(run.path), run.recipe.towers
     if layer is None:
         crop = centre(square(image, exif == "honour"), run.recipe.crop)
@@ -160,7 +165,7 @@ def activations(
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @options.using_network
 @click.option("--class", "wnid", help="By its wnid, as n01440764.  [default: the likeliest]")
-@trained.exif
+@options.exif
 @options.out("gradient.png")
 def gradient(
     images: Sequence[str],
@@ -176,16 +181,14 @@ def gradient(
     It is the gradient of its logarithm, an image a column: grey is no influence; the last row is the
     largest of the three colours' influences, bright where it is strong.
     """
-    import numpy as np
     import torch
 
-    from cli.pictures import panels
-    from cli.pictures.canvas import short
+    from cli.compose.trained import open_run, read_images
     from model.study.layers import gradient as slope
     from pipeline.files import find_images, square
     from pipeline.image import centre
 
-    run = trained.open_run(run_name, checkpoint, machine)
+    run = open_run(run_name, checkpoint, machine)
     numbers = {category.wnid: category.index for category in run.facts.classes}
     if wnid is not None and wnid not in numbers:
         known = ", ".join(list(numbers)[:3]) + " and so on"
@@ -195,8 +198,8 @@ def gradient(
     for path, values in read_images(run, find_images(images)[:8], exif == "honour"):
         with torch.no_grad():
             output = numbers[wnid] if wnid else int(run.network(values).argmax())
-        found = slope(run.network, values, torch.tensor([output]))[0].permute(1, 2, 0).cpu().numpy()
-        level = found / (np.percentile(np.abs(found), 99.5) or 1)
+        slopes = slope(run.network, values, torch.tensor([output]))[0].permute(1, 2, 0).cpu().numpy()
+        level = slopes / (np.percentile(np.abs(slopes), 99.5) or 1)
         rows["image"].append(centre(square(path, exif == "honour"), run.recipe.crop))
         rows["gradient"].append(np.rint(127.5 + 127.5 * level.clip(-1, 1)).astype(np.uint8))
         size = np.abs(level).max(2, keepdims=True).clip(0, 1)
@@ -223,10 +226,8 @@ def batch(data: Path, run_name: str | None, seed: int, step: int, count: int, ou
 
     Crops, reflections and colour noise are those that a training draws for that step.
     """
-    from cli.pictures import panels
-    from model.recipe import Recipe
-    from model.recipes import get_recipe
-    from pipeline.dataset import open_dataset
+    from cli.compose import trained
+    from cli.study.batch import training_images
 
     recipe = get_recipe("original")
     if run_name:

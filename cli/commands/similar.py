@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
+import numpy as np
 from msgspec import Struct
 
-from cli import options
-from cli.compose import trained
+from cli import display, options
 from cli.display import say, write_json
+from cli.pictures import panels
 from model.errors import RunError
+from model.study.nearest import nearest
+from pipeline.dataset import Dataset, open_dataset, read_index, read_names
 from pipeline.schema import Array, Count, Fingerprint, Place, Unfit, map_npy, read_json
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from cli.compose.trained import Trained
 
 BLOCK = 64 << 20  # bytes of features in memory at a time, as float32
@@ -47,7 +48,7 @@ class Facts(Struct):
 @click.option("--json", "json_path", type=options.output_or_dash, help="Write them; - is the terminal.")
 @click.option("--picture", type=options.picture, help="Draw them, .png or .pdf.")
 @click.option("--rows", type=click.IntRange(1), default=8, help="Images in the picture, at most.")
-@trained.exif
+@options.exif
 @options.machine
 def command(
     images: Sequence[str],
@@ -65,9 +66,7 @@ def command(
     compared by Euclidean distance, and the result is exact. The network is the one of the run that
     `features` used.
     """
-
-    from model.study.nearest import nearest
-    from pipeline.dataset import open_dataset, read_index, read_names
+    from cli.compose.trained import open_run
 
     facts = read_facts(features)
     dataset, split = open_dataset(facts.data), facts.split
@@ -75,7 +74,7 @@ def command(
     if dataset.fingerprint != facts.fingerprint:
         raise RunError(f"{dataset.root} is no longer the dataset that {features} was made of; make it again")
     machine = replace(machine, precision=machine.precision or facts.precision)
-    run = trained.open_run(facts.run, facts.checkpoint, machine)
+    run = open_run(facts.run, facts.checkpoint, machine)
     if run.step != facts.step:
         steps = f"{run.path} is at step {run.step:,}, not {facts.step:,}"
         raise RunError(f"{steps} as when {features} was made; make it again with alexnet-dali features")
@@ -83,7 +82,7 @@ def command(
     table = read_table(features, len(names), sizes.get(facts.layer, 0))
     paths, queries = describe(run, images, facts.layer, exif == "honour")
     started = time.monotonic()
-    found, distances = nearest(queries, table, count, block=max(1, BLOCK // (4 * table.shape[1])))
+    nearest_rows, distances = nearest(queries, table, count, block=max(1, BLOCK // (4 * table.shape[1])))
     seconds = time.monotonic() - started
     labels = read_index(dataset, split)["label"]
     result: list[dict[str, Any]] = [
@@ -94,7 +93,7 @@ def command(
                 for row, distance in zip(rows_, distances_, strict=True)
             ],
         }
-        for path, rows_, distances_ in zip(paths, found.tolist(), distances.tolist(), strict=True)
+        for path, rows_, distances_ in zip(paths, nearest_rows.tolist(), distances.tolist(), strict=True)
     ]
     if json_path:
         write_json(json_path, result)
@@ -121,10 +120,8 @@ def read_facts(features: Path) -> Facts:
         ) from None
 
 
-def read_table(features: Path, images: int, numbers: int) -> "np.ndarray":
+def read_table(features: Path, images: int, numbers: int) -> np.ndarray:
     """The features, (images, numbers), mapped into memory."""
-    import numpy as np
-
     try:
         return map_npy(features, Array((np.float32, np.float16), (images, numbers)))
     except Unfit as error:
@@ -133,10 +130,8 @@ def read_table(features: Path, images: int, numbers: int) -> "np.ndarray":
 
 def describe(
     run: "Trained", arguments: Sequence[str], layer: str, upright: bool
-) -> "tuple[list[Path], np.ndarray]":
+) -> tuple[list[Path], np.ndarray]:
     """The files that can be decoded, and the features of each: (files, n) float32."""
-    import numpy as np
-
     from model.study.layers import outputs
     from pipeline.files import FileBatches, find_images
     from pipeline.graph import CENTRE_VIEW
@@ -149,17 +144,17 @@ def describe(
         upright=upright,
         **run.image_options(),
     )
-    good, found = [], []
+    good, features = [], []
     for images, numbers in batches:
         good += [paths[number] for number in numbers.tolist()]
-        found.append(
+        features.append(
             outputs(run.network, images[:, 0], [layer], run.precision)[layer].flatten(1).cpu().numpy()
         )
     for number, fault in sorted((batches.faults | batches.notes).items()):
         say(f"warning: {paths[number]} {fault}", err=True)
     if not good:
         raise RunError("none of the images can be decoded")
-    return good, np.concatenate(found)
+    return good, np.concatenate(features)
 
 
 def word(run: "Trained", label: int) -> str | None:
@@ -167,10 +162,8 @@ def word(run: "Trained", label: int) -> str | None:
 
 
 def draw(
-    run: "Trained", dataset: Any, split: str, result: Sequence[dict[str, Any]], path: Path, upright: bool
+    run: "Trained", dataset: Dataset, split: str, result: Sequence[dict[str, Any]], path: Path, upright: bool
 ) -> None:
-    from cli.display import draw
-    from cli.pictures import panels
     from pipeline.batches import Samples
     from pipeline.files import square
     from pipeline.image import centre
@@ -187,4 +180,6 @@ def draw(
             distances=[one["distance"] for one in near],
         )
 
-    draw(path, panels.neighbours, [neighbours(each) for each in result], title="The most similar images")
+    display.draw(
+        path, panels.neighbours, [neighbours(each) for each in result], title="The most similar images"
+    )

@@ -8,10 +8,11 @@ from typing import Any
 import click
 
 from cli import options
-from cli.compose.training import TrainSettings, train
+from cli.study.recipe import print_recipe
 from model.errors import RunError
 from model.recipes import RECIPES, get_recipe
 from model.schedules import SCHEDULES
+from pipeline.dataset import need_labels, open_dataset
 
 
 @click.command("train")
@@ -79,11 +80,9 @@ def command(
         get_recipe, recipe_name, epochs=epochs, batch_size=batch_size, schedule=schedule, width=width
     )
     if show_recipe:
-        from cli.study.recipe import print_recipe
-
         print_recipe(make(classes=classes))
         return
-    from pipeline.dataset import need_labels, open_dataset
+    from cli.compose.training import TrainSettings, train
 
     dataset = open_dataset(data)
     need_labels(dataset, "train", "val")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from model.errors import RunError
+from pipeline.atomic import writing
 from pipeline.schema import Array, Unfit, read_npz
 
 ARRAYS = {
@@ -47,8 +48,6 @@ def read(path: Path) -> Predictions:
 
 
 def write(path: Path, content: Predictions) -> None:
-    from pipeline.atomic import writing
-
     with writing(path) as file:
         arrays: dict[str, Any] = vars(content)
         np.savez(file, **arrays)

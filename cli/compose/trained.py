@@ -3,41 +3,50 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import click
+import numpy as np
+import torch
 
 from cli import options
+from cli.compose.devices import choose_devices, use_device
+from cli.compose.images import centre_mean, stream_options
+from cli.compose.predictions import Predictions, write
 from cli.display import plural, progress, say
+from model import checkpoint
 from model.errors import RunError
+from model.evaluate import Evaluation, evaluate, sound_rates
+from model.exchange import weights
+from model.network import AlexNet
 from model.recipe import Recipe
-
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
-
-    from model.evaluate import Evaluation
-    from model.network import AlexNet
-    from model.replicas import Replicas
-    from pipeline.batches import EvaluationBatches
-    from pipeline.dataset import Category, Dataset
+from model.replicas import Replicas
+from model.run import read_about
+from pipeline.batches import EvaluationBatches
+from pipeline.dataset import (
+    Category,
+    Dataset,
+    check_file,
+    has_labels,
+    open_dataset,
+    read_description,
+    read_names,
+)
+from pipeline.errors import DataError
+from pipeline.files import FileBatches
+from pipeline.graph import CENTRE_VIEW
+from pipeline.schema import Unfit, convert
+from pipeline.statistics import Statistics
 
 LISTED = 10  # runs in a message
 FILES = 16  # at a time; of 24 megapixels each, 1.2 GB of pixels
-exif = click.option(
-    "--exif",
-    type=click.Choice(["honour", "ignore"]),
-    default="honour",
-    help="Turn image files as their EXIF orientation says, or take them as they are stored.",
-)
 
 
 @dataclass(frozen=True)
 class Facts:
     """What a network must be told of the images that it was trained on."""
 
-    classes: "tuple[Category, ...]"
-    mean: "np.ndarray"  # (256, 256, 3)
+    classes: tuple[Category, ...]
+    mean: np.ndarray  # (256, 256, 3)
     dataset: str  # its fingerprint, or the beginning of it
 
 
@@ -48,8 +57,8 @@ class Trained:
     path: Path  # of the checkpoint, or of an exported file
     step: int
     recipe: Recipe
-    network: "AlexNet"
-    devices: "list[torch.device]"
+    network: AlexNet
+    devices: list[torch.device]
     precision: str
     facts: Facts
     workers: int | None
@@ -61,8 +70,6 @@ class Trained:
 
     def image_options(self) -> dict[str, Any]:
         """What a stream of evaluation images takes beside the images and the views."""
-        from cli.compose.images import stream_options
-
         return stream_options(self.recipe, self.devices[0], self.workers)
 
     def batch_size(self, views: int, files: bool = False) -> int:
@@ -74,10 +81,8 @@ class Trained:
         """The first word for a class."""
         return first_word(self.facts.classes, output)
 
-    def data(self, root: Path | None) -> "Dataset":
+    def data(self, root: Path | None) -> Dataset:
         """The dataset at `root`, or the one that the run was trained on; of the same classes."""
-        from pipeline.dataset import open_dataset
-
         known = root or recorded_data(self.source)
         if not root and not known.exists():
             raise RunError(f"{known}, which {self.source} was trained on, is gone; give its place by --data")
@@ -91,12 +96,6 @@ class Trained:
 
 def open_run(run_name: str | None, state: str, machine: options.Machine) -> Trained:
     """The named run, or the newest; without a GPU on the CPU, if the machine is not told otherwise."""
-    import torch
-
-    from cli.compose.devices import choose_devices, use_device
-    from cli.compose.images import centre_mean
-    from model.network import AlexNet
-
     path, saved = open_checkpoint(run_name, state)
     recipe = Recipe.from_dict(saved["identity"]["recipe"])
     if not (machine.device or machine.gpus or torch.cuda.is_available()):
@@ -143,8 +142,6 @@ def known_runs(place: Path) -> str:
 
 def open_checkpoint(run_name: str | None, state: str) -> tuple[Path, dict[str, Any]]:
     """A run's checkpoint and its content; or an exported file, and as much of that as it has."""
-    from model import checkpoint
-
     path = Path(run_name or "")
     if path.suffix == ".safetensors":
         return path, read_export(path)
@@ -167,10 +164,6 @@ def open_checkpoint(run_name: str | None, state: str) -> tuple[Path, dict[str, A
 
 def read_export(path: Path) -> dict[str, Any]:
     """What a checkpoint has, as much of it as a file of `export` holds, and the facts."""
-    from model.exchange import weights
-    from pipeline.dataset import Category
-    from pipeline.schema import Unfit, convert
-
     file = weights.read(path)
     step, dataset = file.about["step"], file.about["dataset"]
     try:
@@ -187,10 +180,6 @@ def read_export(path: Path) -> dict[str, Any]:
 
 def find_facts(folder: Path, fingerprint: str) -> Facts:
     """What a run in `folder` was told of its images: its own copy, or that of the same dataset."""
-    from pipeline.dataset import check_file, read_description
-    from pipeline.errors import DataError
-    from pipeline.statistics import Statistics
-
     copied = (folder / "dataset.json").exists()
     root = folder if copied else recorded_data(folder)
     try:
@@ -208,8 +197,6 @@ def find_facts(folder: Path, fingerprint: str) -> Facts:
 
 def recorded_data(folder: Path) -> Path:
     """Where the dataset was when the run was trained."""
-    from model.run import read_about
-
     if not folder.is_dir():
         raise RunError(f"{folder} does not say where a dataset is; name one with --data")
     try:
@@ -223,14 +210,14 @@ def title(path: Path) -> str:
     return path.parent.name if path.suffix == ".pt" else path.stem
 
 
-def first_word(classes: "Sequence[Category]", output: int) -> str:
+def first_word(classes: Sequence[Category], output: int) -> str:
     return classes[output].words.partition(",")[0] if output < len(classes) else f"output {output}"
 
 
 def evaluate_run(
     run: Trained,
-    dataset: "Dataset",
-    replicas: "Replicas",
+    dataset: Dataset,
+    replicas: Replicas,
     split: str,
     views: tuple[tuple[int, int, int], ...],
     predictions: Path | None,
@@ -239,11 +226,6 @@ def evaluate_run(
 
     predictions: where to write the probabilities, if at all.
     """
-    from cli.compose.predictions import Predictions, write
-    from model.evaluate import sound_rates
-    from pipeline.batches import EvaluationBatches
-    from pipeline.dataset import has_labels, read_names
-
     mine = (run.step, dataset.fingerprint, run.precision)
     if replicas.broadcast(mine) != mine:
         raise RunError(f"process {replicas.rank} has another checkpoint, dataset or precision than the first")
@@ -273,11 +255,9 @@ def evaluate_run(
 
 
 def compute(
-    run: "Trained", batches: "EvaluationBatches", replicas: "Replicas", what: str, keep: bool
-) -> "Evaluation":
+    run: Trained, batches: EvaluationBatches, replicas: Replicas, what: str, keep: bool
+) -> Evaluation:
     """Of this process's share; after each batch in step with the others, so that none waits for long."""
-    from model.evaluate import evaluate
-
     with progress(what, len(batches.rows), quiet=not replicas.first) as done:
 
         def each(images: int) -> None:
@@ -290,12 +270,8 @@ def compute(
     return found
 
 
-def read_images(run: "Trained", paths: Sequence[Path], upright: bool) -> Any:
+def read_images(run: Trained, paths: Sequence[Path], upright: bool) -> Any:
     """(path, the (1, 3, crop, crop) that the network reads) of each; a broken image is an error."""
-    from pipeline.errors import DataError
-    from pipeline.files import FileBatches
-    from pipeline.graph import CENTRE_VIEW
-
     batches = FileBatches(paths, views=CENTRE_VIEW, batch_size=1, upright=upright, **run.image_options())
     for images, labels in batches:
         path, note = paths[int(labels)], batches.notes.get(int(labels))

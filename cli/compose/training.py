@@ -12,27 +12,34 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import nvidia.dali
+import torch
 
 from cli import options
+from cli.compose import trained
+from cli.compose.devices import choose_devices, recorder, told_plainly, use_device
+from cli.compose.images import read_mean, stream_options, train_batches
 from cli.display import disk_size, progress, say, warn
 from cli.options import Machine
 from cli.signals import StopWish, handled
 from model import schedule
+from model.captured import Record
 from model.errors import RunError
+from model.evaluate import Evaluation, evaluate
+from model.exchange import weights
+from model.network import AlexNet
+from model.optim import Momentum
+from model.placement import aside
 from model.recipe import Recipe
-
-if TYPE_CHECKING:
-    import torch
-
-    from model.captured import Record
-    from model.evaluate import Evaluation
-    from model.network import AlexNet
-    from model.replicas import Replicas
-    from model.run import Row, RunDirectory
-    from model.step import Step
-    from model.train import State, Trainer, Watch
-    from pipeline.dataset import Dataset
+from model.replicas import Replicas, joined
+from model.run import Row, RunDirectory
+from model.step import Step
+from model.train import State, Stopped, Trainer, Watch, take_up
+from pipeline.batches import EvaluationBatches
+from pipeline.dataset import Dataset
+from pipeline.graph import CENTRE_VIEW
 
 
 @dataclass(frozen=True)
@@ -48,15 +55,10 @@ class TrainSettings:
     init_from: str | None
 
 
-def train(recipe: Recipe, dataset: "Dataset", path: Path, settings: TrainSettings) -> int:
+def train(recipe: Recipe, dataset: Dataset, path: Path, settings: TrainSettings) -> int:
     """The run at `path`, from its last checkpoint if there is one, to its schedule's end. The exit status."""
     if settings.stop_after is not None and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
         raise RunError("--stop-after under torchrun --max-restarts: it would start the stopped run again")
-    from cli.compose.devices import choose_devices, recorder, told_plainly, use_device
-    from model.replicas import joined
-    from model.run import RunDirectory
-    from model.train import Stopped
-
     devices = choose_devices(settings.machine)
     precision = use_device(devices[0], settings.machine.precision)
     record = recorder(settings.cuda_graph, devices)
@@ -88,15 +90,14 @@ def train(recipe: Recipe, dataset: "Dataset", path: Path, settings: TrainSetting
 
 
 @contextmanager
-def watching(stop: StopWish, epochs: int, per_epoch: int, first: int, quiet: bool) -> "Iterator[Watch]":
+def watching(stop: StopWish, epochs: int, per_epoch: int, first: int, quiet: bool) -> Iterator[Watch]:
     """Yield what asks whether to stop, and shows each step and each row of the metrics."""
-    from model.train import Watch
 
     def tell_step(step: int) -> None:
         line.what = f"epoch {(step - 1) // per_epoch + 1}/{epochs}"
         line(step - line.done)
 
-    def tell_row(row: "Row") -> None:
+    def tell_row(row: Row) -> None:
         errors = [f"top-{k} {row[f'top{k}_err']:5.2f} %" for k in (1, 5)]
         fields = [f"loss {row['loss']:.4f}", *errors]
         if row["kind"] == "val":
@@ -115,29 +116,22 @@ def watching(stop: StopWish, epochs: int, per_epoch: int, first: int, quiet: boo
 
 def make_step(
     recipe: Recipe,
-    dataset: "Dataset",
-    devices: "list[torch.device]",
+    dataset: Dataset,
+    devices: list[torch.device],
     precision: str,
-    record: "Record | None",
+    record: Record | None,
     seed: int,
-    replicas: "Replicas | None" = None,
-) -> "Step":
+    replicas: Replicas | None = None,
+) -> Step:
     """Make the step of a new run; without replicas, of this process alone."""
-    from cli.compose.images import read_mean
-    from model.network import AlexNet
-    from model.optim import Momentum
-    from model.step import Step
-
     network = AlexNet(recipe, devices, seed, read_mean(dataset.root, recipe))
     return Step(network, Momentum(network, recipe), precision, replicas, record)
 
 
 def find_state(
-    step: "Step", dataset: "Dataset", run: "RunDirectory", identity: dict[str, Any], settings: TrainSettings
-) -> "State":
+    step: Step, dataset: Dataset, run: RunDirectory, identity: dict[str, Any], settings: TrainSettings
+) -> State:
     """Find where the run in its folder stands, bring the step there and open the folder for more."""
-    from model.train import take_up
-
     state = take_up(run.path, step, identity, settings.allow_changes, warn)
     if settings.init_from and state.step == 0:
         begin(step.network, settings.init_from, step.replicas)
@@ -150,19 +144,15 @@ def find_state(
 
 
 def make_trainer(
-    step: "Step",
-    dataset: "Dataset",
-    run: "RunDirectory",
+    step: Step,
+    dataset: Dataset,
+    run: RunDirectory,
     identity: dict[str, Any],
-    state: "State",
-    watch: "Watch",
+    state: State,
+    watch: Watch,
     settings: TrainSettings,
-) -> "Trainer":
+) -> Trainer:
     """Join the step to the images of training, from `state` on, and of validation."""
-    from cli.compose.images import stream_options, train_batches
-    from model.placement import aside
-    from model.train import Trainer
-
     devices = step.network.devices
     images = stream_options(step.recipe, devices[0], settings.machine.workers)
     images["rows"] = step.replicas.rows
@@ -191,11 +181,8 @@ def tell_room(folder: Path, recipe: Recipe) -> None:
         )
 
 
-def begin(network: "AlexNet", source: str, replicas: "Replicas") -> None:
+def begin(network: AlexNet, source: str, replicas: Replicas) -> None:
     """The weights of another training, as far as they fit, in place of those drawn."""
-    from cli.compose import trained
-    from model.exchange import weights
-
     path, saved = trained.open_checkpoint(source, "last")
     try:
         drawn = weights.begin(network, saved["weights"])
@@ -206,14 +193,11 @@ def begin(network: "AlexNet", source: str, replicas: "Replicas") -> None:
 
 
 def make_validation(
-    step: "Step", dataset: "Dataset", images: dict[str, Any]
-) -> Callable[[Callable[[int], None]], "Evaluation"]:
+    step: Step, dataset: Dataset, images: dict[str, Any]
+) -> Callable[[Callable[[int], None]], Evaluation]:
     """The centre view of every validation image, anew at each call."""
-    from model.evaluate import evaluate
-    from pipeline.batches import EvaluationBatches
-    from pipeline.graph import CENTRE_VIEW
 
-    def validate(each: Callable[[int], None]) -> "Evaluation":
+    def validate(each: Callable[[int], None]) -> Evaluation:
         size = step.recipe.batch_size
         views = EvaluationBatches(dataset, "val", views=CENTRE_VIEW, batch_size=size, **images)
         return evaluate(step.network, views, precision=step.precision, each=each)
@@ -221,10 +205,8 @@ def make_validation(
     return validate
 
 
-def identify(step: "Step", dataset: "Dataset", init_from: str | None) -> dict[str, Any]:
+def identify(step: Step, dataset: Dataset, init_from: str | None) -> dict[str, Any]:
     """All that the bits of a run depend on: where it changes, the run is another."""
-    import nvidia.dali
-    import torch
 
     def name(device: torch.device) -> str:
         cuda = device.type == "cuda"
@@ -243,7 +225,7 @@ def identify(step: "Step", dataset: "Dataset", init_from: str | None) -> dict[st
     return identity | ({"init_from": init_from} if init_from else {})
 
 
-def describe(dataset: "Dataset", identity: dict[str, Any]) -> dict[str, Any]:
+def describe(dataset: Dataset, identity: dict[str, Any]) -> dict[str, Any]:
     """run.json: what the run is, and how it was started this time."""
     start = {key: value for key, value in identity.items() if key not in ("recipe", "dataset")}
     return {

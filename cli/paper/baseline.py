@@ -12,18 +12,22 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cli import options
+from cli.compose import predictions
 from cli.display import disk_size, plural, progress, say
+from cli.paper import stages
 from cli.paper.tables import PAPER_BASELINES
 from cli.signals import ended_in_order
+from model.baselines.sift import Grid
+from model.checkpoint import differences
 from model.errors import RunError
-
-if TYPE_CHECKING:
-    from cli.paper.stages import Each, Plan
-    from model.evaluate import Evaluation
-    from pipeline.dataset import Dataset
+from model.evaluate import Evaluation, sound_rates
+from model.run import RunDirectory, read_about
+from pipeline.atomic import replacing
+from pipeline.dataset import Dataset, has_labels, need_labels, open_dataset, read_names
+from pipeline.workers import count_cores
 
 LIBRARIES = {"cv2": "opencv-python-headless", "sklearn": "scikit-learn"}  # modules and distributions
 
@@ -50,12 +54,6 @@ def run_baseline(
 ) -> None:
     """All stages that are not done yet. grid: patch, step and scales."""
     need_libraries()
-    from cli.paper import stages
-    from model.baselines.sift import Grid
-    from model.run import RunDirectory
-    from pipeline.dataset import has_labels, need_labels, open_dataset
-    from pipeline.workers import count_cores
-
     dataset, split = open_dataset(settings.data), settings.split
     folder = settings.out or options.RUNS / f"baseline-{name}"
     workers = settings.workers or count_cores()
@@ -90,11 +88,8 @@ def need_libraries() -> None:
         raise RunError("baselines need OpenCV and scikit-learn: pip install 'alexnet-dali[baselines]'")
 
 
-def refuse_changes(plan: "Plan", dataset: "Dataset") -> None:
+def refuse_changes(plan: stages.Plan, dataset: Dataset) -> None:
     """What is in the folder must be of the same settings and images."""
-    from model.checkpoint import differences
-    from model.run import read_about
-
     path = plan.folder / "run.json"
     if not path.exists():
         return
@@ -108,7 +103,7 @@ def refuse_changes(plan: "Plan", dataset: "Dataset") -> None:
         raise RunError(f"{plan.folder} was started with {texts}; go on with that, or use another --out")
 
 
-def describe(plan: "Plan", dataset: "Dataset") -> dict[str, Any]:
+def describe(plan: stages.Plan, dataset: Dataset) -> dict[str, Any]:
     """run.json: what the run is, and how it was started this time."""
     return {
         "baseline": plan.settings(),
@@ -139,7 +134,7 @@ def check_room(folder: Path, needed: int) -> None:
 
 
 @contextmanager
-def timed(what: str, images: int) -> "Iterator[Each]":
+def timed(what: str, images: int) -> Iterator[stages.Each]:
     """Progress, and at the end a line of what it took."""
     with progress(f"{what:<9}", images) as line:
         yield line
@@ -148,15 +143,9 @@ def timed(what: str, images: int) -> "Iterator[Each]":
         say(f"{what:<10} {plural(line.done, 'image')} in {taken}")
 
 
-def write_result(plan: "Plan", dataset: "Dataset", split: str, found: "Evaluation") -> None:
+def write_result(plan: stages.Plan, dataset: Dataset, split: str, found: Evaluation) -> None:
     """predictions.npz, result.json and a line. Those of another split are replaced."""
-    from cli.compose import predictions
-    from cli.paper.stages import open_samples
-    from model.evaluate import sound_rates
-    from pipeline.atomic import replacing
-    from pipeline.dataset import read_names
-
-    labels, names = open_samples(dataset.root, split).index["label"], read_names(dataset, split)
+    labels, names = stages.open_samples(dataset.root, split).index["label"], read_names(dataset, split)
     wnids = [category.wnid for category in dataset.classes]
     content = predictions.Predictions(found.probabilities.numpy(), labels, names, wnids)
     path, beside = plan.folder / "result.json", plan.folder / "predictions.npz"

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta, Struct
 
+from cli.bench.meter import rate as measure_rate
 from cli.display import plural, say
 from cli.paper.tables import BASELINES
 from model.errors import RunError
 from model.recipe import Recipe
+from pipeline.schema import Unfit, read_json
 
 if TYPE_CHECKING:
     from cli.paper.plan import Shelf, Step
@@ -64,8 +66,6 @@ def spell(seconds: float) -> str:
 
 def read_rates(path: Path, recipe: Recipe) -> dict[str, float]:
     """Images a second by part, from a file of bench --json for networks of this width and batch."""
-    from pipeline.schema import Unfit, read_json
-
     try:
         found = read_json(path, Bench)
         rates = {name: found.parts[name].img_s for name in ("train", "eval, centre", "eval, ten views")}
@@ -82,8 +82,7 @@ def read_rates(path: Path, recipe: Recipe) -> dict[str, float]:
 
 def measure_rates(name: str, shelf: "Shelf") -> dict[str, float]:
     """The same of a run's net, measured now on its own images."""
-    from cli.bench.meter import rate
     from cli.bench.parts import Parts
 
     works = Parts(shelf.images(name), shelf.recipe(name), shelf.machine_of(name)).works
-    return {part: rate(works[part], SECONDS) for part in ("train", "eval, centre", "eval, ten views")}
+    return {part: measure_rate(works[part], SECONDS) for part in ("train", "eval, centre", "eval, ten views")}

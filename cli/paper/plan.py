@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from msgspec import Struct
 
@@ -13,10 +13,9 @@ from model import schedule
 from model.errors import RunError
 from model.recipe import Recipe
 from model.recipes import get_recipe
+from model.run import read_about, read_metrics
+from pipeline.dataset import Dataset, has_labels
 from pipeline.schema import Count, Unfit, read_json
-
-if TYPE_CHECKING:
-    from pipeline.dataset import Dataset
 
 # The fields of PlanSettings that `train` takes, and that each baseline takes
 TRAINING = ("width", "batch_size", "epochs")
@@ -65,7 +64,7 @@ class Shelf:
     """The runs in `folder`, by their names in tables.py. data: by the keys of DATA."""
 
     folder: Path
-    data: "dict[str, Dataset]"
+    data: dict[str, Dataset]
     settings: PlanSettings
 
     def steps(self, tables: Iterable[Table]) -> list[Step]:
@@ -93,7 +92,7 @@ class Shelf:
             work = {f"eval, {views}": self.images(name).samples(self.split(name))}
             yield Step(name, self.eval_words(name, views), tuple(chain(name)), work)
 
-    def images(self, name: str) -> "Dataset":
+    def images(self, name: str) -> Dataset:
         return self.data[images_of(name)]
 
     def lack(self, name: str) -> str | None:
@@ -102,8 +101,6 @@ class Shelf:
 
     def split(self, name: str) -> str:
         """Whose errors are counted: ILSVRC-2010's test images if they have labels, or else validation."""
-        from pipeline.dataset import has_labels
-
         data = self.images(name)
         tested = images_of(name) == "data_2010" and data.splits.get("test")
         return "test" if tested and has_labels(data, "test") else "val"
@@ -161,8 +158,6 @@ class Shelf:
 
     def validations(self, name: str) -> list[dict[str, Any]]:
         """The rows of metrics after each finished epoch of a training."""
-        from model.run import read_metrics
-
         path = self.folder / name
         if not (path / "last.pt").exists() or not (path / "metrics.jsonl").exists():
             return []
@@ -202,8 +197,6 @@ class Shelf:
 
     def about(self, name: str, kind: str) -> dict[str, Any]:
         """The run.json of a finished run of a kind, recipe or baseline, which must be of the same images."""
-        from model.run import read_about
-
         path = self.folder / name / "run.json"
         about = read_about(path) if path.exists() else {}
         if not about.get(kind):

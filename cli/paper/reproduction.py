@@ -10,24 +10,22 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from cli.compose.predictions import check_alike, read
 from cli.display import say
 from cli.paper.plan import Shelf, Step, chain, predictions
 from cli.paper.tables import Row, Speed
 from cli.signals import OUT_OF_TIME, SIGNALS, StopWish, handled
-
-if TYPE_CHECKING:
-    from pipeline.dataset import Dataset
+from model.run import read_metrics
+from pipeline.dataset import Dataset, open_dataset
 
 STOPPED = (OUT_OF_TIME, *(128 + number for number in SIGNALS))
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def open_datasets(paths: Mapping[str, Path | None]) -> "dict[str, Dataset]":
+def open_datasets(paths: Mapping[str, Path | None]) -> dict[str, Dataset]:
     """By the keys of DATA, as the paths; those that are not given are left out."""
-    from pipeline.dataset import open_dataset
-
     opened = {path: open_dataset(path) for path in set(paths.values()) if path}
     return {key: opened[path] for key, path in paths.items() if path}
 
@@ -106,7 +104,6 @@ def mean_errors(shelf: Shelf, names: Sequence[str], views: str) -> list[float]:
     """Top-1 and top-5 error, in percent, of the mean of the runs' predictions."""
     import torch
 
-    from cli.compose.predictions import check_alike, read
     from model.evaluate import sound_rates, tally
     from model.study.ensemble import average
 
@@ -121,8 +118,6 @@ def mean_errors(shelf: Shelf, names: Sequence[str], views: str) -> list[float]:
 
 def measure_speed(row: Speed, shelf: Shelf) -> dict[str, Any]:
     """By the training errors in the runs' metrics, each of the steps since the one before."""
-    from model.run import read_metrics
-
     epochs = []
     for name in row.runs:
         rows = read_metrics(shelf.folder / name / "metrics.jsonl")

@@ -2,21 +2,20 @@
 
 from typing import Any
 
-from cli.compose import trained
+import numpy as np
+import torch
+
+from cli.compose.images import colour_noise, read_mean, stream_options
+from cli.compose.trained import first_word
+from model import schedule
+from pipeline.batches import TrainBatches
+from pipeline.order import draws, epoch_order
 
 
 def training_images(
     dataset: Any, recipe: Any, seed: int, step: int, count: int
 ) -> tuple[dict[str, Any], list[str]]:
     """By row the images at each stage of the way, and what they show. The last stage is what conv1 reads."""
-    import numpy as np
-    import torch
-
-    from cli.compose.images import colour_noise, read_mean, stream_options
-    from model import schedule
-    from pipeline.batches import TrainBatches
-    from pipeline.order import draws, epoch_order
-
     shared = stream_options(recipe, torch.device("cpu"), None)
     mean = read_mean(dataset.root, recipe).numpy()
     shared |= {"batch_size": recipe.batch_size, "offsets": recipe.offsets, "seed": seed, "start": step}
@@ -45,7 +44,7 @@ def training_images(
         "with colour noise": visible(noisy_ones),
         "minus the mean,\nas conv1 reads it": visible(127.5 + (noisy_ones - mean) / divisor / 2),
     }
-    return rows, [trained.first_word(dataset.classes, label) for label in labels[:count].tolist()]
+    return rows, [first_word(dataset.classes, label) for label in labels[:count].tolist()]
 
 
 def frame(image: Any, top: int, left: int, side: int) -> Any:

@@ -2,27 +2,23 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cli.compose import predictions
+from cli.compose.trained import Trained
 from cli.display import progress
+from cli.pictures.panels import Counts, Pair
 from model.errors import RunError
+from model.evaluate import LOST
+from model.study.layers import predict
+from pipeline.batches import EvaluationBatches
+from pipeline.dataset import Dataset, need_labels
+from pipeline.graph import CENTRE_VIEW
 
-if TYPE_CHECKING:
-    from cli.compose.trained import Trained
-    from cli.pictures.panels import Counts, Pair
-    from pipeline.dataset import Dataset
 
-
-def count_run(run: "Trained", dataset: "Dataset", split: str) -> "tuple[list[str], Counts]":
+def count_run(run: Trained, dataset: Dataset, split: str) -> tuple[list[str], Counts]:
     """Names of the classes, and how often each of the true ones was taken for which in a split."""
-    from model.evaluate import LOST
-    from model.study.layers import predict
-    from pipeline.batches import EvaluationBatches
-    from pipeline.dataset import need_labels
-    from pipeline.graph import CENTRE_VIEW
-
     need_labels(dataset, split)
     batches = EvaluationBatches(
         dataset, split, views=CENTRE_VIEW, batch_size=run.batch_size(1), **run.image_options()
@@ -39,10 +35,8 @@ def count_run(run: "Trained", dataset: "Dataset", split: str) -> "tuple[list[str
     return names, count(labels, guesses, len(names))
 
 
-def count_file(path: Path) -> "tuple[list[str], Counts]":
+def count_file(path: Path) -> tuple[list[str], Counts]:
     """The same of a file that eval --predictions wrote."""
-    from cli.compose import predictions
-
     found = predictions.read(path)
     if (found.labels < 0).any():
         raise RunError(f"{path} is of images without labels, which cannot be confused")
@@ -51,18 +45,14 @@ def count_file(path: Path) -> "tuple[list[str], Counts]":
     return names, count(found.labels, found.probabilities.argmax(1), classes)
 
 
-def count(labels: "np.ndarray", guesses: "np.ndarray", classes: int) -> "Counts":
+def count(labels: np.ndarray, guesses: np.ndarray, classes: int) -> Counts:
     """How often each pair of a true class and a first guess occurs. labels, guesses: (images,)."""
-    from cli.pictures.panels import Counts
-
     pairs, images = np.unique(labels.astype(np.int64) * classes + guesses, return_counts=True)
     return Counts(pairs // classes, pairs % classes, images)
 
 
-def confused(names: Sequence[str], counts: "Counts") -> "list[Pair]":
+def confused(names: Sequence[str], counts: Counts) -> list[Pair]:
     """Pairs of a class and another that it was taken for, the most frequent first."""
-    from cli.pictures.panels import Pair
-
     of = np.bincount(counts.true, counts.images)
     order = np.argsort(-counts.images, kind="stable")
     return [

@@ -6,16 +6,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from cli.compose import trained
-from cli.display import lines, plain, say
+import numpy as np
 
-if TYPE_CHECKING:
-    import numpy as np
-
-    from cli.compose.trained import Trained
-    from pipeline.dataset import Category, Dataset
+from cli.compose.trained import Trained, first_word
+from cli.display import lines, plain, plural, say
+from cli.pictures import panels
+from model.study.layers import predict
+from pipeline.batches import EvaluationBatches
+from pipeline.dataset import Category, Dataset, read_names
+from pipeline.files import FileBatches, find_images, square
+from pipeline.image import centre
 
 Views = tuple[tuple[int, int, int], ...]  # y, x and whether mirrored
 GUESSES = 5
@@ -48,7 +50,7 @@ class Source:
 
     names: Sequence[str]
     rows: Callable[[], Iterator[Row]]
-    square: Callable[[int], "np.ndarray"]  # of an image by its number, (256, 256, 3) uint8
+    square: Callable[[int], np.ndarray]  # of an image by its number, (256, 256, 3) uint8
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Outputs:
     only_errors: bool
 
 
-def open_sinks(run: "Trained", source: Source, asked: Outputs, stack: ExitStack) -> Iterator[Sink]:
+def open_sinks(run: Trained, source: Source, asked: Outputs, stack: ExitStack) -> Iterator[Sink]:
     """Where rows go: to the files asked for, or else as a table to the terminal."""
     classes = run.facts.classes
     if asked.picture:  # opened first, written last: rows are not lost with it
@@ -75,7 +77,7 @@ def open_sinks(run: "Trained", source: Source, asked: Outputs, stack: ExitStack)
         yield lambda number, row: print_row(run, row)
 
 
-def print_row(run: "Trained", row: Row) -> None:
+def print_row(run: Trained, row: Row) -> None:
     """Five lines of the table; an image's own class is marked."""
     name = plain(row.name)
     name = name if len(name) <= 40 else "…" + name[-39:]
@@ -90,7 +92,7 @@ def print_row(run: "Trained", row: Row) -> None:
 
 
 @contextmanager
-def json_file(path: str, classes: "Sequence[Category]") -> Iterator[Sink]:
+def json_file(path: str, classes: Sequence[Category]) -> Iterator[Sink]:
     def named(output: int) -> dict[str, Any]:
         if output >= len(classes):
             return {"output": output}
@@ -117,7 +119,7 @@ def json_file(path: str, classes: "Sequence[Category]") -> Iterator[Sink]:
 
 
 @contextmanager
-def csv_file(path: str, classes: "Sequence[Category]") -> Iterator[Sink]:
+def csv_file(path: str, classes: Sequence[Category]) -> Iterator[Sink]:
     def wnid(output: int | None) -> str:
         return "" if output is None else classes[output].wnid if output < len(classes) else f"{output}"
 
@@ -131,7 +133,7 @@ def csv_file(path: str, classes: "Sequence[Category]") -> Iterator[Sink]:
         def add(number: int, row: Row) -> None:
             cells = [row.name, row.fault or "", row.note or "", wnid(row.truth)]
             for output, p in zip(row.classes, row.probabilities, strict=True):
-                cells += [wnid(output), trained.first_word(classes, output), f"{p:.6g}"]
+                cells += [wnid(output), first_word(classes, output), f"{p:.6g}"]
             writer.writerow(map(cell, cells))
 
         yield add
@@ -144,11 +146,8 @@ def cell(text: str) -> str:
 
 
 @contextmanager
-def drawing(run: "Trained", source: Source, path: Path, asked: Outputs) -> Iterator[Sink]:
+def drawing(run: Trained, source: Source, path: Path, asked: Outputs) -> Iterator[Sink]:
     """The first `count` rows as a picture, drawn at the end."""
-    from cli.pictures import panels
-    from pipeline.image import centre
-
     drawn: list[panels.Guess] = []
 
     def add(number: int, row: Row) -> None:
@@ -173,9 +172,7 @@ def drawing(run: "Trained", source: Source, path: Path, asked: Outputs) -> Itera
         say("no image to draw", err=True)
 
 
-def from_files(run: "Trained", arguments: Sequence[str], views: Views, upright: bool) -> Source:
-    from pipeline.files import FileBatches, find_images, square
-
+def from_files(run: Trained, arguments: Sequence[str], views: Views, upright: bool) -> Source:
     paths = find_images(arguments)
     known = {category.wnid: category.index for category in run.facts.classes}
     batches = FileBatches(
@@ -206,10 +203,7 @@ def from_files(run: "Trained", arguments: Sequence[str], views: Views, upright: 
     return Source([str(path) for path in paths], rows, lambda number: square(paths[number], upright))
 
 
-def from_split(run: "Trained", dataset: "Dataset", split: str, views: Views) -> Source:
-    from pipeline.batches import EvaluationBatches
-    from pipeline.dataset import read_names
-
+def from_split(run: Trained, dataset: Dataset, split: str, views: Views) -> Source:
     batches = EvaluationBatches(
         dataset, split, views=views, batch_size=run.batch_size(len(views)), **run.image_options()
     )
@@ -223,12 +217,40 @@ def from_split(run: "Trained", dataset: "Dataset", split: str, views: Views) -> 
     return Source(names, rows, batches.samples.square)
 
 
-def guess(run: "Trained", batches: Any) -> Iterator[tuple[int, list[int], list[float]]]:
+def guess(run: Trained, batches: Any) -> Iterator[tuple[int, list[int], list[float]]]:
     """Image by image its label, its likeliest classes and their probabilities, or none that is not finite."""
-    from model.study.layers import predict
-
     for labels, probabilities in predict(run.network, batches, run.precision):
         best, classes = probabilities.topk(min(GUESSES, probabilities.shape[1]))
         sound = probabilities.isfinite().all(1)
         for row in zip(labels.tolist(), classes.tolist(), best.tolist(), sound.tolist(), strict=True):
             yield row[:3] if row[3] else (row[0], [], [])
+
+
+@dataclass
+class Totals:
+    images: int = 0
+    broken: int = 0
+    damaged: int = 0  # of the others
+    known: int = 0
+    top1: int = 0
+    top5: int = 0
+
+    def add(self, row: Row) -> None:
+        self.images += 1
+        self.broken += row.fault not in (None, LOST)
+        self.damaged += row.note is not None
+        if row.truth is not None and row.fault in (None, LOST):
+            self.known += 1
+            self.top1 += row.wrong
+            self.top5 += row.truth not in row.classes
+
+    def tell(self, seconds: float) -> None:
+        text = (
+            f"{plural(self.images, 'image')}, {self.broken:,} broken, {self.images / seconds:,.0f} images/s"
+        )
+        if self.damaged:
+            text += f"; {self.damaged:,} damaged, decoded as far as they go"
+        if self.known:
+            text += f"; of {self.known:,} whose class is known, {100 * self.top1 / self.known:.2f} % wrong"
+            text += f", {100 * self.top5 / self.known:.2f} % not among five guesses"
+        say(text, err=True)

@@ -5,18 +5,29 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
 
 from cli import options
+from cli.compose.trained import Trained
 from cli.display import progress
 from cli.paper.tables import PAPER
-
-if TYPE_CHECKING:
-    from cli.compose.trained import Trained
-    from pipeline.dataset import Dataset
-
+from cli.pictures import panels
+from cli.pictures.curves import curves
+from cli.pictures.filters import filters
+from cli.study import page
+from cli.study.confusion import confused, count
+from cli.study.recipe import written
+from model import schedule
+from model.evaluate import evaluate, sound_rates, tally
+from model.study.layers import layer_names, outputs
+from model.study.nearest import nearest
+from pipeline.batches import EvaluationBatches, Samples
+from pipeline.dataset import Dataset
+from pipeline.graph import CENTRE_VIEW, TEN_VIEWS
+from pipeline.image import centre
 
 SHOWN, QUERIES, NEAR = 8, 6, 6
 
@@ -30,19 +41,11 @@ class Seen:
     labels: np.ndarray  # (images,)
 
     def errors(self, source: Path) -> dict[str, float]:
-        import torch
-
-        from model.evaluate import sound_rates, tally
-
         return sound_rates(tally(torch.from_numpy(self.probabilities), torch.from_numpy(self.labels)), source)
 
 
-def look(run: "Trained", dataset: "Dataset") -> Seen:
+def look(run: Trained, dataset: Dataset) -> Seen:
     """One pass over the validation images, centre crops."""
-    from model.study.layers import layer_names, outputs
-    from pipeline.batches import EvaluationBatches
-    from pipeline.graph import CENTRE_VIEW
-
     hidden, last = layer_names(run.network)[-2:]
     batches = EvaluationBatches(
         dataset, "val", views=CENTRE_VIEW, batch_size=run.batch_size(1), **run.image_options()
@@ -57,11 +60,7 @@ def look(run: "Trained", dataset: "Dataset") -> Seen:
     return Seen(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
-def ten_views(run: "Trained", dataset: "Dataset") -> dict[str, float]:
-    from model.evaluate import evaluate, sound_rates
-    from pipeline.batches import EvaluationBatches
-    from pipeline.graph import TEN_VIEWS
-
+def ten_views(run: Trained, dataset: Dataset) -> dict[str, float]:
     batches = EvaluationBatches(
         dataset, "val", views=TEN_VIEWS, batch_size=run.batch_size(10), **run.image_options()
     )
@@ -69,8 +68,6 @@ def ten_views(run: "Trained", dataset: "Dataset") -> dict[str, float]:
 
 
 def error_table(errors: dict[str, dict[str, float]], seen: Seen) -> str:
-    from cli.study import page
-
     rows = [
         [name, f"{found['loss']:.4f}", f"{found['top1_err']:.2f} %", f"{found['top5_err']:.2f} %"]
         for name, found in errors.items()
@@ -87,30 +84,19 @@ def error_table(errors: dict[str, dict[str, float]], seen: Seen) -> str:
 
 
 def draw_curves(metrics: Sequence[dict[str, Any]], name: str) -> str:
-    from cli.pictures.curves import curves
-    from cli.study import page
-
     drawn = io.BytesIO()
     curves(metrics, drawn, f"Training of {name}")
     return page.picture(drawn, "Loss and errors over the epochs; dotted where the learning rate fell.")
 
 
-def draw_filters(run: "Trained") -> str:
-    from cli.pictures.filters import filters
-    from cli.study import page
-
+def draw_filters(run: Trained) -> str:
     drawn, first = io.BytesIO(), run.network.shapes[0].layer.name
     weight = run.network.state()[f"{first}.weight"].numpy()
     filters(weight, drawn, f"{first}: {len(weight)} kernels", run.recipe.towers)
     return page.picture(drawn, "Each kernel in its own range of values; of two towers, a above b.")
 
 
-def draw_guesses(run: "Trained", dataset: "Dataset", seen: Seen) -> str:
-    from cli.pictures import panels
-    from cli.study import page
-    from pipeline.batches import Samples
-    from pipeline.image import centre
-
+def draw_guesses(run: Trained, dataset: Dataset, seen: Seen) -> str:
     samples = Samples(dataset, "val")
 
     def guess(row: int) -> panels.Guess:
@@ -135,11 +121,7 @@ def draw_guesses(run: "Trained", dataset: "Dataset", seen: Seen) -> str:
     return result
 
 
-def draw_confusion(run: "Trained", seen: Seen) -> str:
-    from cli.pictures import panels
-    from cli.study import page
-    from cli.study.confusion import confused, count
-
+def draw_confusion(run: Trained, seen: Seen) -> str:
     names = [run.name(output) for output in range(run.recipe.classes)]
     counts = count(seen.labels, seen.probabilities.argmax(1), len(names))
     drawn = io.BytesIO()
@@ -149,16 +131,10 @@ def draw_confusion(run: "Trained", seen: Seen) -> str:
     return page.picture(drawn, "In percent of the true class, and the pairs most often confused.")
 
 
-def draw_similar(run: "Trained", dataset: "Dataset", seen: Seen) -> str:
-    from cli.pictures import panels
-    from cli.study import page
-    from model.study.nearest import nearest
-    from pipeline.batches import Samples
-    from pipeline.image import centre
-
+def draw_similar(run: Trained, dataset: Dataset, seen: Seen) -> str:
     samples, crop = Samples(dataset, "val"), run.recipe.crop
-    count = min(QUERIES, len(seen.labels))
-    rows, distances = nearest(seen.features[:count].astype(np.float32), seen.features, NEAR + 1, 4096)
+    queries = min(QUERIES, len(seen.labels))
+    rows, distances = nearest(seen.features[:queries].astype(np.float32), seen.features, NEAR + 1, 4096)
 
     def image(row: int) -> np.ndarray:
         return centre(samples.square(row), crop)
@@ -177,7 +153,7 @@ def draw_similar(run: "Trained", dataset: "Dataset", seen: Seen) -> str:
 
     drawn = io.BytesIO()
     panels.neighbours(
-        [neighbours(query) for query in range(count)], drawn, "The most similar validation images"
+        [neighbours(query) for query in range(queries)], drawn, "The most similar validation images"
     )
     hidden = run.network.shapes[-2].layer.name
     return page.picture(
@@ -185,11 +161,7 @@ def draw_similar(run: "Trained", dataset: "Dataset", seen: Seen) -> str:
     )
 
 
-def recipe_tables(run: "Trained") -> str:
-    from cli.study import page
-    from cli.study.recipe import written
-    from model import schedule
-
+def recipe_tables(run: Trained) -> str:
     shapes = run.recipe.shapes()
     layers = [
         [
@@ -213,17 +185,13 @@ def recipe_tables(run: "Trained") -> str:
 
 
 def environment(about: dict[str, Any]) -> str:
-    from cli.study import page
-
     start = {key: value for key, value in about["starts"][-1].items() if key != "command"}
     rows = [[key, str(value)] for key, value in start.items()]
     rows += [["dataset", about["data"]["path"]], ["its fingerprint", about["data"]["fingerprint"]]]
     return page.table(["", ""], rows)
 
 
-def commands(about: dict[str, Any], run: "Trained") -> str:
-    from cli.study import page
-
+def commands(about: dict[str, Any], run: Trained) -> str:
     source, data = shlex.quote(options.run_name(run.source)), shlex.quote(about["data"]["path"])
     given = f"--run {source} --data {data}"
     return page.text("The run was started by") + page.code(
