@@ -1,4 +1,4 @@
-"""From an ImageNet root to batches on a device.
+"""Turn an ImageNet root into batches on a device.
 
 Flat is what a batch meets (batches, order, graph; files for predict), the dataset that it comes from, and
 what more than one room needs: how one image is decoded, how files are written and read, processes, errors.

@@ -38,7 +38,7 @@ Feed = Iterator[Fed]
 
 
 class Stream:
-    """A DALI pipeline as an iterator of torch batches: images (..., 3, height, width), and labels.
+    """Represent a DALI pipeline as an iterator of torch batches: images (..., 3, height, width), and labels.
 
     `make` builds the graph around a source. A subclass says what the source yields (`_feed`), and what to
     raise of a sample that DALI cannot decode (`_damage`); where that is nothing, the sample is left out.
@@ -72,7 +72,7 @@ class Stream:
             return next(self)
         rows = len(self.running.popleft()[0])
         pixels, numbers = (
-            to_torch_tensor(found.as_tensor(), copy=stream is not None)[:rows] for found in (images, labels)
+            to_torch_tensor(output.as_tensor(), copy=stream is not None)[:rows] for output in (images, labels)
         )
         return pixels.movedim(-1, -3), numbers
 
@@ -93,7 +93,7 @@ class Stream:
         return self.running[-1][1]
 
     def _leave_out_damage(self, error: RuntimeError) -> None:
-        """Tries the samples inside DALI one at a time, and starts it again with those that it decodes."""
+        """Try the samples inside DALI one at a time, and start it again with those that it decodes."""
         again: list[Fed] = []
         for chosen, inputs in self.running:
             good = [row for row in range(len(chosen)) if self._decodes(inputs, row)]
@@ -123,11 +123,12 @@ class Stream:
 
 
 class TrainBatches(Stream):
-    """Endless (images, labels) from step `start` on: float (rows, 3, crop, crop) RGB 0..255, int64 (rows,).
+    """Yield (images, labels) from step `start` on: float (rows, 3, crop, crop) RGB 0..255, int64 (rows,).
 
-    A global batch is `batch_size` images, the last of an epoch what is left; this process takes its `rows`.
-    colour: epoch (from 1) -> (3, 3) matrix that turns three N(0, 1) numbers into an RGB shift in 0..255
-    units, which is added to all of an image's pixels. DataError names an image that cannot be decoded.
+    It never ends. A global batch is `batch_size` images, the last of an epoch what is left; this process
+    takes its `rows`. colour: epoch (from 1) -> (3, 3) matrix that turns three N(0, 1) numbers into an RGB
+    shift in 0..255 units, which is added to all of an image's pixels. DataError names an image that cannot be
+    decoded.
     """
 
     def __init__(
@@ -157,7 +158,7 @@ class TrainBatches(Stream):
         super().__init__(make, device)
 
     def total(self, step: int) -> int:
-        """Images in the global batch of `step`."""
+        """Return the number of images in the global batch of `step`."""
         return min(self.batch_size, len(self.samples) - step % self.steps_per_epoch * self.batch_size)
 
     def _feed(self) -> Feed:
@@ -185,7 +186,7 @@ class TrainBatches(Stream):
 
 
 class EvaluationBatches(Stream):
-    """This process's share of a split, each image once and in order.
+    """Yield this process's share of a split, each image once and in order.
 
     Images are uint8 (rows, views, 3, crop, crop) RGB, labels int64 (rows,), -1 where there is none.
     """
@@ -224,7 +225,7 @@ class EvaluationBatches(Stream):
 
 
 class Samples:
-    """The samples of one split: zero-copy views of their images in the memory-mapped shards."""
+    """Hold the samples of one split: zero-copy views of their images in the memory-mapped shards."""
 
     def __init__(self, dataset: Dataset, split: str) -> None:
         self.dataset, self.split, self.raw = dataset, split, dataset.kind == "raw"
@@ -239,30 +240,30 @@ class Samples:
         return len(self.index)
 
     def read(self, chosen: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
-        """JPEG bytes, uint8 one array each, or raw pixels (256, 256, 3); and labels (rows,) int64."""
+        """Return JPEG bytes, uint8 one array each, or raw pixels (256, 256, 3); and labels (rows,) int64."""
         images = [self.shards[shard][first : first + size] for shard, first, size in self._places(chosen)]
         if self.raw:
             images = [image.reshape(PIXELS) for image in images]
         return images, self.index["label"][chosen].astype(np.int64)
 
     def expect(self, chosen: np.ndarray) -> None:
-        """Tells the system that these samples are read soon, so that it has them in memory by then."""
+        """Tell the system that these samples are read soon, so that it has them in memory by then."""
         for shard, first, size in self._places(chosen):
             start = first - first % mmap.PAGESIZE
             self.maps[shard].madvise(mmap.MADV_WILLNEED, start, first + size - start)
 
     def square(self, number: int) -> np.ndarray:
-        """The (256, 256, 3) uint8 that prep made, or would have made, of one image; for pictures."""
+        """Return the (256, 256, 3) uint8 that prep made, or would have made, of one image; for pictures."""
         ((stored,), _) = self.read(np.array([number]))
         return stored if self.raw else image.stored(stored.tobytes())
 
     def _places(self, chosen: np.ndarray) -> Iterator[tuple[int, int, int]]:
-        """(shard, offset, size) of each."""
+        """Return the (shard, offset, size) of each sample."""
         rows = self.index[chosen]
         return zip(rows["shard"].tolist(), rows["offset"].tolist(), rows["size"].tolist(), strict=True)
 
     def damage(self, number: int) -> DataError:
-        """What to raise of a sample that cannot be decoded: where it lies, why, and what to do."""
+        """Return the error for a sample that cannot be decoded: where it lies, why, and what to do."""
         try:
             self.square(number)
             reason = "DALI does not take it"

@@ -1,6 +1,6 @@
 """Third stop: choose images, crops, flips and noise, by pure functions of seed, epoch and step.
 
-No state: a run goes on from its step alone, and is the same whatever number of processes share a batch.
+No state: a run resumes from its step alone, and is the same whatever number of processes share a batch.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ _ORDER, _DRAWS = range(2)  # separate random streams from one seed
 
 
 def epoch_order(shards: np.ndarray, seed: int, epoch: int) -> np.ndarray:
-    """Every sample once: shards in random order, samples shuffled within windows of WINDOW shards.
+    """Return every sample once: shards in random order, samples shuffled within windows of WINDOW shards.
 
     shards: (samples,) shard number of each sample, ascending; epoch counts from 0. Returns (samples,) int64.
     Images were shuffled over all shards when the dataset was written, so a window is a random sample of it.
@@ -30,7 +30,7 @@ def epoch_order(shards: np.ndarray, seed: int, epoch: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Draws:
-    """The random choices for the rows of one batch."""
+    """Hold the random choices for the rows of one batch."""
 
     top: np.ndarray  # (rows,) float32, 0..offsets-1
     left: np.ndarray  # (rows,) float32, 0..offsets-1
@@ -39,7 +39,7 @@ class Draws:
 
 
 def draws(seed: int, step: int, total: int, rows: range, offsets: int) -> Draws:
-    """Crop corners, flips and colour noise of `rows` among the `total` images of one global batch."""
+    """Draw crop corners, flips and colour noise of `rows` among the `total` images of one global batch."""
     random = np.random.default_rng([seed, _DRAWS, step])
     corners = random.integers(offsets, size=(2, total)).astype(np.float32)
     mirror = random.integers(2, size=total, dtype=np.int32)

@@ -1,4 +1,4 @@
-"""How fast prep is, against the same work in one process on one core: python -m tools.bench_prep
+"""Measure prep against the same work in one process on one core: python -m tools.bench_prep
 
 Draws photo-like JPEGs (1/f noise, 500x375, some 110 KB as ImageNet's are) into class folders, then by turns
 makes the shards of them all in this process and prepares them with the workers. Start-up and clean-up count.
@@ -34,7 +34,7 @@ IMAGENET, CORES = 1_281_167, 16
 
 
 def draw_photo(rng: np.random.Generator) -> bytes:
-    """Noise whose amplitude falls with frequency, as a photograph's does, mostly the same in all colours."""
+    """Draw noise whose amplitude falls with frequency, as a photograph's, mostly the same in all colours."""
     height, width = 375, 500
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
     frequency[0, 0] = 1
@@ -96,7 +96,7 @@ def main() -> None:
 
 
 def measure(images: int, work: Callable[[], object]) -> tuple[float, float]:
-    """Images a second, and processor time in ms an image, of this process and those it waited for."""
+    """Return images/s, and processor time in ms an image, of this process and those it waited for."""
     before, started = processor_time(), time.perf_counter()
     work()
     return images / (time.perf_counter() - started), 1000 * (processor_time() - before) / images

@@ -1,4 +1,4 @@
-"""Commands of alexnet-dali as processes that start in a moment, for the soak and for tests.
+"""Start commands of alexnet-dali as processes in a moment, for the soak and for tests.
 
 Real processes with their own signals, statuses and files; only the imports are shared: each is forked from a
 server that has torch and DALI loaded already, which alone takes seconds.
@@ -21,7 +21,7 @@ SERVER.set_forkserver_preload(
 
 
 class Command:
-    """One command at work in `folder`. before: called in its process first, as to set a trap."""
+    """Represent a command at work in `folder`. before: called first in its process, as to inject a fault."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class Command:
         self.process.start()
 
     def wait(self, seconds: float = 100) -> int:
-        """Its exit status, or minus the signal that killed it. TimeoutError, and its end, after `seconds`."""
+        """Return its status, or minus the signal that killed it. Kill it after `seconds`: TimeoutError."""
         self.process.join(seconds)
         if self.process.exitcode is None:
             self.process.kill()
@@ -46,13 +46,13 @@ class Command:
         return self.process.exitcode
 
     def send(self, signal: int) -> None:
-        """If it is still there."""
+        """Send a signal, if the process is still there."""
         if self.process.pid is not None and self.process.is_alive():
             os.kill(self.process.pid, signal)
 
     @property
     def text(self) -> str:
-        """What it has said so far, on stdout and stderr."""
+        """Return what it has said so far, on stdout and stderr."""
         return self.output.read_text() if self.output.exists() else ""
 
 
@@ -63,7 +63,7 @@ def ranks(
     before: Mapping[int, Callable[[], object]] | None = None,
     only: int | None = None,
 ) -> list[Command]:
-    """The processes of one run on this machine, as a batch system starts them. before: by rank.
+    """Start the processes of one run on this machine, as a batch system does. before: by rank.
 
     only: the one process that is started.
     """

@@ -1,4 +1,4 @@
-"""What README's table has for a GPU, in one go on a fresh machine with a card: python -m tools.gpu
+"""Measure what README's table has for a GPU, in one go on a fresh machine: python -m tools.gpu
 
 First the tests that need a card; then `alexnet-dali bench` on drawn images as JPEG and as raw shards, with
 and without --cuda-graph, in every precision, with the towers apart on one card and, where there are two, on
@@ -46,7 +46,7 @@ def main() -> int:
     if not torch.cuda.is_available():
         parser.error("no GPU was found")
     settings = [words for words in SETTINGS if torch.cuda.device_count() > 1 or words != "--gpus 0,1"]
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         failed = not run("-m", "pytest", "-q", "-m", "gpu")
         source = Path(folder, "source")
@@ -61,33 +61,33 @@ def main() -> int:
                     "-m", "cli", "train", *same, "--epochs", 1, "--run", Path(folder, name)
                 )
                 if trained and run("-m", "cli", "bench", *same, "--json", path, "--seconds", given.seconds):
-                    found[name] = json.loads(path.read_text()) | {"taken": took}
+                    results[name] = json.loads(path.read_text()) | {"taken": took}
                 else:
                     failed = True
-        print(table(found), flush=True)
+        print(table(results), flush=True)
         by_share = shares(open_dataset(Path(folder, "jpeg")), "cuda:0", given.batch_size, given.seconds)
         print("loader, images/s by hw_decoder_load:", by_share)
     return int(failed)
 
 
 def shares(dataset: Dataset, device: str, batch_size: int, seconds: float) -> dict[float, int]:
-    """The loader's images/s where the card's JPEG decoder gets that share of them."""
+    """Measure the loader's images/s for each share of JPEGs that the card's own decoder gets."""
     recipe = get_recipe(classes=len(dataset.classes), batch_size=batch_size)
-    found = {}
+    speeds = {}
     for share in SHARES:
         graph.SQUARES["hw_decoder_load"] = share
-        found[share] = round(rate(Parts(dataset, recipe, Machine(device=device)).works["loader"], seconds))
+        speeds[share] = round(rate(Parts(dataset, recipe, Machine(device=device)).works["loader"], seconds))
     del graph.SQUARES["hw_decoder_load"]
-    return found
+    return speeds
 
 
 def run(*words: object) -> bool:
-    """Whether a Python command did its work; it prints what it has to say."""
+    """Run a Python command, which prints what it has to say; return whether it did its work."""
     return start(*words).wait() == 0
 
 
 def memory_of(*words: object) -> tuple[bool, int]:
-    """The same, and the most bytes that it took of the first card."""
+    """Run a Python command; return whether it did its work, and its peak of bytes on the first card."""
     before = least = torch.cuda.mem_get_info(0)[0]
     process = start(*words)
     while process.poll() is None:
@@ -102,15 +102,17 @@ def start(*words: object) -> "subprocess.Popen[bytes]":
     return subprocess.Popen([sys.executable, *texts], cwd=Path(__file__).parent.parent)
 
 
-def table(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """Images/s of each part under each setting, in GitHub's notation, and what a training takes of a card."""
-    parts = dict.fromkeys(part for result in found.values() for part in result["parts"])
-    rows: list[Sequence[str]] = [["", *(f"`{name}`" for name in found)], ["---"] * (1 + len(found))]
+def table(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """Format images/s of each part under each setting, and the memory of a training, in GitHub's notation."""
+    parts = dict.fromkeys(part for result in results.values() for part in result["parts"])
+    rows: list[Sequence[str]] = [["", *(f"`{name}`" for name in results)], ["---"] * (1 + len(results))]
     for part in parts:
-        rates = [result["parts"].get(part, {}).get("img_s") for result in found.values()]
+        rates = [result["parts"].get(part, {}).get("img_s") for result in results.values()]
         rows.append([part, *("" if rate is None else f"{rate:,.0f}" for rate in rates)])
-    rows.append(["waiting for data", *(f"{result['waiting']:.0%}" for result in found.values())])
-    rows.append(["memory of a training, GB", *(f"{result['taken'] / 1e9:.1f}" for result in found.values())])
+    rows.append(["waiting for data", *(f"{result['waiting']:.0%}" for result in results.values())])
+    rows.append(
+        ["memory of a training, GB", *(f"{result['taken'] / 1e9:.1f}" for result in results.values())]
+    )
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 

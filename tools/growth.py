@@ -1,4 +1,4 @@
-"""How cost grows with the number of images, from prep to a checkpoint.
+"""Measure how cost grows with the number of images, from prep to a checkpoint.
 
     python -m tools.growth --images 1000,10000,100000,1281167
 
@@ -66,7 +66,7 @@ main(sys.argv[1:])
 
 
 def repeat_files(drawn: Path, root: Path, count: int) -> None:
-    """`count` training images and as many of validation under `root`: links to those of `drawn`."""
+    """Link `count` training images and as many of validation under `root` to those of `drawn`."""
     for split in ("train", "val"):
         files = sorted((drawn / split).rglob("*.*"))
         for number in range(count):
@@ -77,7 +77,7 @@ def repeat_files(drawn: Path, root: Path, count: int) -> None:
 
 
 def repeat_shards(dataset: Dataset, root: Path, count: int) -> None:
-    """A dataset of at least `count` training images: links to one shard that has all of another's."""
+    """Make a dataset of at least `count` training images: links to one shard that has all of another's."""
     shutil.copytree(dataset.root, root, ignore=shutil.ignore_patterns("train"))
     (root / "train").mkdir()
     rows, names, whole = read_index(dataset, "train").copy(), read_names(dataset, "train"), root / "whole"
@@ -126,7 +126,7 @@ def evaluation(root: Path) -> None:
 
 
 def saving(root: Path) -> None:
-    """Of the full width; it holds no images, nor anything of their number but the step."""
+    """Save a checkpoint of the full width; nothing in it grows with the number of images."""
     network = AlexNet(get_recipe("original"), ["cpu"], seed=0)
     content = {"identity": {}, "step": 1, "weights": network.state(), "velocities": network.state()}
     checkpoint.save(root.parent / "saved.pt", content)
@@ -137,7 +137,7 @@ def preparing(root: Path) -> None:
 
 
 def timed(work: Callable[[Path], None], root: Path) -> tuple[float, int]:
-    """Seconds of the second call, when files are in memory and libraries loaded; the most bytes held."""
+    """Return seconds of the second call, when files are in memory and libraries loaded; the peak of bytes."""
     if work is not preparing:
         work(root)
     began = time.perf_counter()
@@ -151,7 +151,7 @@ def alone(work: Callable[[Path], None], root: Path) -> tuple[float, int]:
 
 
 def first_step(root: Path) -> tuple[float, int]:
-    """From the command to the end of its first training step, at full width and batches of 128."""
+    """Time the command up to the end of its first training step, at full width and batches of 128."""
     words = ["train", "--data", str(root), "--run", str(root.parent / "run"), "--device", "cpu"]
     return seconds([sys.executable, "-c", FIRST_STEP, *words]), 0
 
@@ -163,12 +163,12 @@ def seconds(command: list[str]) -> float:
 
 
 def steady(root: Path, run: Path, steps: Sequence[int]) -> Held:
-    """What a training holds after so many steps: bytes of its own, and of the files that it has mapped.
+    """Return what a training holds after so many steps: bytes of its own, and of the files it has mapped.
 
     Of the files the system keeps what it has room for, whoever maps them.
     """
     command = [sys.executable, "-m", "cli", "train", "--data", str(root), "--run", str(run), *NARROW]
-    found: Held = {}
+    figures: Held = {}
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as training:
         try:
             for step in steps:
@@ -176,10 +176,10 @@ def steady(root: Path, run: Path, steps: Sequence[int]) -> Held:
                     if training.poll() is not None:
                         raise subprocess.CalledProcessError(training.returncode, command)
                     time.sleep(0.05)
-                found[step] = resident(training.pid)
+                figures[step] = resident(training.pid)
         finally:
             training.terminate()
-    return found
+    return figures
 
 
 def reached(metrics: Path, step: int) -> bool:
@@ -187,7 +187,7 @@ def reached(metrics: Path, step: int) -> bool:
 
 
 def resident(process: int) -> tuple[int, int]:
-    """Bytes in memory: its own, and files'."""
+    """Return a process's bytes in memory: its own, and those of files."""
     text = Path(f"/proc/{process}/status").read_text()
     sizes = {name: 1024 * int(size) for name, size in re.findall(r"(Rss\w+):\s+(\d+) kB", text)}
     return sizes["RssAnon"], sizes["RssFile"] + sizes["RssShmem"]
@@ -198,30 +198,30 @@ def measure(counts: list[int], most: int, folder: Path) -> tuple[Found, Held]:
     write_folders(drawn, classes=10, train=DRAWN // 10, val=DRAWN // 10, damaged=False)
     dataset = prepare(find_source(drawn), folder / "dataset")
     works = {"open": opening, "an epoch's order": order, "first batch": first_batch, "checkpoint": saving}
-    found: Found = {name: {} for name in ("prep", *works, "first step", "evaluation")}
+    figures: Found = {name: {} for name in ("prep", *works, "first step", "evaluation")}
     for count in counts:
         here = folder / str(count)
         here.mkdir()
         repeat_shards(dataset, here / "dataset", count)
         for name, work in works.items():
-            found[name][count] = alone(work, here / "dataset")
-        found["first step"][count] = first_step(here / "dataset")
+            figures[name][count] = alone(work, here / "dataset")
+        figures["first step"][count] = first_step(here / "dataset")
         if count <= most:
-            found["evaluation"][count] = alone(evaluation, here / "dataset")
+            figures["evaluation"][count] = alone(evaluation, here / "dataset")
             repeat_files(drawn, here / "root", count // 2)
-            found["prep"][count] = alone(preparing, here / "root")
+            figures["prep"][count] = alone(preparing, here / "root")
         if count == counts[-1]:
             held = steady(here / "dataset", here / "run", STEPS)
         shutil.rmtree(here)
-    return found, held
+    return figures, held
 
 
-def show(found: Found, held: Held, help_seconds: float) -> None:
-    counts = sorted({count for cells in found.values() for count in cells})
+def show(figures: Found, held: Held, help_seconds: float) -> None:
+    counts = sorted({count for cells in figures.values() for count in cells})
     table = Table("seconds (MB)")
     for count in counts:
         table.add_column(f"{count:,}", justify="right")
-    for name, cells in found.items():
+    for name, cells in figures.items():
         row = [cells.get(count) for count in counts]
         table.add_row(name, *(written(*cell) if cell else "" for cell in row))
     console = Console(highlight=False, soft_wrap=True)
@@ -246,11 +246,13 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="Write the figures there.")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        found, held = measure([int(count) for count in options.images.split(",")], options.most, Path(folder))
+        figures, held = measure(
+            [int(count) for count in options.images.split(",")], options.most, Path(folder)
+        )
     help_seconds = median(seconds([sys.executable, "-m", "cli", "--help"]) for _ in range(5))
-    show(found, held, help_seconds)
+    show(figures, held, help_seconds)
     if options.json:
-        options.json.write_text(json.dumps({"works": found, "held": held, "help": help_seconds}, indent=1))
+        options.json.write_text(json.dumps({"works": figures, "held": held, "help": help_seconds}, indent=1))
 
 
 if __name__ == "__main__":

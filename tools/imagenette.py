@@ -47,8 +47,8 @@ def main() -> int:
             result = given.out / f"{net}-{seed}.json"
             if not result.exists():
                 train = train_theirs if net == THEIRS else train_ours
-                found = train(net, seed, data, given)
-                result.write_text(json.dumps(found, indent=1) + "\n")
+                figures = train(net, seed, data, given)
+                result.write_text(json.dumps(figures, indent=1) + "\n")
     print(table(given.out, given.nets, given.seeds))
     return 0
 
@@ -104,7 +104,7 @@ def train_theirs(net: str, seed: int, data: Path, given: argparse.Namespace) -> 
 
 
 def take_up(state: Path, *parts: Any) -> tuple[int, list[float]]:
-    """Bring network, update rule and schedule to where they were saved; how many epochs are done."""
+    """Bring network, update rule and schedule to where they were saved; return the epochs done."""
     if not state.exists():
         return 0, []
     saved = torch.load(state, weights_only=True)
@@ -116,7 +116,7 @@ def take_up(state: Path, *parts: Any) -> tuple[int, list[float]]:
 def train_epoch(
     model: nn.Module, rule: torch.optim.SGD, loader: "DataLoader[Any]", device: torch.device
 ) -> float:
-    """Train on every image once; the mean loss."""
+    """Train on every image once; return the mean loss."""
     model.train()
     total = images = 0.0
     for pixels, labels in loader:
@@ -129,7 +129,7 @@ def train_epoch(
 
 
 def views_to_tensors(views: Sequence[Any]) -> Tensor:
-    """Ten PIL images -> (10, 3, 224, 224), normalised as torchvision's references do."""
+    """Turn ten PIL images into (10, 3, 224, 224), normalised as torchvision's references do."""
     from torchvision.transforms.functional import normalize, to_tensor
 
     return torch.stack([normalize(to_tensor(view), list(MEAN), list(DEVIATION)) for view in views])
@@ -137,14 +137,14 @@ def views_to_tensors(views: Sequence[Any]) -> Tensor:
 
 @torch.no_grad()
 def count_errors(model: nn.Module, loader: "DataLoader[Any]", device: torch.device) -> dict[str, list[float]]:
-    """Top-1 and top-5 errors in percent: of the centre crop, and of the mean probability of ten views."""
+    """Return top-1 and top-5 errors in percent: of the centre crop, and of ten views' mean probability."""
     model.eval()
     right = torch.zeros(2, 2)  # by views, and by top-1 and top-5
     images = 0
     for views, labels in loader:
         rows = len(views)
-        found = model(views.flatten(0, 1).to(device)).softmax(1).view(rows, 10, -1).cpu()
-        for number, probabilities in enumerate((found[:, 4], found.mean(1))):  # the fifth is the centre
+        outputs = model(views.flatten(0, 1).to(device)).softmax(1).view(rows, 10, -1).cpu()
+        for number, probabilities in enumerate((outputs[:, 4], outputs.mean(1))):  # the fifth is the centre
             hits = probabilities.topk(min(5, probabilities.shape[1])).indices == labels[:, None]
             right[number] += torch.stack([hits[:, 0].sum(), hits.sum()])
         images += rows
@@ -153,31 +153,31 @@ def count_errors(model: nn.Module, loader: "DataLoader[Any]", device: torch.devi
 
 
 def table(out: Path, nets: Sequence[str], seeds: Sequence[int]) -> str:
-    """The results that are there, in GitHub's notation: the mean over seeds."""
+    """Format the results that are there in GitHub's notation: the mean over seeds."""
     rows = [
         "| net | seeds | centre crop, top-1 / top-5 | ten views, top-1 / top-5 | images/s |",
         "|---|---|---|---|---|",
     ]
     for net in nets:
         paths = [path for seed in seeds if (path := out / f"{net}-{seed}.json").exists()]
-        found = [json.loads(path.read_text()) for path in paths]
-        if found:
-            errors = [" / ".join(means(found, views)) for views in ("centre", "ten")]
-            speed = sum(result["img_s"] for result in found) / len(found)
-            rows.append(f"| {net} | {len(found)} | {errors[0]} | {errors[1]} | {speed:,.0f} |")
+        results = [json.loads(path.read_text()) for path in paths]
+        if results:
+            errors = [" / ".join(means(results, views)) for views in ("centre", "ten")]
+            speed = sum(result["img_s"] for result in results) / len(results)
+            rows.append(f"| {net} | {len(results)} | {errors[0]} | {errors[1]} | {speed:,.0f} |")
     return "\n".join(rows)
 
 
-def means(found: Sequence[dict[str, Any]], views: str) -> Iterator[str]:
-    """Top-1 and top-5 error, each the mean over seeds and the range."""
+def means(results: Sequence[dict[str, Any]], views: str) -> Iterator[str]:
+    """Yield top-1 and top-5 error as text, each the mean over seeds and the range."""
     for place in (0, 1):
-        values = [result["errors"][views][place] for result in found]
+        values = [result["errors"][views][place] for result in results]
         spread = f" ({min(values):.2f} to {max(values):.2f})" if len(values) > 1 else ""
         yield f"{sum(values) / len(values):.2f} %{spread}"
 
 
 def run(*words: object) -> bool:
-    """Run a command of alexnet-dali; whether it did its work."""
+    """Run a command of alexnet-dali; return whether it did its work."""
     texts = [str(word) for word in words]
     print("$ alexnet-dali", *texts, flush=True)
     return subprocess.run([sys.executable, "-m", "cli", *texts], cwd=ROOT).returncode == 0

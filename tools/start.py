@@ -1,4 +1,4 @@
-"""Does it start? python -m tools.start --data DIR
+"""Show whether training leaves guessing: python -m tools.start --data DIR
 
 Trains `original`, `paper`, and `paper` on inputs divided by 58 (about ImageNet's standard deviation, by which
 most of today's code divides) from one seed and on the same images, each for so many steps, at its first
@@ -38,7 +38,7 @@ Signals = dict[str, tuple[float, float]]
 def start(
     network: AlexNet, batches: Iterable[Batch], divisor: float, steps: int, precision: str
 ) -> tuple[list[float], Signals, Signals]:
-    """The loss of each step, and the signals on the first batch before the first step and after the last."""
+    """Return each step's loss, and the first batch's signals before the first step and after the last."""
     step = Step(network, Momentum(network, network.recipe), precision)
     step.set_rates(step.rates, step.divisor * divisor)
     losses: list[float] = []
@@ -53,9 +53,9 @@ def start(
 
 
 def measure(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """By variant, what `start` found on the dataset's training images."""
+    """Return by variant what `start` measures on the dataset's training images."""
     dataset, (device,) = open_dataset(options.data), choose_devices(Machine(device=options.device))
-    precision, found = use_device(device, None), {}
+    precision, results = use_device(device, None), {}
     for name, (recipe_name, divisor) in VARIANTS.items():
         recipe = get_recipe(
             recipe_name,
@@ -69,13 +69,13 @@ def measure(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
         network, began = AlexNet(recipe, [device], options.seed, mean), time.monotonic()
         losses, before, after = start(network, batches, divisor, options.steps, precision)
         seconds = time.monotonic() - began
-        found[name] = {"losses": losses, "before": before, "after": after, "seconds": seconds}
-        report(name, found[name], recipe.classes)
-    return found
+        results[name] = {"losses": losses, "before": before, "after": after, "seconds": seconds}
+        report(name, results[name], recipe.classes)
+    return results
 
 
 def report(name: str, result: dict[str, Any], classes: int) -> None:
-    """One variant as text."""
+    """Print one variant as text."""
     losses, end = result["losses"], max(1, len(result["losses"]) // 10)
     last = sum(losses[-end:]) / end
     print(f"\n{name}: loss {losses[0]:.3f} at first, {last:.3f} over the last {end} of {len(losses)} steps "
@@ -86,12 +86,12 @@ def report(name: str, result: dict[str, Any], classes: int) -> None:
         print(f"{layer:8}{signal:15.4g}{later:11.4g}{bias:15.3f}{moved:9.3f}")
 
 
-def draw(found: dict[str, dict[str, Any]], classes: int, path: Path, title: str) -> None:
-    """The losses, smoothed over ten steps, and the signals of each layer, on a logarithmic scale."""
+def draw(results: dict[str, dict[str, Any]], classes: int, path: Path, title: str) -> None:
+    """Draw the losses, smoothed over ten steps, and the signals of each layer, on a logarithmic scale."""
     figure = new_figure(1200, 520)
     figure.suptitle(title)
     left, right = figure.subplots(1, 2)
-    for name, result in found.items():
+    for name, result in results.items():
         losses, colour = torch.tensor(result["losses"]), COLOURS[name]
         smooth = losses.unfold(0, min(10, len(losses)), 1).mean(1)
         left.plot(range(len(losses) - len(smooth), len(losses)), smooth, color=colour, label=name)
@@ -121,14 +121,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    found = measure(options)
+    results = measure(options)
     settings = {key: str(value) for key, value in vars(options).items()} | {"torch": torch.__version__}
-    (options.out / "start.json").write_text(json.dumps({"settings": settings, "variants": found}, indent=1))
+    (options.out / "start.json").write_text(json.dumps({"settings": settings, "variants": results}, indent=1))
     classes = len(open_dataset(options.data).classes)
     title = (
         f"width {options.width:g}, batches of {options.batch_size}, {classes} classes, seed {options.seed}"
     )
-    draw(found, classes, options.out / "start.png", title)
+    draw(results, classes, options.out / "start.png", title)
     print(f"\npicture: {options.out / 'start.png'}")
 
 

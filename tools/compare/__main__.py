@@ -1,4 +1,4 @@
-"""Bench, and beside it what one would have used instead of this loader and this step: python -m tools.compare
+"""Run bench, and beside it what one would have used instead: python -m tools.compare
 
 The options are those of `alexnet-dali bench`: DataLoader, webdataset, FFCV and a plain step join its rounds.
 """

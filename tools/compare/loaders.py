@@ -1,4 +1,4 @@
-"""Training images as a user would have loaded them without DALI: for tools/compare/peers.py.
+"""Load training images as a user would have loaded them without DALI: for tools/compare/peers.py.
 
 All read the same JPEG bytes (or raw pixels) and make of them what TrainBatches does: a random crop, perhaps
 flipped, a colour shift: float32 (rows, 3, crop, crop) on the device, in the main process.
@@ -34,7 +34,7 @@ EPOCH = 1_000_000  # images; each of FFCV's epochs starts anew
 
 @dataclass(frozen=True)
 class Job:
-    """What all of them are to do; see TrainBatches. matrix: of the first epoch's colour noise."""
+    """Hold what all loaders are to do; see TrainBatches. matrix: of the first epoch's colour noise."""
 
     dataset: Dataset
     recipe: Recipe
@@ -47,7 +47,7 @@ class Job:
 
 
 class Draw(NamedTuple):
-    """One image of a batch, and what is to become of it."""
+    """Represent one image of a batch, and what is to become of it."""
 
     number: int
     top: float
@@ -57,7 +57,7 @@ class Draw(NamedTuple):
 
 
 class Batches:
-    """The draws of the training batches, as TrainBatches has them: a batch sampler for DataLoader."""
+    """Yield the draws of the training batches, as TrainBatches has them: a batch sampler for DataLoader."""
 
     def __init__(self, job: Job, samples: Samples) -> None:
         self.job, self.shards = job, samples.index["shard"]
@@ -78,13 +78,13 @@ class Batches:
 
 
 class Images:
-    """A map-style dataset whose keys are draws."""
+    """Represent a map-style dataset whose keys are draws."""
 
     def __init__(self, job: Job, samples: Samples, crop: Callable[..., np.ndarray], floats: bool) -> None:
         self.job, self.samples, self.crop, self.floats = job, samples, crop, floats
 
     def __getitem__(self, draw: Draw) -> tuple[Any, ...]:
-        """(image, label), or where floats are not wanted (pixels, label, shift)."""
+        """Return (image, label), or where floats are not wanted (pixels, label, shift)."""
         (stored,), (label,) = self.samples.read(np.array([draw.number]))
         pixels = self.crop(stored, draw.top, draw.left, self.job.recipe.crop)
         pixels = pixels[:, ::-1] if draw.mirror else pixels
@@ -95,14 +95,14 @@ class Images:
 
 
 def finish(pixels: np.ndarray, shift: np.ndarray) -> np.ndarray:
-    """(crop, crop, 3) uint8 to (3, crop, crop) float32, the quickest of the ways tried in NumPy and torch."""
+    """Turn (crop, crop, 3) uint8 into (3, crop, crop) float32, by the quickest way in NumPy and torch."""
     image = pixels.transpose(2, 0, 1).astype(np.float32, order="C")
     image += shift[:, None, None]
     return image
 
 
 def shifted(images: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
-    """(rows, crop, crop, 3) float32 in place, (rows, 3, crop, crop) in return, each image by its (3,) shift.
+    """Shift the colours of (rows, crop, crop, 3) float32 in place; return them as (rows, 3, crop, crop).
 
     A line of pixels at a time: three times as quick as (rows, 3, 1, 1).
     """
@@ -112,14 +112,14 @@ def shifted(images: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
 
 
 def place(size: tuple[int, ...], top: float, left: float, crop: int) -> tuple[float, float, float]:
-    """Start (y, x) and side, in pixels of an image of (height, width), of a crop of its STORED square."""
+    """Return y, x and side, in pixels of an image of (height, width), of a crop of its STORED square."""
     scale = min(size) / STORED
     y, x = ((length - STORED * scale) / 2 for length in size)
     return y + top * scale, x + left * scale, crop * scale
 
 
 def crop_pillow(jpeg: Any, top: float, left: float, crop: int) -> np.ndarray:
-    """(crop, crop, 3) uint8 of a JPEG's bytes; decoded, cropped and resized by Pillow."""
+    """Return (crop, crop, 3) uint8 of a JPEG's bytes; decoded, cropped and resized by Pillow."""
     image = Image.open(io.BytesIO(jpeg)).convert("RGB")
     y, x, side = place((image.height, image.width), top, left, crop)
     box = (x, y, x + side, y + side)
@@ -140,14 +140,14 @@ def crop_simplejpeg(stored: Any, top: float, left: float, crop: int) -> np.ndarr
 
 
 def crop_quickly(stored: Any, top: float, left: float, crop: int) -> np.ndarray:
-    """Resized from the four source pixels around each place: a tenth of the time, and aliased."""
+    """Resize from the four source pixels around each place: a tenth of the time, and aliased."""
     return crop_pixels(decode(stored), top, left, crop, "INTER_LINEAR")
 
 
 def crop_pixels(
     pixels: np.ndarray, top: float, left: float, crop: int, way: str = "INTER_AREA"
 ) -> np.ndarray:
-    """The region that is kept, from a whole source pixel on, by OpenCV where it is to be resized."""
+    """Return the region that is kept, from a whole source pixel on, resized by OpenCV where needed."""
     y, x, side = place(pixels.shape[:2], top, left, crop)
     first, before, end = round(y), round(x), round(side)
     region = pixels[first : first + end, before : before + end]
@@ -159,7 +159,7 @@ def crop_pixels(
 
 
 def loader(job: Job, crop: Callable[..., np.ndarray], floats: bool, left: bool = False) -> Iterator[Batch]:
-    """torch's DataLoader. Workers hand over float32 images, or uint8 pixels, which may be left so."""
+    """Yield batches of torch's DataLoader. Workers give float32 images, or uint8 pixels (so if `left`)."""
     samples = Samples(job.dataset, "train")
     for images, labels, *shift in DataLoader(
         Images(job, samples, crop, floats),  # type: ignore[arg-type]
@@ -182,7 +182,7 @@ def workers(job: Job) -> dict[str, Any]:
 
 
 def one_thread(worker: int) -> None:
-    """OpenCV's own threads in each of several workers would only be in each other's way."""
+    """Stop OpenCV's own threads: in each of several workers they would only be in each other's way."""
     if find_spec("cv2"):
         import cv2
 
@@ -190,13 +190,13 @@ def one_thread(worker: int) -> None:
 
 
 def webdataset(job: Job) -> Iterator[Batch]:
-    """webdataset over the same shards, with simplejpeg; its order and draws are its own."""
+    """Yield batches of webdataset from the same shards, with simplejpeg; its order and draws are its own."""
     import webdataset as wds
 
-    def examples(found: Iterator[dict[str, bytes]]) -> Iterator[tuple[np.ndarray, int]]:
+    def examples(samples: Iterator[dict[str, bytes]]) -> Iterator[tuple[np.ndarray, int]]:
         worker = get_worker_info()
         random = np.random.default_rng([job.seed, worker.id if worker else 0])
-        for sample in found:
+        for sample in samples:
             top, left = random.integers(job.recipe.offsets, size=2).tolist()
             shift = (job.matrix @ random.standard_normal(3)).astype(np.float32)
             pixels = crop_simplejpeg(np.frombuffer(sample["jpg"], np.uint8), top, left, job.recipe.crop)
@@ -210,7 +210,7 @@ def webdataset(job: Job) -> Iterator[Batch]:
 
 
 def ffcv(job: Job, noise: bool) -> Iterator[Batch]:
-    """FFCV's own operators, which have no colour noise: it is added by torch, or left out."""
+    """Yield batches of FFCV's own operators, which have no colour noise: torch adds it, or it is left out."""
     from ffcv.fields.basics import IntDecoder
     from ffcv.fields.rgb_image import RandomResizedCropRGBImageDecoder
     from ffcv.loader import Loader, OrderOption
@@ -248,7 +248,7 @@ def ffcv(job: Job, noise: bool) -> Iterator[Batch]:
 
 
 def write_beton(job: Job, path: Path) -> int:
-    """The first images as FFCV keeps them, the same bytes; how many."""
+    """Write the first images as FFCV keeps them, the same bytes; return how many."""
     from ffcv.fields import IntField, RGBImageField
     from ffcv.fields.rgb_image import IMAGE_MODES
     from ffcv.writer import DatasetWriter

@@ -1,4 +1,4 @@
-"""What a user would have used instead, each in a process of its own."""
+"""Measure what a user would have used instead, each in a process of its own."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,12 +20,12 @@ from tools.compare.loaders import Batch, Job, loader
 
 
 class PeerError(Exception):
-    """Why a peer does not answer."""
+    """Represent why a peer does not answer."""
 
 
 @dataclass(frozen=True)
 class Peer:
-    """How it works, with which module, and one that resizes originals; the kinds of dataset it takes."""
+    """Hold a peer's work, its module, the one that resizes originals, and the kinds of dataset it takes."""
 
     work: Callable[[Job], Iterator[Batch]]
     module: str = "torch"
@@ -56,7 +56,7 @@ PACKAGES = {"cv2": "opencv-python-headless"}  # where a module is not named as i
 
 @contextmanager
 def started(job: Job) -> Iterator[tuple[dict[str, Meter], dict[str, str]]]:
-    """Those that run here, each in a process that waits until it is asked; and why the others do not."""
+    """Yield the peers that run here, each in a process that waits until asked; and why the others do not."""
     pipes: dict[str, Connection] = {}
     missing: dict[str, str] = {}
     with ExitStack() as stack:
@@ -82,7 +82,7 @@ def started(job: Job) -> Iterator[tuple[dict[str, Meter], dict[str, str]]]:
 
 @contextmanager
 def running(name: str, job: Job) -> Iterator[Connection]:
-    """A process of its own, as the end of a pipe that takes seconds and gives images a second."""
+    """Start a peer's process; yield the end of a pipe that takes seconds and gives images/s."""
     context = get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=serve, args=(name, job, theirs))
@@ -110,7 +110,7 @@ def answer(pipe: Connection) -> float:
 
 
 def serve(name: str, job: Job, pipe: Connection) -> None:
-    """In a peer's process: works when it is asked, until nobody is there to ask."""
+    """Work in a peer's process whenever it is asked, until nobody is there to ask."""
 
     def pieces() -> Work:
         for images, _ in PEERS[name].work(job):
@@ -129,7 +129,7 @@ def serve(name: str, job: Job, pipe: Connection) -> None:
 
 
 def job(parts: Parts) -> Job:
-    """What the peers are to do: what these parts do."""
+    """Return what the peers are to do: what these parts do."""
     return Job(
         dataset=parts.dataset,
         recipe=parts.recipe,

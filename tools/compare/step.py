@@ -1,4 +1,4 @@
-"""The step as a user would have written it: torch's own layers, eager, and torch.optim.SGD as it comes.
+"""Train a step as a user would have written it: torch's own layers, eager, and torch.optim.SGD as it is.
 
 For tools/compare/peers.py. Images come with their mean subtracted.
 """
@@ -15,7 +15,7 @@ from tools.compare.loaders import Batch, Job
 
 
 class TowerNorm(nn.Module):
-    """torch's LocalResponseNorm within each tower's maps."""
+    """Apply torch's LocalResponseNorm within each tower's maps."""
 
     def __init__(self, norm: ResponseNorm, groups: int) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class TowerNorm(nn.Module):
 
 
 class PlaceNorm(nn.Module):
-    """The same over size x size places of a map: torch has only the pooling to build it of."""
+    """Normalise over size x size places of a map: torch has only the pooling to build it of."""
 
     def __init__(self, norm: ResponseNorm) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class PlaceNorm(nn.Module):
 
 
 def network(recipe: Recipe) -> nn.Sequential:
-    """The recipe's network on one device, names of the parameters as in AlexNet.state().
+    """Build the recipe's network for one device, names of the parameters as in AlexNet.state().
 
     No dropout, which costs a user no more than a hundredth of the step: what is left out is in its favour.
     ValueError for the recipes that read colour maps or small images, or normalise contrast.
@@ -69,7 +69,7 @@ def network(recipe: Recipe) -> nn.Sequential:
 
 
 def follow(recipe: Recipe, step: str) -> nn.Module:
-    """What follows a layer."""
+    """Return the module of a step that follows a layer."""
     match step:
         case "relu":
             return nn.ReLU(inplace=True)
@@ -83,7 +83,7 @@ def follow(recipe: Recipe, step: str) -> nn.Module:
 
 
 def optimiser(net: nn.Module, recipe: Recipe) -> torch.optim.SGD:
-    """The recipe's rule at its first rates; the kernels are those torch chooses by itself."""
+    """Build the recipe's update rule at its first learning rate; torch chooses the kernels by itself."""
     weights = [parameter for name, parameter in net.named_parameters() if name.endswith("weight")]
     biases = [parameter for name, parameter in net.named_parameters() if name.endswith("bias")]
     groups = [
@@ -94,7 +94,7 @@ def optimiser(net: nn.Module, recipe: Recipe) -> torch.optim.SGD:
 
 
 def update(net: nn.Module, rule: torch.optim.SGD, images: Tensor, labels: Tensor, half: bool) -> Tensor:
-    """One step; the logits."""
+    """Train one step; return the logits."""
     rule.zero_grad()
     with torch.autocast(images.device.type, torch.bfloat16, enabled=half):
         logits: Tensor = net(images)
@@ -105,7 +105,7 @@ def update(net: nn.Module, rule: torch.optim.SGD, images: Tensor, labels: Tensor
 
 
 def steps(job: Job) -> Iterator[Batch]:
-    """(logits, labels) of one step after the other, on noise for images."""
+    """Yield (logits, labels) of one step after the other, on noise for images."""
     recipe, device = job.recipe, job.device
     net = network(recipe).to(device)
     rule = optimiser(net, recipe)

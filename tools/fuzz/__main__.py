@@ -1,9 +1,9 @@
-"""Does anything at all break it? python -m tools.fuzz --minutes 10
+"""Search for inputs that break the product: python -m tools.fuzz --minutes 10
 
 Draws inputs of four sorts (see roots.py, images.py, files.py and options.py) and tries them: each must end
 well or with one line that names a file, in time, leave everything but its output alone,
-    and account for every
-image. A process a part does the work side by side; one that hangs or dies is replaced, and its input kept.
+and account for every image. One process for each part works in parallel with the others; one that hangs or
+dies is replaced, and its input kept.
 
 Prints how many inputs ran and what was found; exit status 1 where there was anything. What was found lies in
 --findings, a folder each: the words, the seed and the input, which --again tries once more.

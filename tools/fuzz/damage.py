@@ -1,4 +1,4 @@
-"""Files damaged at random, as plain data that hypothesis draws and `damage` carries out."""
+"""Damage files at random: changes are plain data that hypothesis draws and `damage` carries out."""
 
 import copy
 import struct
@@ -12,7 +12,7 @@ from hypothesis.strategies import SearchStrategy
 
 @dataclass(frozen=True)
 class Change:
-    """how: one of CHANGES; where: a part of the file, 0 to 1; count: bytes; what: put in."""
+    """Represent a change. how: one of CHANGES; where: a part of the file, 0 to 1; count, what: bytes."""
 
     how: str
     where: float
@@ -73,7 +73,7 @@ def changed(data: bytes, change: Change) -> bytes:
 
 
 def changed_chunk(data: bytes, change: Change) -> bytes:
-    """A PNG one chunk of which has other bytes and the right checksum, or is not there, or twice."""
+    """Change a PNG: one chunk has other bytes and the right checksum, or is not there, or twice."""
     chunks, place = [], 8
     while place + 12 <= len(data):
         size = int.from_bytes(data[place : place + 4], "big")
@@ -91,7 +91,7 @@ def changed_chunk(data: bytes, change: Change) -> bytes:
 
 
 def changed_segment(data: bytes, change: Change) -> bytes:
-    """A JPEG with another value in a segment, or a segment that is new, or not there, or twice."""
+    """Change a JPEG: another value in a segment, or a segment that is new, or not there, or twice."""
     places, place = [], 2
     while place + 4 <= len(data) and data[place] == 0xFF and data[place + 1] != 0xDA:
         places.append(place)
@@ -126,7 +126,7 @@ JSON: SearchStrategy[Any] = st.one_of(
 
 @dataclass(frozen=True)
 class Edit:
-    """Of a JSON document: path leads to a value by numbers, each a place among those that are there."""
+    """Represent an edit of a JSON document: path leads to a value by numbers, each a place on its level."""
 
     how: str  # drop, double, put, add, rename
     path: tuple[int, ...]
@@ -143,7 +143,7 @@ def edits(values: SearchStrategy[Any]) -> SearchStrategy[Edit]:
 
 
 def edit(content: Any, change: Edit) -> Any:
-    """The same document with one value changed, in place where that can be."""
+    """Change one value of a document, in place where that can be; return the document."""
     parent: Any = None
     key: Any = None
     value = content
@@ -178,5 +178,5 @@ def edit(content: Any, change: Edit) -> Any:
 
 
 def made(value: Any, old: Any) -> Any:
-    """A value as it is put in: of one that is made after the one that it replaces, what it makes."""
+    """Return a value as it is put in: one that depends on what it replaces is made of that."""
     return value.of(old) if hasattr(value, "of") else copy.deepcopy(value)

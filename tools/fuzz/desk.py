@@ -1,4 +1,4 @@
-"""A small dataset, a run of it and all that commands make of them, in one folder; how commands run here."""
+"""Keep a small dataset, a run of it and all that commands make of them in one folder; run commands on it."""
 
 import json
 import os
@@ -18,7 +18,7 @@ OUTPUT = "out"  # where commands may write, and they begin in it
 
 
 class Desk:
-    """folder/data, folder/run and so on. `commands`: one of each kind, by what it reads."""
+    """Hold folder/data, folder/run and so on. `commands`: one of each kind, by what it reads."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.calm = folder, folder.with_name(folder.name + "-calm")
@@ -90,7 +90,7 @@ class Desk:
         shutil.copytree(folder, self.calm, symlinks=True)
 
     def half_prepared(self) -> None:
-        """half/.work, with its plan and records."""
+        """Make half/.work, with its plan and records."""
         miniature.write_archives(self.folder / "bad", **{**SMALL, "classes": 2, "damaged": True})
         words = ("--imagenet-root", self.folder / "bad", "--out", self.folder / "half", "--workers", 1)
         assert self.command("prep", *words, "--max-rejected", 0.0).exit_code == 1
@@ -107,7 +107,7 @@ class Desk:
             raise SystemExit(f"{words}: {result.output}") from result.exception
 
     def command(self, *words: object) -> Result:
-        """One command in this process."""
+        """Run one command in this process."""
         from cli import main
 
         return CliRunner().invoke(
@@ -115,7 +115,7 @@ class Desk:
         )
 
     def check(self, result: Result, words: Sequence[object], *names: str) -> None:
-        """A Fault unless a command ended well, or with one line, in which one of `names` is, if given."""
+        """Raise a Fault unless a command ended well, or with one line that has one of `names`, if given."""
         error = result.exception
         if error is not None and not isinstance(error, SystemExit):
             raise error
@@ -127,7 +127,7 @@ class Desk:
             check_line(result.output.replace("\n", " "), *(names or ("",)))
 
     def restore(self) -> None:
-        """As it was."""
+        """Restore all files as they were."""
         for path in self.folder.iterdir():
             clear(path) if path == self.out else remove(path)
         shutil.copytree(self.calm, self.folder, symlinks=True, dirs_exist_ok=True)

@@ -1,4 +1,4 @@
-"""Files of ours as documents that can be edited: JSON, arrays, checkpoints, tensors, lines."""
+"""Turn files of ours into documents that can be edited: JSON, arrays, checkpoints, tensors, lines."""
 
 import io
 import json
@@ -36,7 +36,7 @@ FILLS = (0.0, 1.0, -1.0, float("nan"), float("inf"), 1e30, 3.0)
 
 @dataclass(frozen=True)
 class Array:
-    """In the place of another. dent: of the other itself, one number or its shape or type is changed."""
+    """Represent an array in the place of another. dent: how the other itself is changed, if at all."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -89,8 +89,8 @@ def torch_tensor(array: Any) -> Any:
 
 
 def read_npz(data: bytes) -> dict[str, np.ndarray]:
-    with np.load(io.BytesIO(data)) as found:
-        return {name: found[name] for name in found.files}
+    with np.load(io.BytesIO(data)) as arrays:
+        return {name: arrays[name] for name in arrays.files}
 
 
 def write_npz(content: Any) -> bytes:
@@ -100,9 +100,9 @@ def write_npz(content: Any) -> bytes:
 
 
 def read_record(data: bytes) -> dict[str, Any]:
-    """A shard's record: its text is JSON in an array."""
-    found: dict[str, Any] = read_npz(data)
-    return found | {"text": json.loads(found["text"].tobytes())}
+    """Read a shard's record: its text is JSON in an array."""
+    record: dict[str, Any] = read_npz(data)
+    return record | {"text": json.loads(record["text"].tobytes())}
 
 
 def write_record(content: Any) -> bytes:

@@ -1,4 +1,4 @@
-"""Files of ours, damaged: whoever reads them works, or says in one line which file it is.
+"""Damage files of ours: whoever reads them works, or says in one line which file it is.
 
 Some damage is followed by new checksums, as of somebody who edits by hand and knows what he does.
 """
@@ -24,7 +24,7 @@ from tools.fuzz.desk import Desk, clear
 from tools.fuzz.documents import FORMS, RECORD, values
 from tools.fuzz.harness import Fault, one_line
 
-# Who reads them: functions of this file and, seldomer because they are slow, commands by their names in Desk
+# Who reads them: functions of this file and, less often because they are slow, commands by names in Desk
 READERS: dict[str, tuple[str, str]] = {
     "data/dataset.json": ("dataset", "prep verify repair train eval ensemble doctor baseline begin batch"),
     "data/statistics.npz": ("dataset", "prep repair eval train begin batch"),
@@ -65,7 +65,7 @@ READERS: dict[str, tuple[str, str]] = {
 
 
 def readers(name: str) -> SearchStrategy[tuple[str, str]]:
-    """Of a file: ten times as often the functions as a command, and that which draws many pictures seldom."""
+    """Draw a reader of a file: ten times as often a function as a command, and seldom the slow report."""
     functions, commands = (words.split() for words in READERS[name])
     chosen = [word for word in commands if word != "report"] * 4 + ["report"] * ("report" in commands)
     return st.tuples(st.just(name), st.sampled_from(functions * 40 + chosen))
@@ -75,7 +75,7 @@ SEALED = ("samples.npy", "names.txt", "statistics.npz", ".idx")
 
 
 class Files:
-    """inputs: a file, who reads it, what happens to it, whether checksums follow."""
+    """Represent a part whose inputs are a file, who reads it, its damage, whether checksums follow."""
 
     inputs = st.tuples(
         st.sampled_from([name for name in READERS for _ in range(1 + 2 * bool(READERS[name][0]))]).flatmap(
@@ -173,11 +173,11 @@ class Files:
 
 
 def look(desk: Desk) -> dict[str, tuple[int, ...]]:
-    """Each file's size, time and place, but for what is output."""
-    found: dict[str, tuple[int, ...]] = {}
+    """Return each file's size, time and inode, but for what is output."""
+    files: dict[str, tuple[int, ...]] = {}
     for folder, folders, names in os.walk(desk.folder):
         folders[:] = [name for name in folders if Path(folder, name) != desk.out]
         for name in names:
             about = os.lstat(os.path.join(folder, name))
-            found[os.path.join(folder, name)] = (about.st_size, about.st_mtime_ns, about.st_ino)
-    return found
+            files[os.path.join(folder, name)] = (about.st_size, about.st_mtime_ns, about.st_ino)
+    return files

@@ -1,4 +1,4 @@
-"""What the parts share: inputs are drawn and tried, in a process of their own with somebody watching it.
+"""Draw and try inputs, for every part, in a process of its own that is watched.
 
 A `Part` draws inputs and tries them. What it finds is a `Fault`; whatever else it raises is a traceback of
 the product. Each fault is kept once, by where it comes from, with the smallest input that hypothesis finds.
@@ -34,7 +34,7 @@ Tree = dict[str, tuple[Any, ...]]
 
 
 class Fault(Exception):
-    """Something that is not as it should be. kind: of KINDS; where: what tells it from others."""
+    """Represent a fault of the product. kind: one of KINDS; where: what tells it from others."""
 
     def __init__(self, kind: str, where: str, text: str) -> None:
         super().__init__(kind, where, text)
@@ -45,18 +45,18 @@ class Fault(Exception):
 
 
 class Part(Protocol):
-    """Inputs of one sort. Everything that one of them needs or makes lies in its own folder."""
+    """Represent inputs of one sort. Everything that one of them needs or makes lies in its own folder."""
 
     inputs: SearchStrategy[Any]
     shrinks: bool  # whether trying one is quick enough to look for the smallest
 
     def attempt(self, value: Any) -> int:
-        """How many inputs it stands for. Raises a Fault, or whatever the product does."""
+        """Try an input; return how many it stands for. Raises a Fault, or whatever the product does."""
 
 
 @dataclass(frozen=True)
 class Tried:
-    """What is said of an input: `fault` only where it was not known before."""
+    """Hold what is said of an input: `fault` only where it was not known before."""
 
     inputs: int
     fault: Fault | None = None
@@ -64,7 +64,7 @@ class Tried:
 
 
 def explore(part: Part, seed: int, begin: Callable[[bytes], None]) -> Iterator[list[Tried]]:
-    """Batches of inputs, without an end. begin: told of each input, pickled, before it is tried."""
+    """Yield batches of tried inputs, without end. begin: told of each input, pickled, before it is tried."""
     known: set[str] = set()
     for number in count():
         tried = batch(part, seed + number, begin, known)
@@ -73,7 +73,7 @@ def explore(part: Part, seed: int, begin: Callable[[bytes], None]) -> Iterator[l
 
 
 def batch(part: Part, seed: int, begin: Callable[[bytes], None], known: Set[str]) -> list[Tried]:
-    """BATCH inputs, or up to the first fault that is not known, and on to the smallest that shows it."""
+    """Try BATCH inputs, or up to the first fault that is not known, and on to the smallest that shows it."""
     tried: list[Tried] = []
     newest: list[Tried] = []
 
@@ -113,7 +113,7 @@ def attempt(part: Part, value: Any) -> tuple[int, Fault | None]:
 
 
 def place(error: BaseException) -> str:
-    """The innermost line of the product that an exception passed, and its type."""
+    """Return the innermost line of the product that an exception passed, and its type."""
     frames = traceback.extract_tb(error.__traceback__)
     ours = [frame for frame in frames if Path(frame.filename).is_relative_to(HOME) and "/tools/" not in
             frame.filename and "/.venv/" not in frame.filename]  # fmt: skip
@@ -122,7 +122,7 @@ def place(error: BaseException) -> str:
 
 
 def one_line(work: Callable[[], Any], *names: str) -> Any:
-    """What `work` returns, or None where it says in one line with one of `names` what is wrong."""
+    """Return what `work` returns, or None where it says in one line with one of `names` what is wrong."""
     try:
         return work()
     except (DataError, RunError) as error:
@@ -145,8 +145,8 @@ def check_line(text: str, *names: str) -> None:
 
 
 def snapshot(*folders: Path, leave: Path | None = None) -> Tree:
-    """What is in folders: each entry's kind, size, times and bytes; but for `leave`."""
-    found: Tree = {}
+    """Return what is in folders: each entry's kind, size, times and bytes; but for `leave`."""
+    tree: Tree = {}
     for folder in folders:
         left = [os.fspath(folder)]
         while left:
@@ -165,12 +165,12 @@ def snapshot(*folders: Path, leave: Path | None = None) -> Tree:
                     elif entry.is_file():
                         content = Path(entry.path).read_bytes()
                     about = (stat.st_mode, stat.st_ino, stat.st_size, stat.st_mtime_ns) if stat else ()
-                    found[entry.path] = (*about, content)
-    return found
+                    tree[entry.path] = (*about, content)
+    return tree
 
 
 def compare(before: Tree, after: Tree) -> None:
-    """A Fault where a file was made, changed or removed."""
+    """Raise a Fault where a file was made, changed or removed."""
     for path in sorted(before.keys() | after.keys()):
         if before.get(path) != after.get(path):
             what = "made" if path not in before else "removed" if path not in after else "changed"
@@ -178,7 +178,7 @@ def compare(before: Tree, after: Tree) -> None:
 
 
 def in_this_process() -> None:
-    """prep and the baselines start no processes: with one worker they would only be slower.
+    """Let prep and the baselines start no processes: with one worker they would only be slower.
 
     A devkit is still read in a process of its own, which limits itself; each once.
     """
@@ -200,7 +200,7 @@ def in_this_process() -> None:
 
 
 def quiet() -> None:
-    """What native code and libraries print of odd inputs is nobody's concern."""
+    """Discard what native code and libraries print of odd inputs."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)

@@ -1,4 +1,4 @@
-"""Images: what prep accepts is the same picture to DALI, from any store; what predict reads is it, too."""
+"""Try images: what prep accepts is the same picture to DALI, from any store, and to predict."""
 
 import io
 import json
@@ -59,7 +59,7 @@ SIDES = ((96, 64), (64, 96), (33, 47), (300, 260), (256, 256), (1, 1), (1, 90), 
 
 @cache
 def painted(kind: str, mode: str, option: int, side: int) -> bytes:
-    """A smooth picture, bright on one side; empty where Pillow cannot write this."""
+    """Paint a smooth picture, bright on one side; empty where Pillow cannot write this."""
     width, height = SIDES[side]
     y, x = np.ogrid[:height, :width]
     channels = [x * 255 // width + 0 * y, y * 255 // height + 0 * x, 255 - x * 200 // width + 0 * y]
@@ -89,7 +89,7 @@ def files(draw: DrawFn) -> tuple[str, str, int, int, list[Change], str]:
 
 
 class Images:
-    """inputs: files of a class, and how they are stored."""
+    """Represent a part whose inputs are files of a class, and how they are stored."""
 
     inputs = st.tuples(st.lists(files(), min_size=1, max_size=10), st.sampled_from(list(SIZES)))
     shrinks = True
@@ -116,7 +116,7 @@ class Images:
         return len(drawn)
 
     def prepared(self, folder: Path, out: Path, size: str) -> set[str]:
-        """The names of what prep accepts. A Fault where DALI sees something else in them."""
+        """Return the names of what prep accepts; raise a Fault where DALI sees something else in them."""
         kept, store = SIZES[size]
         dataset = prepare.prepare(
             find_source(self.box), out, size=kept, store=store, workers=1, max_rejected=1
@@ -148,7 +148,7 @@ class Images:
 
 
 def same(path: Path, pixels: torch.Tensor, where: str) -> None:
-    """A Fault where the crop (3, 224, 224) is not what Pillow sees in the file."""
+    """Raise a Fault where the crop (3, 224, 224) is not what Pillow sees in the file."""
     try:
         with warnings.catch_warnings(action="ignore"):
             expected = reference(path)
@@ -163,7 +163,7 @@ def same(path: Path, pixels: torch.Tensor, where: str) -> None:
 
 
 def reference(path: Path) -> np.ndarray:
-    """Upright, on white where it is transparent, 16 bits scaled to 8."""
+    """Read a crop by Pillow: upright, on white where it is transparent, 16 bits scaled to 8."""
     image: Image.Image = Image.open(path)
     turned = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):

@@ -1,4 +1,4 @@
-"""The command line: with odd values of any option a command ends with a status and a line, and in time."""
+"""Try the command line: with odd values of any option a command ends with a status and a line, in time."""
 
 import os
 import signal
@@ -46,7 +46,7 @@ PLACES = ("new", "new.png", "new.pdf", "new.npz", "new.npy", "new.json", "new.sa
 def leaves(
     command: click.Command, words: tuple[str, ...] = ()
 ) -> Iterator[tuple[tuple[str, ...], click.Command]]:
-    """Every command that does something, and how it is called."""
+    """Yield every command that does something, and how it is called."""
     if isinstance(command, click.Group):
         for name, inner in command.commands.items():
             yield from leaves(inner, (*words, name))
@@ -66,7 +66,7 @@ NAMES = [words for words in COMMANDS for _ in range(1 if words in SELDOM else 6)
 
 
 def values(words: tuple[str, ...], option: click.Parameter) -> SearchStrategy[str]:
-    """What may stand behind an option, as text; {desk} is the folder of the inputs."""
+    """Return what may stand behind an option, as text; {desk} is the folder of the inputs."""
     kind, name = option.type, str(option.name)
     texts = st.sampled_from(TEXTS) | st.text(
         st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), max_size=6
@@ -94,25 +94,25 @@ def values(words: tuple[str, ...], option: click.Parameter) -> SearchStrategy[st
 
 @st.composite
 def command_lines(draw: DrawFn) -> tuple[tuple[str, ...], bool, tuple[tuple[str, ...], ...]]:
-    """A command, whether what it needs is given before, and options."""
+    """Draw a command, whether what it needs is given before, and options."""
     words = draw(st.sampled_from(NAMES))
-    found: list[tuple[str, ...]] = []
+    options: list[tuple[str, ...]] = []
     for option in draw(st.lists(st.sampled_from(COMMANDS[words].params), max_size=4)):
         if getattr(option, "is_flag", False):
-            found.append((option.opts[0],))
+            options.append((option.opts[0],))
         elif isinstance(option, click.Argument):
-            found.append((draw(values(words, option)),))
+            options.append((draw(values(words, option)),))
         else:
-            found.append((option.opts[0], draw(values(words, option))))
-    return words, draw(st.sampled_from([True, True, True, True, False])), tuple(found)
+            options.append((option.opts[0], draw(values(words, option))))
+    return words, draw(st.sampled_from([True, True, True, True, False])), tuple(options)
 
 
 class Late(BaseException):
-    """A command that takes too long."""
+    """Represent a command that takes too long."""
 
 
 class Options:
-    """inputs: the words of a command."""
+    """Represent a part whose inputs are the words of a command."""
 
     inputs = command_lines()
     shrinks = True
@@ -164,7 +164,7 @@ def late(number: int, frame: FrameType | None) -> None:
 
 
 def lay(out: Path) -> None:
-    """What lies where outputs go: a file, a folder, a link to a file and one to nowhere."""
+    """Lay out what outputs meet: a file, a folder, a link to a file and one to nowhere."""
     (out / "there").write_text("older")
     (out / "there.png").write_text("older")
     (out / "file").write_text("older")
@@ -174,7 +174,7 @@ def lay(out: Path) -> None:
 
 
 def bases(desk: Desk) -> dict[tuple[str, ...], tuple[Any, ...]]:
-    """By command what it needs to end well and soon."""
+    """Return by command what it needs to end well and soon."""
     folder = desk.folder
     data, run, image = ("--data", folder / "data"), ("--run", folder / "run", *CPU), folder / "image.JPEG"
     small = ("--width", 0.02, "--batch-size", 8)
@@ -206,7 +206,7 @@ def bases(desk: Desk) -> dict[tuple[str, ...], tuple[Any, ...]]:
 
 
 class Guard:
-    """Sees, and forbids, what this process does to files beyond a folder and those for its own use."""
+    """Watch, and forbid, what this process does to files beyond a folder and those for its own use."""
 
     WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
     CHANGES = (

@@ -1,4 +1,4 @@
-"""Roots: prep makes a dataset that accounts for every entry, or says in one line what it cannot read."""
+"""Try roots: prep makes a dataset that accounts for every entry, or says in one line what it cannot read."""
 
 import io
 import json
@@ -24,7 +24,7 @@ ABOUT = ("devkit", "LOC_", "ground_truth", "solution", "mapping")
 
 
 class Roots:
-    """inputs: a tree, where the dataset goes, what is held out (None: what fits), the store."""
+    """Represent a part whose inputs are a tree, --out, what is held out (None: what fits), the store."""
 
     inputs = st.tuples(
         trees(),
@@ -63,7 +63,7 @@ class Roots:
 
 
 def account(root: Path, out: Path, source: Source, dataset: Dataset) -> None:
-    """A Fault that names an entry which is neither used nor listed nor of those that are passed over."""
+    """Raise a Fault that names an entry which is neither used nor listed nor one to be passed over."""
     rows = [json.loads(line) for line in (out / "rejected.jsonl").read_text().splitlines()]
     samples = [sample for found in source.splits.values() for sample in found]
     known = Known(samples, rows)
@@ -89,7 +89,7 @@ def account(root: Path, out: Path, source: Source, dataset: Dataset) -> None:
 
 
 class Known:
-    """What became of which file, and of which member of an archive."""
+    """Hold what became of which file, and of which member of an archive."""
 
     def __init__(self, samples: list[Any], rows: list[dict[str, Any]]) -> None:
         used = [(sample.path, sample.offset, sample.name) for sample in samples]
@@ -134,13 +134,13 @@ class Known:
 
 
 def members(data: bytes, start: int = 0) -> Iterator[tuple[str, int]]:
-    """Each file in a tar, and in the tars in it, and where it begins."""
+    """Yield each file in a tar, and in the tars in it, and where it begins."""
     try:
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:", ignore_zeros=True) as tar:
-            found = tar.getmembers()
+            entries = tar.getmembers()
     except tarfile.TarError:
         return
-    for member in found:
+    for member in entries:
         inner = data[member.offset_data : member.offset_data + member.size] if member.isreg() else b""
         parts = list(members(inner, start + member.offset_data)) if member.name.endswith(".tar") else []
         if parts:
@@ -150,7 +150,7 @@ def members(data: bytes, start: int = 0) -> Iterator[tuple[str, int]]:
 
 
 def count_passed(root: Path, out: Path, known: Known) -> Iterator[int]:
-    """How many hidden files and the like are in each folder, where it is read."""
+    """Yield how many hidden files and the like are in each folder, where it is read."""
     for folder, folders, files in os.walk(root):
         yield sum(map(is_litter, folders + files))
         read = [name for name in folders if not is_litter(name) and Path(folder, name) != out]
@@ -158,7 +158,7 @@ def count_passed(root: Path, out: Path, known: Known) -> Iterator[int]:
 
 
 def last(path: str) -> str:
-    """The last part, as prep writes it."""
+    """Return the last part of a path, as prep writes it."""
     return one_line_of(path.rpartition("/")[2])
 
 

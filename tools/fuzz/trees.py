@@ -1,4 +1,4 @@
-"""ImageNet roots, whole and broken, as plain data that hypothesis draws; and on the disk."""
+"""Draw ImageNet roots, whole and broken, as plain data, by hypothesis; and write them to the disk."""
 
 import bz2
 import gzip
@@ -21,7 +21,7 @@ from pipeline.source import miniature
 
 @dataclass(frozen=True)
 class Picture:
-    """One of PICTURES."""
+    """Represent one of PICTURES."""
 
     kind: str
 
@@ -33,21 +33,21 @@ class Data:
 
 @dataclass(frozen=True)
 class Link:
-    """Symbolic; {box} stands for the folder of the root and of what lies outside."""
+    """Represent a symbolic link; {box} stands for the folder of the root and of what lies outside."""
 
     target: str
 
 
 @dataclass(frozen=True)
 class Hard:
-    """Another name of a file."""
+    """Represent a hard link: another name of a file."""
 
     target: str
 
 
 @dataclass(frozen=True)
 class Odd:
-    """An empty folder, a named pipe or a socket."""
+    """Represent an empty folder, a named pipe or a socket."""
 
     kind: str
 
@@ -167,7 +167,7 @@ def archives(draw: DrawFn, inner: SearchStrategy[Node] = leaves) -> Archive:
 
 
 def spoil(draw: DrawFn, archive: Archive) -> Archive:
-    """In another form, or damaged."""
+    """Return an archive in another form, or damaged."""
     how = draw(st.sampled_from(["no", "zip", "gz", "bz2", "copies", "cut", "gnu", "ustar", "more"]))
     if how == "zip":
         return replace(archive, kind="zip")
@@ -187,7 +187,7 @@ def spoil(draw: DrawFn, archive: Archive) -> Archive:
 
 @st.composite
 def layouts(draw: DrawFn) -> Tree:
-    """One of those that prep knows."""
+    """Draw one of the layouts that prep knows."""
     classes = WNIDS[: draw(st.integers(1, 3))]
     count, held = draw(st.integers(1, 3)), draw(st.sampled_from([0, 1, 2, 2]))
     suffix = draw(st.sampled_from([".JPEG", ".JPEG", ".jpg", ".png"]))
@@ -227,7 +227,7 @@ def layouts(draw: DrawFn) -> Tree:
 
 @dataclass(frozen=True)
 class Kit(miniature.Miniature):
-    """A development kit for so many images of val."""
+    """Represent a development kit for so many images of val."""
 
     held: int = 0
 
@@ -243,7 +243,7 @@ def kit(classes: int, held: int, challenge: str = "ILSVRC2012", folder: str = KI
 
 @st.composite
 def edits(draw: DrawFn, tree: Tree) -> Tree:
-    """The same with something changed."""
+    """Draw the same tree with something changed."""
     paths = sorted(tree)
     folders = sorted(
         {str(parent) + "/" for path in paths for parent in Path(path).parents if str(parent) != "."} | {""}
@@ -307,7 +307,7 @@ def trees(draw: DrawFn) -> Tree:
 
 
 def build(tree: Tree, root: Path) -> None:
-    """What of it can be on a disk: links first lack their targets, and names can be too long."""
+    """Write what of a tree can be on a disk: links first lack their targets, and names can be too long."""
     root.mkdir(parents=True)
     for late in (False, True):
         for name, node in tree.items():
@@ -344,7 +344,7 @@ def put(node: Node, path: Path, box: str) -> None:
 
 
 def contents(node: Node) -> bytes:
-    """The bytes of a file."""
+    """Return the bytes of a file."""
     if isinstance(node, Picture):
         return PICTURES[node.kind]
     if isinstance(node, Data):

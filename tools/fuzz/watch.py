@@ -1,4 +1,4 @@
-"""The process of a part, and who watches it: one that hangs or dies is replaced, and its input kept."""
+"""Run a part's process and watch it: one that hangs or dies is replaced, and its input kept."""
 
 import os
 import pickle
@@ -22,7 +22,7 @@ MEMORY = 4 * 2**30  # bytes that its process may take beside what it begins with
 
 
 def make_part(name: str, place: Path) -> Part:
-    """The part of that name, with what it needs made in `place`."""
+    """Return the part of that name, with what it needs made in `place`."""
     if name == "roots":
         from tools.fuzz.roots import Roots
 
@@ -41,7 +41,7 @@ def make_part(name: str, place: Path) -> Part:
 
 
 def work(name: str, place: Path, seed: int, connection: Connection) -> None:
-    """The process of a part: tells of each input by a file, of each batch by the connection."""
+    """Run as the process of a part: tell of each input by a file, of each batch by the connection."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.chdir(place)
     part = make_part(name, place)
@@ -64,7 +64,7 @@ def work(name: str, place: Path, seed: int, connection: Connection) -> None:
 
 @dataclass
 class Watch:
-    """A part's processes, one after another."""
+    """Watch a part's processes, one after another."""
 
     name: str
     folder: Path
@@ -91,7 +91,7 @@ class Watch:
         shutil.rmtree(self.place, ignore_errors=True)
 
     def listen(self, findings: Path) -> None:
-        """Reads what has come, or replaces the process where it has been silent for too long, or is dead."""
+        """Read what has come, or replace the process where it has been silent for too long, or is dead."""
         try:
             while self.connection.poll():
                 for tried in self.connection.recv():
