@@ -1,4 +1,4 @@
-"""The command line: alexnet-dali. Commands compose pipeline and model; user errors become one line here."""
+"""Define the command line, alexnet-dali: gather the commands, and turn user errors into one line."""
 
 import os
 import sys
@@ -38,7 +38,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 
 class Boundary(click.Group):
-    """Turns what a user can mend into one line and exit status 1; a bug keeps its traceback."""
+    """Turn what a user can mend into one line and exit status 1; a bug keeps its traceback."""
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         found = super().resolve_command(ctx, args)
@@ -82,7 +82,7 @@ class Boundary(click.Group):
 
 @contextmanager
 def in_one_line() -> Iterator[None]:
-    """Let errors be one plain line."""
+    """Raise errors that a user can mend as one plain line."""
     try:
         yield
     except click.ClickException as error:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def draw(path: Path, picture: Any, *content: Any, title: str, **more: Any) -> None:
-    """Draw and say so."""
+    """Draw a picture and say so."""
     picture(*content, path=path, title=title, **more)
     say(f"drawn: {path}")
 
@@ -41,7 +41,7 @@ STREAMS = (Path("stdout"), Path("stderr"))  # as errors call them
 
 
 def plain(text: object) -> str:
-    """The text in one line: each unsafe character, a newline too, is written as its escape sequence."""
+    """Return the text in one line: each unsafe character, newlines too, as its escape sequence."""
     return UNSAFE.sub(lambda found: _escape(found[0]), str(text))
 
 
@@ -70,7 +70,7 @@ def warn(text: object) -> None:
 
 
 def console(**options: Any) -> Console:
-    """A rich console to which all text is plain: no markup, no emoji codes, no highlighting."""
+    """Return a rich console to which all text is plain: no markup, emoji codes or highlighting."""
     return _Console(markup=False, emoji=False, highlight=False, **options)
 
 
@@ -81,7 +81,7 @@ SELDOM, OFTEN = 60.0, 5.0  # seconds between plain lines
 
 
 class Line:
-    """How far a command has come. Call it with how many more are done, and what to say for the speed."""
+    """Count how far a command has come: call it with how many more are done, and what to say."""
 
     def __init__(self, what: str, total: int, first: int, unit: str) -> None:
         self.what, self.total, self.first, self.unit = what, total, first, unit
@@ -104,7 +104,7 @@ class Line:
             self.print(text)
 
     def parts(self) -> list[str]:
-        """What it is, how many are done, the time left once a fiftieth is done, and the rest."""
+        """Return what it is, how many are done, the time left once a fiftieth is done, and the rest."""
         count = f"{self.done:,} of {self.total:,} {self.unit}" if self.total else ""
         more, left = self.total - self.done, ""
         if more and 50 * (self.done - self.first) >= self.total - self.first:
@@ -124,7 +124,7 @@ class Line:
         return f"{self.rate:,.{0 if self.rate >= 10 else 2}f} {self.unit}/s"
 
     def __rich_console__(self, screen: Console, options: "ConsoleOptions") -> "Iterator[Table]":
-        """In one row what fits, the most important first."""
+        """Yield one row of what fits, the most important first."""
         what, count, left, *fields = self.parts()
         room, bar, shown = options.max_width - ECHO + GAP, " " * BAR, []
         for text in filter(None, (what, left, count, bar, *fields)):
@@ -142,7 +142,7 @@ class Line:
 def progress(
     what: str, total: int, *, first: int = 0, unit: str = "images", output: bool = False, quiet: bool = False
 ) -> Iterator[Line]:
-    """A live line on a terminal, above which prints appear; elsewhere plain lines, ever more rarely.
+    """Show a live line on a terminal, and prints above it; elsewhere plain lines, ever more rarely.
 
     It is on stdout if it is all that the command prints (output) or stdout is a terminal, else on stderr.
     """
@@ -179,12 +179,12 @@ def disk_size(count: float) -> str:
 
 
 def plural(number: int, noun: str) -> str:
-    """As in 1 image, 2 images."""
+    """Return count and noun, as in 1 image, 2 images."""
     return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], line: int, title: str = "") -> None:
-    """A name and numbers a row, ruled off below the first `line` rows."""
+    """Print a name and numbers per row, with a line below the first `line` rows."""
     table = Table(title=title or None, title_justify="left")
     for heading in headings:
         table.add_column(heading, justify="right" if heading else "left")
@@ -201,7 +201,7 @@ class _Stdout:
 
 @contextmanager
 def lines(path: str) -> "Iterator[SupportsWrite[str]]":
-    """A text file that the user named, whole or not at all; - is the terminal."""
+    """Open a text file that the user named, whole or not at all; - is the terminal."""
     if path == "-":
         yield _Stdout()
     else:
@@ -210,7 +210,7 @@ def lines(path: str) -> "Iterator[SupportsWrite[str]]":
 
 
 def write_json(path: str | Path, content: Any, indent: int | None = 1) -> None:
-    """As `lines`, in ASCII. Python reads the names back byte by byte, those that are not UTF-8 as well."""
+    """Write JSON in ASCII: Python reads names back byte by byte, those that are not UTF-8 as well."""
     with lines(str(path)) as file:
         file.write(json.dumps(content, indent=indent) + "\n")
 

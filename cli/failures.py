@@ -1,4 +1,4 @@
-"""Failures of the machine and not of the program, known by what torch, CUDA and DALI say."""
+"""Recognise failures of the machine, not of the program, by what torch, CUDA and DALI say."""
 
 import os
 import re
@@ -24,7 +24,7 @@ def out_of_memory(error: Exception) -> bool:
 
 
 def explain(error: Exception) -> str | None:
-    """One line of what its user can do, or None: then it is a bug."""
+    """Return one line about what the user can do, or None: then it is a bug."""
     if out_of_memory(error):
         said = MEMORY.search(str(error))
         quoted = f" ({said[0].strip()})" if said else ""

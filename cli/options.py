@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Define the options that several commands share."""
 
 import math
 from collections.abc import Callable
@@ -38,7 +38,7 @@ cuda_graph = click.option(
 
 
 class Number(click.FloatRange):
-    """A number of a range, and not NaN, which click lets into any."""
+    """Accept a number of a range, and not NaN, which click lets into any range."""
 
     name = "number"
 
@@ -57,7 +57,7 @@ RUNS = Path("runs")
 
 
 class Output(click.Path):
-    """A file that the command writes, of one of these kinds; that it can be written is tried before the work.
+    """Accept a file to write, with one of these suffixes; that it can be written is tried before the work.
 
     dash: - is the terminal.
     """
@@ -79,7 +79,7 @@ output, output_or_dash, picture = Output(), Output(dash=True), Output(".png", ".
 
 @dataclass(frozen=True)
 class Machine:
-    """Where and how to compute, as asked for; None is the default of the option of this name."""
+    """Say where and how to compute; None is the default of the option of this name."""
 
     gpus: str | None = None
     device: str | None = None
@@ -88,7 +88,7 @@ class Machine:
 
 
 def machine(command: Callable[..., None]) -> Callable[..., None]:
-    """Adds the options of `Machine` to a command, which gets them as one argument, `machine`."""
+    """Add the options of `Machine` to a command, which gets them as one argument, `machine`."""
 
     @wraps(command)
     def collect(
@@ -102,12 +102,12 @@ def machine(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def run_path(name: str) -> Path:
-    """A run's folder: a plain name lies in runs/, anything else is a path."""
+    """Return a run's folder: a plain name lies in runs/, anything else is a path."""
     return RUNS / name if name == Path(name).name else Path(name)
 
 
 def run_name(path: Path) -> str:
-    """What --run calls a folder, so that `run_path` finds it again."""
+    """Return what --run calls a folder, so that `run_path` finds it again."""
     if path.parent == RUNS:
         return path.name
     return f"./{path}" if path.name == str(path) else str(path)
@@ -137,7 +137,7 @@ exif = click.option(
 
 
 def using_network(command: Callable[..., None]) -> Callable[..., None]:
-    """The options of a command that computes with a run's network."""
+    """Add the options of a command that computes with a run's network."""
     for option in (machine, checkpoint, run):
         command = option(command)
     return command

@@ -1,4 +1,4 @@
-"""SIGTERM, SIGINT and SIGHUP (a lost connection) ask to stop, and what is done is kept. The next ends it.
+"""Handle SIGTERM, SIGINT and SIGHUP: the first asks to stop and keeps what is done, the next ends it.
 
 Exit statuses of a training: 0 it is finished, 1 it failed, 128 + the signal that stopped it (SIGTERM: 143,
 Ctrl-C: 130, SIGHUP: 129), 75 stopped by --stop-after. The last four go on with the same command.
@@ -46,7 +46,7 @@ def handled(handler: Handler) -> Iterator[Callable[[Handler], None]]:
 
 
 def leave(number: int, frame: FrameType | None) -> None:
-    """A handler: leave, and let what is half written be removed on the way out."""
+    """Leave at a signal, and let what is half written be removed on the way out."""
     clear_line()
     raise SystemExit(128 + number)
 
@@ -73,7 +73,7 @@ def ended_in_order() -> Iterator[None]:
 
 
 class StopWish:
-    """Call it for the exit status with which to stop, or 0 to go on."""
+    """Note requests to stop: call it for the exit status with which to stop, or 0 to go on."""
 
     def __init__(self, minutes: float | None) -> None:
         self.deadline = time.monotonic() + 60 * (math.inf if minutes is None else minutes)
@@ -94,7 +94,7 @@ class StopWish:
             hush()
 
     def unbroken(self, tell: Callable[[Any], None]) -> Callable[[Any], None]:
-        """`tell`, though nothing can be printed any more; but a pipe that has lost its reader is a wish."""
+        """Let `tell` survive a lost output; a pipe that has lost its reader is a wish to stop."""
 
         def told(value: Any) -> None:
             try:

@@ -1,1 +1,1 @@
-"""What bench measures, and how."""
+"""Time the parts of training for `bench`."""

@@ -1,4 +1,4 @@
-"""Images a second of a piece of work, in rounds."""
+"""Measure images per second of a piece of work, in rounds."""
 
 import statistics
 import time
@@ -11,7 +11,7 @@ Meter = Callable[[float], float]  # works for so many seconds and says how many 
 
 
 def measure(meters: Mapping[str, Meter], seconds: float) -> dict[str, list[float]]:
-    """Images a second of each part in each round."""
+    """Return the images per second of each part in each round."""
     for meter in meters.values():  # warm: buffers, caches, kernels
         meter(0)
     rates: dict[str, list[float]] = {name: [] for name in meters}
@@ -26,14 +26,14 @@ def summary(rates: list[float]) -> dict[str, float]:
 
 
 def rate(work: Work, seconds: float) -> float:
-    """Images a second; what was ready before, as a pipeline has, is used up first."""
+    """Return images per second; what a pipeline has ready is used up first."""
     count(work, seconds / 5)
     images, passed = count(work, seconds)
     return images / passed
 
 
 def count(work: Work, seconds: float) -> tuple[int, float]:
-    """Images, and the seconds they took: at least one piece of the work, and at least so many seconds."""
+    """Return images and the seconds they took: at least one piece of work, and at least so many seconds."""
     started, images, passed = time.perf_counter(), 0, 0.0
     while images == 0 or passed < seconds:
         images += next(work)
@@ -42,7 +42,7 @@ def count(work: Work, seconds: float) -> tuple[int, float]:
 
 
 def ratios(rounds: dict[str, list[float]], peers: Iterable[str]) -> dict[str, Any]:
-    """Our rate over each peer's, and the share of the step that normalisations take: medians of rounds."""
+    """Return our rate over each peer's, and the normalisations' share of the step: medians of rounds."""
 
     def ratio(one: str, other: str) -> float:
         return statistics.median(a / b for a, b in zip(rounds[one], rounds[other], strict=True))

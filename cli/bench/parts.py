@@ -1,4 +1,4 @@
-"""The parts of training and evaluation that bench takes the time of, endless generators of image counts."""
+"""Run the parts of training and evaluation that bench times, as endless generators of image counts."""
 
 import gc
 import io
@@ -31,7 +31,7 @@ from pipeline.prep.shard import prepare_image
 
 
 class AgainAndAgain(EvaluationBatches):
-    """A split without an end."""
+    """Repeat a split without end."""
 
     def _feed(self) -> Feed:
         while True:
@@ -39,7 +39,7 @@ class AgainAndAgain(EvaluationBatches):
 
 
 class Parts:
-    """All that a training of `recipe` on `dataset` uses, part by part."""
+    """Run all that a training of `recipe` on `dataset` uses, part by part."""
 
     def __init__(self, dataset: Dataset, recipe: Recipe, machine: Machine, cuda_graph: bool = False) -> None:
         gc.collect()  # earlier parts that nobody uses: they and their works hold each other
@@ -68,7 +68,7 @@ class Parts:
         }
 
     def storage(self) -> Work:
-        """Shards read from end to end, from the disk as far as the system lets go of its cache."""
+        """Read shards from end to end, from the disk as far as the system lets go of its cache."""
         for number in itertools.cycle(range(len(self.dataset.splits["train"]))):
             shard = self.dataset.splits["train"][number]
             with open(self.dataset.root / shard.name, "rb", buffering=0) as file:
@@ -78,13 +78,13 @@ class Parts:
             yield shard.samples
 
     def chosen(self) -> Iterator[np.ndarray]:
-        """Sample numbers, a batch at a time, at random."""
+        """Yield random sample numbers, a batch at a time."""
         random = np.random.default_rng(0)
         while True:
             yield random.integers(len(self.samples), size=self.recipe.batch_size)
 
     def jpegs(self, numbers: np.ndarray) -> list[np.ndarray]:
-        """The samples' JPEGs; of a raw dataset what JPEGs of its first images would be."""
+        """Return the samples' JPEGs; for a raw dataset, its first images encoded as JPEGs."""
         if self.dataset.kind == "raw":
             return [self.made[number % len(self.made)] for number in numbers]
         return self.samples.read(numbers)[0]
@@ -95,7 +95,7 @@ class Parts:
         return [np.frombuffer(encode(Image.fromarray(square)), np.uint8) for square in squares]
 
     def decode_floor(self) -> Work:
-        """The same bytes through libjpeg-turbo alone, a thread a core."""
+        """Decode the same bytes by libjpeg-turbo alone, one thread per core."""
 
         def work(jpegs: list[np.ndarray]) -> None:
             for jpeg in jpegs:
@@ -108,7 +108,7 @@ class Parts:
                 yield len(jpegs)
 
     def decode(self) -> Work:
-        """DALI's decoder alone."""
+        """Run DALI's decoder alone."""
         chosen = self.chosen()
 
         def source() -> tuple[Any, ...]:
@@ -125,17 +125,17 @@ class Parts:
         return train_batches(self.dataset, self.recipe, seed=0, start=0, images=self.images)
 
     def on_each(self) -> Iterator[tuple[Images, torch.Tensor]]:
-        """The same as the steps of training get them."""
+        """Yield batches on the devices, as the steps of training get them."""
         return aside(iter(self.batches()), self.devices)
 
     def loader(self) -> Work:
-        """All that happens to an image before the network."""
+        """Run all that happens to an image before the network."""
         for images, _ in self.batches():
             self.wait()
             yield len(images)
 
     def step(self) -> Work:
-        """The step of training, on one batch that is there already."""
+        """Run the step of training on one batch that is there already."""
         images, labels = next(self.on_each())
         for number in itertools.count():
             self.training_step(images, labels, number, len(labels))
@@ -143,7 +143,7 @@ class Parts:
             yield len(labels)
 
     def train(self) -> Work:
-        """Loader and step together, as training runs them."""
+        """Run loader and step together, as training does."""
         batches = self.on_each()
         for number in itertools.count():
             asked = time.perf_counter()
@@ -156,7 +156,7 @@ class Parts:
             yield len(labels)
 
     def evaluation(self, views: tuple[tuple[int, int, int], ...]) -> Work:
-        """Validation images, again and again."""
+        """Evaluate validation images, again and again."""
         size = max(1, self.recipe.batch_size // len(views))
         for batch in AgainAndAgain(self.dataset, "val", views=views, batch_size=size, **self.images):
             evaluate(self.network, [batch], precision=self.precision)
@@ -164,14 +164,14 @@ class Parts:
             yield len(batch[1])
 
     def prep(self) -> Work:
-        """What prep does to an image, in one process; the images are the dataset's own."""
+        """Do what prep does to an image, in one process, with the dataset's own images."""
         for numbers in self.chosen():
             for jpeg in self.jpegs(numbers[:8]):
                 prepare_image(jpeg.tobytes(), "256", self.dataset.store, "ignore")
             yield 8
 
     def normalisations(self) -> Work:
-        """The response normalisations of a step by themselves, forward and backward, on their like."""
+        """Run a step's response normalisations alone, forward and backward, on a batch like theirs."""
         (images, _), divisor = next(iter(self.batches())), self.training_step.divisor
         found: list[tuple[Any, str, torch.Tensor, torch.Tensor]] = []
         with torch.no_grad(), autocast(self.device, self.precision):
@@ -189,12 +189,12 @@ class Parts:
             yield len(images)
 
     def wait(self) -> None:
-        """For the device to finish."""
+        """Wait for the device to finish."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
     def about(self) -> dict[str, Any]:
-        """What was measured, on what."""
+        """Return what was measured, and on what."""
         gpus = [torch.cuda.get_device_name(device) for device in self.devices if device.type == "cuda"]
         return {
             "data": str(self.dataset.root),
@@ -212,7 +212,7 @@ class Parts:
         }
 
     def memory(self) -> dict[str, int]:
-        """Bytes in use on each GPU, DALI's included."""
+        """Return the bytes in use on each GPU, DALI's included."""
         found = {}
         for device in {device for device in self.devices if device.type == "cuda"}:
             free, total = torch.cuda.mem_get_info(device)
@@ -221,7 +221,7 @@ class Parts:
 
 
 def decode(stored: Any) -> np.ndarray:
-    """(height, width, 3) uint8 by libjpeg-turbo alone; of the few that are no RGB JPEGs, by Pillow."""
+    """Return (height, width, 3) uint8 decoded by libjpeg-turbo alone, or by Pillow if it is no RGB JPEG."""
     if stored.ndim == 3:  # a raw dataset's
         return np.asarray(stored)
     try:

@@ -1,1 +1,1 @@
-"""The commands, one file each; none imports another."""
+"""Hold the commands, one file each; none imports another."""

@@ -1,4 +1,4 @@
-"""alexnet-dali baseline: the systems that the paper's tables compare the network with."""
+"""Define alexnet-dali baseline: the systems that the paper's tables compare the network with."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +24,7 @@ COMMON = (
 
 
 def common(command: Callable[..., None]) -> Callable[..., None]:
-    """The options of every baseline."""
+    """Add the options of every baseline."""
     for option in reversed(COMMON):
         command = option(command)
     return command

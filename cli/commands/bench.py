@@ -1,4 +1,4 @@
-"""alexnet-dali bench."""
+"""Define alexnet-dali bench: measure the parts of training, and name the slowest."""
 
 import resource
 from collections.abc import Callable
@@ -75,7 +75,7 @@ def command(
 
 
 def limit(result: dict[str, Any]) -> str:
-    """The sentence that names what a faster machine would have to do faster."""
+    """Return the sentence that names what a faster machine would have to do faster."""
     rate = {name: part["img_s"] for name, part in result["parts"].items()}
     loader, step, both = rate["loader"], rate["step"], rate["train"]
     slower, faster = ("loader", "step") if loader < step else ("step", "loader")
@@ -90,7 +90,7 @@ def limit(result: dict[str, Any]) -> str:
 
 
 def show(result: dict[str, Any]) -> None:
-    """A table, and what it says."""
+    """Print a table, and what it says."""
     screen = console(soft_wrap=True)
     table = Table(box=SIMPLE)
     table.add_column("part", no_wrap=True)

@@ -1,4 +1,4 @@
-"""alexnet-dali demo: the three commands on a small ImageNet that is drawn on the spot."""
+"""Define alexnet-dali demo: run the three commands on a small ImageNet that is drawn on the spot."""
 
 import shlex
 import shutil
@@ -42,7 +42,7 @@ def command(out: Path, device: str) -> None:
 
 
 def call(*arguments: object) -> None:
-    """A command as if typed, and shown so."""
+    """Show and run a command as if it had been typed."""
     words = [str(argument) for argument in arguments]
     say("")
     say(f"$ alexnet-dali {shlex.join(words)}")

@@ -1,4 +1,4 @@
-"""alexnet-dali doctor: what this machine can do, on one screen."""
+"""Define alexnet-dali doctor: show what this machine can do, on one screen."""
 
 import os
 import platform
@@ -93,7 +93,7 @@ def examine(data: Path) -> Machine:
 
 
 def imported(name: str, remedy: str, faults: list[str]) -> Any:
-    """The module, or None and a fault. A library that lacks one of its own is an OSError."""
+    """Return the module, or None and note a fault. A library that lacks one of its own is an OSError."""
     try:
         module = __import__(name, fromlist=["__version__"])
     except (ImportError, OSError) as error:
@@ -129,7 +129,7 @@ def find_gpu(torch: Any, number: int, count: int) -> Gpu:
 
 
 def find_driver() -> str | None:
-    """NVIDIA's driver version, also when this torch has no use for it."""
+    """Return NVIDIA's driver version, even when this torch has no use for it."""
     ask = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
         answer = subprocess.run(ask, capture_output=True, text=True, timeout=20, check=True)
@@ -139,7 +139,7 @@ def find_driver() -> str | None:
 
 
 def free_bytes(folder: Path) -> int:
-    """Where the folder is, or will be."""
+    """Return the free bytes where the folder is, or will be."""
     folder = folder.absolute()
     return shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists())).free
 
@@ -160,7 +160,7 @@ def ready(machine: Machine) -> bool:
 
 
 def advise(machine: Machine) -> list[str]:
-    """What all this means for `train`."""
+    """Return what all this means for `train`."""
     if not ready(machine):
         return ["not possible before torch and DALI can both be imported"]
     good = [number for number, gpu in enumerate(machine.gpus) if gpu.fault is None]
@@ -196,7 +196,7 @@ def advise_wheels(machine: Machine) -> list[str]:
 
 
 def rows(machine: Machine) -> list[Row]:
-    """Label and text; a label that is empty goes on with the one above."""
+    """Return label and text of each row; an empty label continues the one above."""
     build = f"built for CUDA {machine.torch_cuda}" if machine.torch_cuda else "a CPU build"
     wheels = " and ".join(machine.dali_wheels) or "no wheel of that name"
     table = [

@@ -1,4 +1,4 @@
-"""alexnet-dali ensemble."""
+"""Define alexnet-dali ensemble: average the predictions of several networks."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -96,7 +96,7 @@ def print_errors(images: int, rows: dict[str, dict[str, float]], weights: Sequen
 
 
 def read_ids(data: Path, wnids: Sequence[str]) -> list[int]:
-    """Those of the development kit for the classes of a submission."""
+    """Return the development kit's ids of the classes of a submission."""
     dataset = read_description(data)
     if [category.wnid for category in dataset.classes] != wnids:
         raise RunError(f"{dataset.root} has other classes than the predictions; name theirs with --data")

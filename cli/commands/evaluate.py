@@ -1,4 +1,4 @@
-"""alexnet-dali eval."""
+"""Define alexnet-dali eval: count the errors of a trained network."""
 
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,7 @@ def command(
 
 
 def print_errors(result: dict[str, Any]) -> None:
-    """Ours above the paper's."""
+    """Print our errors above the paper's."""
     views = "ten views" if result["views"] > 1 else "centre crop"
     rows = [(f"this run, {views}", f"{result['top1_err']:.2f} %", f"{result['top5_err']:.2f} %")]
     paper, images = (PAPER_2010, "2010 test") if result["split"] == "test" else (PAPER, "2012 val")

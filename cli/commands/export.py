@@ -1,4 +1,4 @@
-"""alexnet-dali export."""
+"""Define alexnet-dali export: write a network for other programs."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -69,7 +69,7 @@ def command(run_name: str | None, checkpoint: str, kind: str, out: Path | None, 
 
 
 def write_onnx(run: "Trained", out: Path, about: dict[str, Any], data: Path | None) -> None:
-    """Compared first, and only then written."""
+    """Write the network as ONNX, after its outputs have been compared with ours."""
     import torch
 
     from model.exchange import onnx
@@ -88,7 +88,7 @@ def write_onnx(run: "Trained", out: Path, about: dict[str, Any], data: Path | No
 
 
 def read_images(run: "Trained", data: Path | None) -> "torch.Tensor":
-    """The first validation images, (N, 3, crop, crop), 0..255."""
+    """Return the first validation images, (N, 3, crop, crop), 0..255."""
     from pipeline.batches import EvaluationBatches
     from pipeline.graph import CENTRE_VIEW
 

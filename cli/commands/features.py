@@ -1,4 +1,4 @@
-"""alexnet-dali features."""
+"""Define alexnet-dali features: write what a layer makes of each image."""
 
 import json
 import time
@@ -87,7 +87,7 @@ def command(
 
 
 def compute(run: "Trained", dataset: "Dataset", split: str, layer: str) -> Iterator[np.ndarray]:
-    """Batch by batch (rows, n) float32."""
+    """Yield (rows, n) float32, batch by batch."""
     from model.study.layers import outputs
     from pipeline.batches import EvaluationBatches
     from pipeline.graph import CENTRE_VIEW

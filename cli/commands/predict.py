@@ -1,4 +1,4 @@
-"""alexnet-dali predict."""
+"""Define alexnet-dali predict: name the likeliest classes of images."""
 
 import time
 from collections.abc import Sequence

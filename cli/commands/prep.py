@@ -1,4 +1,4 @@
-"""alexnet-dali prep: once, before the first training."""
+"""Define alexnet-dali prep: prepare a dataset, once, before the first training."""
 
 import os
 import shlex

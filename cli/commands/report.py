@@ -1,4 +1,4 @@
-"""alexnet-dali report."""
+"""Define alexnet-dali report: write one HTML page about a run."""
 
 import time
 from pathlib import Path

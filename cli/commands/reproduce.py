@@ -1,4 +1,4 @@
-"""alexnet-dali reproduce."""
+"""Define alexnet-dali reproduce: make the paper's tables."""
 
 import sys
 from collections.abc import Sequence
@@ -111,7 +111,7 @@ def command(
 
 
 def show(table: Table, found: Sequence[dict[str, Any]]) -> None:
-    """The paper's table with our column, and what its dashes need."""
+    """Print the paper's table with our column, and what its dashes need."""
     screen = console(soft_wrap=True, width=120)
     drawn = Drawn(title=f"{table.title}, top-1 / top-5 error in percent", title_justify="left", box=SIMPLE)
     drawn.add_column("", no_wrap=True)
@@ -130,7 +130,7 @@ def show(table: Table, found: Sequence[dict[str, Any]]) -> None:
 
 
 def error_cells(row: Row, said: dict[str, Any]) -> tuple[str, ...]:
-    """The paper's, the logs', ours, and what ours was measured on."""
+    """Return the cells of the paper, the logs and ours, and what ours was measured on."""
     sign = "+" if row.over else ""
     ours = " / ".join(f"{error:{sign}.2f}" for error in said["ours"]) if said["ours"] else "-"
     on = f"{said['images']:,} {said['split']}, {row.views}" if said["ours"] else ""

@@ -1,4 +1,4 @@
-"""alexnet-dali show: pictures of a run, of its network and of what it reads."""
+"""Define alexnet-dali show: draw a run, its network and what it reads."""
 
 from collections.abc import Sequence
 from pathlib import Path

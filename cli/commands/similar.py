@@ -1,4 +1,4 @@
-"""alexnet-dali similar."""
+"""Define alexnet-dali similar: find the images with the nearest features."""
 
 import math
 import time
@@ -26,7 +26,7 @@ BLOCK = 64 << 20  # bytes of features in memory at a time, as float32
 
 
 class Facts(Struct):
-    """How features were made."""
+    """Describe how features were made."""
 
     run: Place
     checkpoint: str
@@ -109,7 +109,7 @@ def command(
 
 
 def read_facts(features: Path) -> Facts:
-    """How the features were made, as the file beside them says."""
+    """Return how the features were made, as the file beside them says."""
     path = features.with_suffix(".json")
     try:
         return read_json(path, Facts)
@@ -121,7 +121,7 @@ def read_facts(features: Path) -> Facts:
 
 
 def read_table(features: Path, images: int, numbers: int) -> np.ndarray:
-    """The features, (images, numbers), mapped into memory."""
+    """Return the features, (images, numbers), mapped into memory."""
     try:
         return map_npy(features, Array((np.float32, np.float16), (images, numbers)))
     except Unfit as error:
@@ -131,7 +131,7 @@ def read_table(features: Path, images: int, numbers: int) -> np.ndarray:
 def describe(
     run: "Trained", arguments: Sequence[str], layer: str, upright: bool
 ) -> tuple[list[Path], np.ndarray]:
-    """The files that can be decoded, and the features of each: (files, n) float32."""
+    """Return the files that can be decoded, and their features, (files, n) float32."""
     from model.study.layers import outputs
     from pipeline.files import FileBatches, find_images
     from pipeline.graph import CENTRE_VIEW

@@ -1,4 +1,4 @@
-"""alexnet-dali train."""
+"""Define alexnet-dali train: train a network, or go on with a run."""
 
 import sys
 from functools import partial

@@ -1,1 +1,1 @@
-"""What joins pipeline and model for every command: devices, images, trainings, trained networks."""
+"""Join pipeline and model for every command: devices, images, trainings, trained networks."""

@@ -19,7 +19,7 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 
 
 def choose_devices(machine: Machine) -> list[torch.device]:
-    """The devices of this process's replica; several processes on a machine share out --gpus."""
+    """Return the devices of this process's replica; processes on one machine share --gpus."""
     gpus, device = machine.gpus, machine.device
     if gpus and device:
         raise RunError("--gpus and --device say the same thing in two ways; give one of them")
@@ -48,7 +48,7 @@ def choose_devices(machine: Machine) -> list[torch.device]:
 
 
 def recorder(wanted: bool, devices: list[torch.device]) -> Record | None:
-    """What records the training step where --cuda-graph wants it."""
+    """Return what records the training step if --cuda-graph is given."""
     if not wanted:
         return None
     if len(devices) > 1 or devices[0].type != "cuda" or find_place().world > 1:
@@ -57,13 +57,13 @@ def recorder(wanted: bool, devices: list[torch.device]) -> Record | None:
 
 
 def cores(workers: int | None) -> int:
-    """How many cores this process may take for its images: --workers, or its share of them all."""
+    """Return how many cores this process may use for its images: --workers, or its share of all."""
     return workers or max(1, count_cores() // find_place().local_world)
 
 
 @contextmanager
 def told_plainly(batch_size: int, devices: list[torch.device]) -> Iterator[None]:
-    """Too little memory for a run becomes a line that says what of it to change."""
+    """Turn running out of memory into a line that says what to change."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -77,7 +77,7 @@ def told_plainly(batch_size: int, devices: list[torch.device]) -> Iterator[None]
 
 
 def use_device(device: torch.device, precision: str | None) -> str:
-    """Sets this process up for it. The precision asked for, or the device's default.
+    """Set up this process for a device; return the precision asked for, or the device's default.
 
     float32 means it: no TF32 in its place. On a CPU, memory that tensors had is kept for the next ones: fresh
     pages for all of a step's were a quarter of its time.

@@ -1,4 +1,4 @@
-"""A recipe's images: mean, colour noise, training stream."""
+"""Make a recipe's images: mean, colour noise, training stream."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,7 @@ from pipeline.statistics import Statistics
 
 
 def stream_options(recipe: Recipe, device: torch.device, workers: int | None) -> dict[str, Any]:
-    """What all streams of batches have in common.
+    """Return the options that all streams of batches have in common.
 
     Each of DALI's operators waits for its slowest thread: one thread more than cores keeps all of them busy.
     """
@@ -25,17 +25,17 @@ def stream_options(recipe: Recipe, device: torch.device, workers: int | None) ->
 
 
 def choose_views(ten_crop: bool) -> tuple[tuple[int, int, int], ...]:
-    """The paper's ten views of an image, or its centre alone."""
+    """Return the paper's ten views of an image, or its centre alone."""
     return TEN_VIEWS if ten_crop else CENTRE_VIEW
 
 
 def read_mean(root: Path, recipe: Recipe) -> torch.Tensor:
-    """What the network subtracts, of the mean image beside a dataset's description."""
+    """Read the mean image beside a dataset's description; return what the network subtracts."""
     return centre_mean(Statistics.load(root / "statistics.npz").mean, recipe)
 
 
 def centre_mean(mean: np.ndarray, recipe: Recipe) -> torch.Tensor:
-    """(3, crop, crop): 2012 subtracts the centre part at every crop position, flipped or not."""
+    """Return (3, crop, crop): 2012 subtracts the mean's centre from every crop, flipped or not."""
     kept = slice((STORED - recipe.crop) // 2, (STORED + recipe.crop) // 2)
     return torch.from_numpy(np.float32(mean[kept, kept])).permute(2, 0, 1)
 
@@ -43,7 +43,7 @@ def centre_mean(mean: np.ndarray, recipe: Recipe) -> torch.Tensor:
 def train_batches(
     dataset: Dataset, recipe: Recipe, seed: int, start: int, images: dict[str, Any]
 ) -> TrainBatches:
-    """The recipe's stream of training batches from step `start` on.
+    """Return the recipe's stream of training batches from step `start` on.
 
     images: `stream_options`, and where several processes share a batch, this one's `rows`.
     """
@@ -59,7 +59,7 @@ def train_batches(
 
 
 def colour_noise(dataset: Dataset, recipe: Recipe) -> Callable[[int], np.ndarray]:
-    """Epoch -> the matrix of its colour noise, in 0..255 units.
+    """Return a function of the epoch: the matrix of its colour noise, in 0..255 units.
 
     2012 multiplied the eigenvectors by standard deviations. The paper says eigenvalues, which make sense for
     pixels in 0..1 only: a 255th of the variance in 0..255 units, once the shift is back in those units.

@@ -1,4 +1,4 @@
-"""The files of eval --predictions and of ensemble: probabilities, labels and names, an image a row."""
+"""Read and write the files of eval --predictions and of ensemble, one image per row."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class Predictions:
 
 
 def read(path: Path) -> Predictions:
-    """RunError where the file is none of these."""
+    """Read a file of predictions; raise RunError if it is none."""
     try:
         found = read_npz(path, ARRAYS)
         probabilities, labels, wnids = (found[name] for name in ("probabilities", "labels", "wnids"))
@@ -54,7 +54,7 @@ def write(path: Path, content: Predictions) -> None:
 
 
 def submission(content: Predictions, ids: Sequence[int]) -> str:
-    """The challenge's text: five 1-based ids of the development kit a line, the likeliest first.
+    """Return the challenge's text: five 1-based ids of the devkit per line, the likeliest first.
 
     Lines are in the order of the images' names, which is the challenge's. ids: of each class.
     """
@@ -64,7 +64,7 @@ def submission(content: Predictions, ids: Sequence[int]) -> str:
 
 
 def check_submission(text: str, images: int, classes: int) -> None:
-    """RunError naming the first line of a submission that breaks the challenge's rules."""
+    """Raise RunError that names the first line of a submission that breaks the challenge's rules."""
     lines = text.splitlines()
     if len(lines) != images:
         raise RunError(f"the submission has {len(lines):,} lines for {images:,} images")

@@ -1,4 +1,4 @@
-"""What the commands that study a trained network share: its run, the network, the facts about its images."""
+"""Open a trained network, and read and evaluate images with it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -43,7 +43,7 @@ FILES = 16  # at a time; of 24 megapixels each, 1.2 GB of pixels
 
 @dataclass(frozen=True)
 class Facts:
-    """What a network must be told of the images that it was trained on."""
+    """Hold what a network must be told of the images that it was trained on."""
 
     classes: tuple[Category, ...]
     mean: np.ndarray  # (256, 256, 3)
@@ -52,7 +52,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Trained:
-    """A network as a run saved it, on its devices, and what it takes to show it images."""
+    """Hold a network as a run saved it, on its devices, and what it takes to show it images."""
 
     path: Path  # of the checkpoint, or of an exported file
     step: int
@@ -65,24 +65,24 @@ class Trained:
 
     @property
     def source(self) -> Path:
-        """What --run calls it: a run's folder, or an exported file."""
+        """Return what --run calls it: a run's folder, or an exported file."""
         return self.path.parent if self.path.suffix == ".pt" else self.path
 
     def image_options(self) -> dict[str, Any]:
-        """What a stream of evaluation images takes beside the images and the views."""
+        """Return what a stream of evaluation images takes beside the images and the views."""
         return stream_options(self.recipe, self.devices[0], self.workers)
 
     def batch_size(self, views: int, files: bool = False) -> int:
-        """As many crops at a time as in training, but of few files: a GPU decodes them whole."""
+        """Return the images for as many crops as in training; few if files: a GPU decodes them whole."""
         size = max(1, self.recipe.batch_size // views)
         return min(size, FILES) if files else size
 
     def name(self, output: int) -> str:
-        """The first word for a class."""
+        """Return the first word for a class."""
         return first_word(self.facts.classes, output)
 
     def data(self, root: Path | None) -> Dataset:
-        """The dataset at `root`, or the one that the run was trained on; of the same classes."""
+        """Open the dataset at `root`, or the one that the run was trained on; of the same classes."""
         known = root or recorded_data(self.source)
         if not root and not known.exists():
             raise RunError(f"{known}, which {self.source} was trained on, is gone; give its place by --data")
@@ -95,7 +95,7 @@ class Trained:
 
 
 def open_run(run_name: str | None, state: str, machine: options.Machine) -> Trained:
-    """The named run, or the newest; without a GPU on the CPU, if the machine is not told otherwise."""
+    """Open the named run, or the newest; on the CPU if there is no GPU and no device was asked for."""
     path, saved = open_checkpoint(run_name, state)
     recipe = Recipe.from_dict(saved["identity"]["recipe"])
     if not (machine.device or machine.gpus or torch.cuda.is_available()):
@@ -117,7 +117,7 @@ def open_run(run_name: str | None, state: str, machine: options.Machine) -> Trai
 
 
 def find_run(name: str | None) -> Path:
-    """The folder of the named run, or of the one in runs/ that was saved last."""
+    """Return the folder of the named run, or of the one in runs/ that was saved last."""
     if name:
         folder = options.run_path(name)
         if not folder.is_dir():
@@ -132,7 +132,7 @@ def find_run(name: str | None) -> Path:
 
 
 def known_runs(place: Path) -> str:
-    """The names of the runs in a folder."""
+    """Return a text with the names of the runs in a folder."""
     names = sorted({path.parent.name for name in ("run.json", "last.pt") for path in place.glob(f"*/{name}")})
     if not names:
         return f"{place} has none: train one (alexnet-dali train)"
@@ -141,7 +141,7 @@ def known_runs(place: Path) -> str:
 
 
 def open_checkpoint(run_name: str | None, state: str) -> tuple[Path, dict[str, Any]]:
-    """A run's checkpoint and its content; or an exported file, and as much of that as it has."""
+    """Return path and content of a run's checkpoint, or of an exported file as far as it has that."""
     path = Path(run_name or "")
     if path.suffix == ".safetensors":
         return path, read_export(path)
@@ -163,7 +163,7 @@ def open_checkpoint(run_name: str | None, state: str) -> tuple[Path, dict[str, A
 
 
 def read_export(path: Path) -> dict[str, Any]:
-    """What a checkpoint has, as much of it as a file of `export` holds, and the facts."""
+    """Return what a checkpoint has, as far as a file of `export` holds it, and the facts."""
     file = weights.read(path)
     step, dataset = file.about["step"], file.about["dataset"]
     try:
@@ -179,7 +179,7 @@ def read_export(path: Path) -> dict[str, Any]:
 
 
 def find_facts(folder: Path, fingerprint: str) -> Facts:
-    """What a run in `folder` was told of its images: its own copy, or that of the same dataset."""
+    """Return the facts of a run's images: its own copy, or that of the same dataset."""
     copied = (folder / "dataset.json").exists()
     root = folder if copied else recorded_data(folder)
     try:
@@ -196,7 +196,7 @@ def find_facts(folder: Path, fingerprint: str) -> Facts:
 
 
 def recorded_data(folder: Path) -> Path:
-    """Where the dataset was when the run was trained."""
+    """Return where the dataset was when the run was trained."""
     if not folder.is_dir():
         raise RunError(f"{folder} does not say where a dataset is; name one with --data")
     try:
@@ -206,7 +206,7 @@ def recorded_data(folder: Path) -> Path:
 
 
 def title(path: Path) -> str:
-    """What pictures call the network of a checkpoint or an exported file."""
+    """Return what pictures call the network of a checkpoint or an exported file."""
     return path.parent.name if path.suffix == ".pt" else path.stem
 
 
@@ -222,7 +222,7 @@ def evaluate_run(
     views: tuple[tuple[int, int, int], ...],
     predictions: Path | None,
 ) -> dict[str, Any]:
-    """The errors of a network on a split of a dataset, in percent; of the first process, those of all.
+    """Return a network's errors on a split, in percent; in the first process, those of all processes.
 
     predictions: where to write the probabilities, if at all.
     """
@@ -257,7 +257,7 @@ def evaluate_run(
 def compute(
     run: Trained, batches: EvaluationBatches, replicas: Replicas, what: str, keep: bool
 ) -> Evaluation:
-    """Of this process's share; after each batch in step with the others, so that none waits for long."""
+    """Evaluate this process's share, in step with the others after each batch: none waits for long."""
     with progress(what, len(batches.rows), quiet=not replicas.first) as done:
 
         def each(images: int) -> None:
@@ -271,7 +271,7 @@ def compute(
 
 
 def read_images(run: Trained, paths: Sequence[Path], upright: bool) -> Any:
-    """(path, the (1, 3, crop, crop) that the network reads) of each; a broken image is an error."""
+    """Yield each path and the (1, 3, crop, crop) that the network reads; a broken image is an error."""
     batches = FileBatches(paths, views=CENTRE_VIEW, batch_size=1, upright=upright, **run.image_options())
     for images, labels in batches:
         path, note = paths[int(labels)], batches.notes.get(int(labels))

@@ -1,4 +1,4 @@
-"""A Trainer from a recipe, a dataset and a run folder."""
+"""Make and run a Trainer from a recipe, a dataset and a run folder."""
 
 import os
 import platform
@@ -44,7 +44,7 @@ from pipeline.graph import CENTRE_VIEW
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """How a recipe is trained, as asked for on the command line."""
+    """Say how a recipe is trained, as asked for on the command line."""
 
     machine: Machine
     cuda_graph: bool
@@ -56,7 +56,7 @@ class TrainSettings:
 
 
 def train(recipe: Recipe, dataset: Dataset, path: Path, settings: TrainSettings) -> int:
-    """The run at `path`, from its last checkpoint if there is one, to its schedule's end. The exit status."""
+    """Train the run at `path`, from its last checkpoint if there is one; return the exit status."""
     if settings.stop_after is not None and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
         raise RunError("--stop-after under torchrun --max-restarts: it would start the stopped run again")
     devices = choose_devices(settings.machine)
@@ -182,7 +182,7 @@ def tell_room(folder: Path, recipe: Recipe) -> None:
 
 
 def begin(network: AlexNet, source: str, replicas: Replicas) -> None:
-    """The weights of another training, as far as they fit, in place of those drawn."""
+    """Load the weights of another training, as far as they fit, in place of those drawn."""
     path, saved = trained.open_checkpoint(source, "last")
     try:
         drawn = weights.begin(network, saved["weights"])
@@ -195,7 +195,7 @@ def begin(network: AlexNet, source: str, replicas: Replicas) -> None:
 def make_validation(
     step: Step, dataset: Dataset, images: dict[str, Any]
 ) -> Callable[[Callable[[int], None]], Evaluation]:
-    """The centre view of every validation image, anew at each call."""
+    """Return a function that evaluates the centre view of every validation image."""
 
     def validate(each: Callable[[int], None]) -> Evaluation:
         size = step.recipe.batch_size
@@ -206,7 +206,7 @@ def make_validation(
 
 
 def identify(step: Step, dataset: Dataset, init_from: str | None) -> dict[str, Any]:
-    """All that the bits of a run depend on: where it changes, the run is another."""
+    """Return all that the bits of a run depend on: if it changes, the run is another."""
 
     def name(device: torch.device) -> str:
         cuda = device.type == "cuda"
@@ -226,7 +226,7 @@ def identify(step: Step, dataset: Dataset, init_from: str | None) -> dict[str, A
 
 
 def describe(dataset: Dataset, identity: dict[str, Any]) -> dict[str, Any]:
-    """run.json: what the run is, and how it was started this time."""
+    """Return run.json's content: what the run is, and how it was started this time."""
     start = {key: value for key, value in identity.items() if key not in ("recipe", "dataset")}
     return {
         "recipe": identity["recipe"],

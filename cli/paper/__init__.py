@@ -1,1 +1,1 @@
-"""The paper's numbers, and the runs that make them again."""
+"""Reproduce the paper: its numbers, and the runs that make them again."""

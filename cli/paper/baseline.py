@@ -1,4 +1,4 @@
-"""One baseline run, from codebook to result.json."""
+"""Run one baseline, from codebook to result.json."""
 
 import json
 import platform
@@ -34,7 +34,7 @@ LIBRARIES = {"cv2": "opencv-python-headless", "sklearn": "scikit-learn"}  # modu
 
 @dataclass(frozen=True)
 class BaselineSettings:
-    """What the command line says of every baseline."""
+    """Hold what the command line says of every baseline."""
 
     data: Path
     split: str  # whose errors are counted
@@ -52,7 +52,7 @@ def run_baseline(
     sizes: dict[str, int],
     settings: BaselineSettings,
 ) -> None:
-    """All stages that are not done yet. grid: patch, step and scales."""
+    """Run all stages that are not done yet. grid: patch, step and scales."""
     need_libraries()
     dataset, split = open_dataset(settings.data), settings.split
     folder = settings.out or options.RUNS / f"baseline-{name}"
@@ -89,7 +89,7 @@ def need_libraries() -> None:
 
 
 def refuse_changes(plan: stages.Plan, dataset: Dataset) -> None:
-    """What is in the folder must be of the same settings and images."""
+    """Raise RunError if the folder's run has other settings or images."""
     path = plan.folder / "run.json"
     if not path.exists():
         return
@@ -104,7 +104,7 @@ def refuse_changes(plan: stages.Plan, dataset: Dataset) -> None:
 
 
 def describe(plan: stages.Plan, dataset: Dataset) -> dict[str, Any]:
-    """run.json: what the run is, and how it was started this time."""
+    """Return run.json's content: what the run is, and how it was started this time."""
     return {
         "baseline": plan.settings(),
         "data": {"path": str(dataset.root.resolve()), "fingerprint": dataset.fingerprint},
@@ -135,7 +135,7 @@ def check_room(folder: Path, needed: int) -> None:
 
 @contextmanager
 def timed(what: str, images: int) -> Iterator[stages.Each]:
-    """Progress, and at the end a line of what it took."""
+    """Show progress, and at the end a line of what it took."""
     with progress(f"{what:<9}", images) as line:
         yield line
     if line.done:
@@ -144,7 +144,7 @@ def timed(what: str, images: int) -> Iterator[stages.Each]:
 
 
 def write_result(plan: stages.Plan, dataset: Dataset, split: str, found: Evaluation) -> None:
-    """predictions.npz, result.json and a line. Those of another split are replaced."""
+    """Write predictions.npz and result.json, in place of another split's, and print a line."""
     labels, names = stages.open_samples(dataset.root, split).index["label"], read_names(dataset, split)
     wnids = [category.wnid for category in dataset.classes]
     content = predictions.Predictions(found.probabilities.numpy(), labels, names, wnids)

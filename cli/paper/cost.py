@@ -1,4 +1,4 @@
-"""What `reproduce` would run, and how long that takes at the speed of this machine."""
+"""Estimate how long `reproduce` would take at the speed of this machine."""
 
 import shlex
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ class Part(Struct):
 
 
 class Bench(Struct):
-    """What is asked of a file of bench --json."""
+    """Describe what is read of a file of bench --json."""
 
     width: Rate
     batch_size: int
@@ -34,7 +34,7 @@ class Bench(Struct):
 
 
 def tell_cost(steps: "Sequence[Step]", shelf: "Shelf", bench_path: Path | None) -> None:
-    """Each command, and the arithmetic of its time: images / (images a second)."""
+    """Print each command, and the arithmetic of its time: images / (images per second)."""
     rates: dict[str, dict[str, float]] = {}  # by recipe
     total, unknown = 0.0, 0
     for step in steps:
@@ -65,7 +65,7 @@ def spell(seconds: float) -> str:
 
 
 def read_rates(path: Path, recipe: Recipe) -> dict[str, float]:
-    """Images a second by part, from a file of bench --json for networks of this width and batch."""
+    """Return images per second by part, from a file of bench --json of this width and batch size."""
     try:
         found = read_json(path, Bench)
         rates = {name: found.parts[name].img_s for name in ("train", "eval, centre", "eval, ten views")}
@@ -81,7 +81,7 @@ def read_rates(path: Path, recipe: Recipe) -> dict[str, float]:
 
 
 def measure_rates(name: str, shelf: "Shelf") -> dict[str, float]:
-    """The same of a run's net, measured now on its own images."""
+    """Measure the same for a run's net, now, on its own images."""
     from cli.bench.parts import Parts
 
     works = Parts(shelf.images(name), shelf.recipe(name), shelf.machine_of(name)).works

@@ -1,4 +1,4 @@
-"""What `reproduce` keeps in a folder: a folder for each run, what made it, what of it is missing."""
+"""Plan what `reproduce` runs: look at the folder of each run, and list what is missing."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -23,20 +23,20 @@ SIZES = {"sift-fv": ("sample", "step", "components"), "sparse-coding": ("sample"
 
 
 class Evaluated(Struct):
-    """What is asked of the result of an eval."""
+    """Describe what is read of the result of an eval."""
 
     step: Count
 
 
 class Result(Struct):
-    """The same of a baseline."""
+    """Describe what is read of the result of a baseline."""
 
     split: str
 
 
 @dataclass(frozen=True)
 class Step:
-    """A command, and what it does to which run."""
+    """Describe a command, and what it does to which run."""
 
     run: str
     words: tuple[str, ...]
@@ -46,7 +46,7 @@ class Step:
 
 @dataclass(frozen=True)
 class PlanSettings:
-    """What is asked of all runs; None: the default of the command that makes them."""
+    """Hold what is asked of all runs; None: the default of the command that makes them."""
 
     machine: Machine
     width: float | None
@@ -61,14 +61,14 @@ class PlanSettings:
 
 @dataclass(frozen=True)
 class Shelf:
-    """The runs in `folder`, by their names in tables.py. data: by the keys of DATA."""
+    """Look after the runs in `folder`, by their names in tables.py. data: by the keys of DATA."""
 
     folder: Path
     data: dict[str, Dataset]
     settings: PlanSettings
 
     def steps(self, tables: Iterable[Table]) -> list[Step]:
-        """What is missing, in order and once; nothing of runs whose images are not given."""
+        """Return what is missing, in order and once, of the runs whose images are given."""
         found: dict[tuple[str, ...], Step] = {}
         for row in (row for table in tables for row in table.rows):
             for name, views in predictions(row):
@@ -78,7 +78,7 @@ class Shelf:
         return list(found.values())
 
     def missing(self, name: str, views: str | None) -> Iterator[Step]:
-        """Of a run and those that it begins with; `views`: of which predictions are wanted."""
+        """Yield what is missing of a run and those that it begins with. views: of the predictions."""
         if name in BASELINES:
             if not self.is_made(name):
                 yield Step(name, self.baseline_words(name), (name,), {})
@@ -96,17 +96,17 @@ class Shelf:
         return self.data[images_of(name)]
 
     def lack(self, name: str) -> str | None:
-        """The images that a run needs and are not given."""
+        """Return the images that a run needs and are not given."""
         return next((DATA[key] for key in map(images_of, chain(name)) if key not in self.data), None)
 
     def split(self, name: str) -> str:
-        """Whose errors are counted: ILSVRC-2010's test images if they have labels, or else validation."""
+        """Return whose errors are counted: ILSVRC-2010's test images if labelled, else validation."""
         data = self.images(name)
         tested = images_of(name) == "data_2010" and data.splits.get("test")
         return "test" if tested and has_labels(data, "test") else "val"
 
     def predictions(self, name: str, views: str) -> Path:
-        """Where they are; what made them lies beside as .json."""
+        """Return where a run's predictions are; what made them lies beside as .json."""
         if name in BASELINES:
             return self.folder / name / "predictions.npz"
         path = self.folder / name / f"{self.split(name)}-{views}.npz".replace(" ", "-")
@@ -120,7 +120,7 @@ class Shelf:
         return get_recipe(run.recipe, classes=classes, schedule=run.schedule, **self.given(*TRAINING))
 
     def machine_of(self, name: str) -> Machine:
-        """Where to compute; of two devices a net of one tower takes the first."""
+        """Return where to compute; of two devices a net of one tower takes the first."""
 
         def first(devices: str | None) -> str | None:
             return devices and ",".join(devices.split(",")[: self.recipe(name).towers])
@@ -157,14 +157,14 @@ class Shelf:
         return {name: getattr(self.settings, name) for name in names}
 
     def validations(self, name: str) -> list[dict[str, Any]]:
-        """The rows of metrics after each finished epoch of a training."""
+        """Return the rows of metrics after each finished epoch of a training."""
         path = self.folder / name
         if not (path / "last.pt").exists() or not (path / "metrics.jsonl").exists():
             return []
         return [row for row in read_metrics(path / "metrics.jsonl") if row["kind"] == "val"]
 
     def epochs_left(self, name: str) -> int:
-        """Of a training; RunError where that in its folder is finished, but another."""
+        """Return the epochs a training still needs; RunError if a finished one in its folder differs."""
         recipe, rows = self.recipe(name), self.validations(name)
         if not schedule.finished(recipe, [row["top1_err"] for row in rows]):
             return schedule.epochs(recipe) - len(rows)
@@ -182,7 +182,7 @@ class Shelf:
         return bool(rows) and said.step == rows[-1]["step"] and out.exists()
 
     def is_made(self, name: str) -> bool:
-        """Whether a baseline is finished and evaluated on our split; RunError where it is another."""
+        """Return whether a baseline is finished and evaluated on our split; RunError if it differs."""
         path = self.folder / name / "result.json"
         try:
             split = read_json(path, Result).split
@@ -196,7 +196,7 @@ class Shelf:
         return split == self.split(name)
 
     def about(self, name: str, kind: str) -> dict[str, Any]:
-        """The run.json of a finished run of a kind, recipe or baseline, which must be of the same images."""
+        """Return the run.json of a finished run of a kind, recipe or baseline, of the same images."""
         path = self.folder / name / "run.json"
         about = read_about(path) if path.exists() else {}
         if not about.get(kind):
@@ -215,7 +215,7 @@ class Shelf:
 
 
 def predictions(row: Row | Speed) -> Iterator[tuple[str, str | None]]:
-    """The runs of a row, and those of which predictions are wanted: their views."""
+    """Yield the runs of a row, with their views if predictions of them are wanted."""
     if isinstance(row, Speed):
         yield from ((name, None) for name in row.runs)
         return
@@ -225,17 +225,17 @@ def predictions(row: Row | Speed) -> Iterator[tuple[str, str | None]]:
 
 
 def chain(name: str) -> list[str]:
-    """A run and those that it begins with, the first of them first."""
+    """Return a run after those that it begins with, the first of them first."""
     begins = RUNS[name].begins if name in RUNS else None
     return [*(chain(begins) if begins else []), name]
 
 
 def images_of(name: str) -> str:
-    """A key of DATA."""
+    """Return the key of DATA of a run's images."""
     return (RUNS[name] if name in RUNS else BASELINES[name]).data
 
 
 def written(values: Mapping[str, Any]) -> list[str]:
-    """As options on a command line; None is left out."""
+    """Return options of a command line; None is left out."""
     given = {name.replace("_", "-"): value for name, value in values.items() if value is not None}
     return [word for name, value in given.items() for word in (f"--{name}", str(value))]

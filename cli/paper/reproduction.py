@@ -1,4 +1,4 @@
-"""Run the plan, average, compare."""
+"""Run the plan of `reproduce`, average predictions, and compare with the paper."""
 
 import ctypes
 import os
@@ -25,13 +25,13 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def open_datasets(paths: Mapping[str, Path | None]) -> dict[str, Dataset]:
-    """By the keys of DATA, as the paths; those that are not given are left out."""
+    """Open the datasets at the paths, by the keys of DATA; those that are not given are left out."""
     opened = {path: open_dataset(path) for path in set(paths.values()) if path}
     return {key: opened[path] for key, path in paths.items() if path}
 
 
 def work_off(steps: Sequence[Step]) -> set[str]:
-    """Run all steps; the runs of which one failed. Steps that need such a run are left out."""
+    """Run all steps but those that need a failed run; return the runs of which a step failed."""
     failed: set[str] = set()
     commands = Commands()
     with handled(commands.receive):
@@ -49,19 +49,19 @@ def work_off(steps: Sequence[Step]) -> set[str]:
 
 @dataclass
 class Commands:
-    """Processes of alexnet-dali, one at a time. Signals are passed on, and noted."""
+    """Run processes of alexnet-dali, one at a time. Signals are passed on, and noted."""
 
     stop: StopWish = field(default_factory=lambda: StopWish(None))
     child: "subprocess.Popen[bytes] | None" = None
 
     def receive(self, number: int, frame: FrameType | None) -> None:
-        """A handler of signals."""
+        """Pass a signal on to the process, and note it."""
         if self.child:
             self.child.send_signal(number)
         self.stop.receive(number)
 
     def run(self, words: Sequence[str]) -> int:
-        """A command as if typed, and shown so; its status. If this process is killed, it saves and stops."""
+        """Show and run a command; return its status. It saves and stops if this process is killed."""
         say("")
         say(f"$ alexnet-dali {shlex.join(words)}")
         libc, home = ctypes.CDLL(None), str(Path(__file__).parents[2])
@@ -77,7 +77,7 @@ class Commands:
 
 
 def tell(row: Row | Speed, shelf: Shelf, failed: Collection[str]) -> dict[str, Any]:
-    """A row for --json: what others say, and ours, or why there is none."""
+    """Return a row for --json: what others say, and ours, or why there is none."""
     names = [each for name, _ in predictions(row) for each in chain(name)]
     lack, broken = find_lack(row, shelf), next((name for name in names if name in failed), None)
     if lack or broken:
@@ -88,7 +88,7 @@ def tell(row: Row | Speed, shelf: Shelf, failed: Collection[str]) -> dict[str, A
 
 
 def find_lack(row: Row | Speed, shelf: Shelf) -> str | None:
-    """The images that a row needs and are not given."""
+    """Return the images that a row needs and are not given."""
     return next(filter(None, (shelf.lack(name) for name, _ in predictions(row))), None)
 
 
@@ -101,7 +101,7 @@ def measure_errors(row: Row, shelf: Shelf) -> dict[str, Any]:
 
 
 def mean_errors(shelf: Shelf, names: Sequence[str], views: str) -> list[float]:
-    """Top-1 and top-5 error, in percent, of the mean of the runs' predictions."""
+    """Return top-1 and top-5 error, in percent, of the mean of the runs' predictions."""
     import torch
 
     from model.evaluate import sound_rates, tally
@@ -117,7 +117,7 @@ def mean_errors(shelf: Shelf, names: Sequence[str], views: str) -> list[float]:
 
 
 def measure_speed(row: Speed, shelf: Shelf) -> dict[str, Any]:
-    """By the training errors in the runs' metrics, each of the steps since the one before."""
+    """Measure speed by the training errors in the metrics, each of the steps since the last."""
     epochs = []
     for name in row.runs:
         rows = read_metrics(shelf.folder / name / "metrics.jsonl")

@@ -1,4 +1,4 @@
-"""The stages of a baseline. What each makes is in the run's folder once it is whole:
+"""Run the stages of a baseline. What each makes is in the run's folder once it is whole:
 
 codebook.npz    learned from a random sample of descriptors: components and mixture, or a dictionary
 SPLIT/*.npy     features, (images, n) float16, a file for each shard of the dataset
@@ -56,7 +56,7 @@ EVALUATED = 256  # images at a time
 
 
 class Classifier(Struct, forbid_unknown_fields=True):
-    """The content of classifier.pt."""
+    """Describe the content of classifier.pt."""
 
     format: int
     epochs: Positive
@@ -67,7 +67,7 @@ class Classifier(Struct, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class Plan:
-    """All that features depend on, and where they go. Its methods are what worker processes do."""
+    """Hold all that features depend on, and where they go. Worker processes run its methods."""
 
     baseline: str
     grid: Grid
@@ -79,7 +79,7 @@ class Plan:
     folder: Path
 
     def settings(self) -> dict[str, Any]:
-        """As run.json has them."""
+        """Return the settings as run.json has them."""
         found = {**asdict(self), "levels": [list(level) for level in self.levels]}
         return {name: found[name] for name in found if name not in ("data", "folder")}
 
@@ -91,7 +91,7 @@ class Plan:
         return self.folder / shard[0] / f"{shard[1]:06d}.npy"
 
     def sample_descriptors(self, numbers: Sequence[int]) -> np.ndarray:
-        """As many, or all, of each of these training images: (n, 128) uint8."""
+        """Sample descriptors, as many of each of these training images: (n, 128) uint8."""
         samples, found = open_samples(self.data, "train"), []
         each = -(-self.sample // min(SAMPLED, len(samples)))
         for number in numbers:
@@ -101,7 +101,7 @@ class Plan:
         return np.concatenate(found)
 
     def write_features(self, shard: Shard) -> int:
-        """Of each image of a shard; the number of images."""
+        """Write the features of a shard's images; return their number."""
         samples, codebook = open_samples(self.data, shard[0]), open_codebook(self)
         numbers = np.flatnonzero(samples.index["shard"] == shard[1])
         shape = (len(numbers), self.regions * codebook.length)
@@ -129,7 +129,7 @@ def open_codebook(plan: Plan) -> Codebook:
 
 
 def read_codebook(baseline: str, path: Path) -> dict[str, np.ndarray]:
-    """The arrays of codebook.npz."""
+    """Read the arrays of codebook.npz."""
     try:
         arrays = read_npz(path, ARRAYS[baseline])
         if not all(np.isfinite(array).all() for array in arrays.values()):
@@ -140,7 +140,7 @@ def read_codebook(baseline: str, path: Path) -> dict[str, np.ndarray]:
 
 
 def read_grey(samples: Samples, number: int) -> np.ndarray:
-    """A stored image's luma, (256, 256) uint8."""
+    """Return a stored image's luma, (256, 256) uint8."""
     try:
         pixels = samples.square(number)
     except image.BadImage:
@@ -149,7 +149,7 @@ def read_grey(samples: Samples, number: int) -> np.ndarray:
 
 
 def learn_codebook(plan: Plan, dataset: Dataset, workers: int, each: Each) -> Codebook:
-    """The one in the folder, or a new one."""
+    """Return the codebook in the folder, or learn a new one."""
     if not plan.codebook_path.exists():
         numbers = np.random.default_rng(plan.seed).permutation(dataset.samples("train"))[:SAMPLED].tolist()
         tasks = [tuple(numbers[first : first + A_TASK]) for first in range(0, len(numbers), A_TASK)]
@@ -165,7 +165,7 @@ def learn_codebook(plan: Plan, dataset: Dataset, workers: int, each: Each) -> Co
 
 
 def missing(plan: Plan, dataset: Dataset, splits: Iterable[str]) -> list[Shard]:
-    """The shards that have no features yet."""
+    """Return the shards that have no features yet."""
     shards = [(split, number) for split in splits for number in range(len(dataset.splits[split]))]
     return [shard for shard in shards if not plan.features_path(shard).exists()]
 
@@ -178,7 +178,7 @@ def write_features(plan: Plan, shards: Sequence[Shard], workers: int, each: Each
 
 
 def read_features(plan: Plan, shard: Shard) -> Batch:
-    """(images, n) float16 and labels (images,) int64."""
+    """Read a shard's features, (images, n) float16, and labels, (images,) int64."""
     samples, path = open_samples(plan.data, shard[0]), plan.features_path(shard)
     labels = samples.index["label"][samples.index["shard"] == shard[1]].astype(np.int64)
     shape = (len(labels), plan.regions * open_codebook(plan).length)
@@ -190,7 +190,7 @@ def read_features(plan: Plan, shard: Shard) -> Batch:
 
 
 def read_state(folder: Path, epochs: int) -> dict[str, Any]:
-    """Where the classifiers stand: step, epoch, and weights if there are some."""
+    """Read where the classifiers stand: step, epoch, and weights if there are some."""
     path = folder / "classifier.pt"
     if not path.exists():
         return {"step": 0, "epoch": 0}
@@ -205,7 +205,7 @@ def read_state(folder: Path, epochs: int) -> dict[str, Any]:
 
 
 class Training:
-    """The classifiers on the features of `plan`, from `state` on, as `read_state` found it."""
+    """Train the classifiers on the features of `plan`, from the `state` that `read_state` found."""
 
     def __init__(
         self, plan: Plan, dataset: Dataset, features: int, epochs: int, state: dict[str, Any]
@@ -223,7 +223,7 @@ class Training:
             self.classifiers.load_state_dict(state["weights"])
 
     def train(self, run: RunDirectory, each: Each) -> None:
-        """To the end; validation after each epoch."""
+        """Train to the end, and validate after each epoch."""
         while self.epoch < self.epochs:
             started = time.monotonic()
             sums = self.train_epoch(each)
@@ -237,7 +237,7 @@ class Training:
             checkpoint.save(self.plan.folder / "classifier.pt", state)
 
     def train_epoch(self, each: Each) -> torch.Tensor:
-        """The tally of the scores before each update.
+        """Train for an epoch; return the tally of the scores before each update.
 
         Shards come in random order, and images in random order within them, as the dataset is shuffled
         already: one shard's features are in memory at a time.
@@ -257,11 +257,11 @@ class Training:
         return sums
 
     def evaluate(self, split: str) -> Evaluation:
-        """The softmax of the scores stands for probabilities; only its order means something."""
+        """Evaluate the softmax of the scores: as probabilities, only its order means something."""
         return evaluate(self.classifiers, self.batches(split), precision="float32", keep=True)
 
     def batches(self, split: str) -> Iterator[Batch]:
-        """Features as images of one view."""
+        """Yield features as images of one view."""
         for number in range(len(self.dataset.splits[split])):
             features, labels = read_features(self.plan, (split, number))
             for first in range(0, len(labels), EVALUATED):

@@ -1,4 +1,4 @@
-"""The paper's tables as data: what it says of each row, and which runs make ours. Errors in percent.
+"""Hold the paper's tables as data: its numbers, errors in percent, and which runs make ours.
 
 Which nets were averaged is known from the names of the files that went to the challenge, in its results of
 2012; the logs are the notes of the 2012 source (layer-params-*.cfg).
@@ -20,7 +20,7 @@ DATA = {
 
 @dataclass(frozen=True)
 class Run:
-    """What `train` is given, and the images: a key of DATA."""
+    """Hold what `train` is given, and the images: a key of DATA."""
 
     recipe: str
     data: str = "data"
@@ -31,7 +31,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Baseline:
-    """What `baseline` is given, and the images: a key of DATA."""
+    """Hold what `baseline` is given, and the images: a key of DATA."""
 
     command: str
     data: str = "data"
@@ -70,7 +70,7 @@ BASELINES = {
 
 @dataclass(frozen=True)
 class Row:
-    """Errors of the average of the runs' predictions, or by how much they exceed those of another run."""
+    """Ask for the errors of the runs' mean predictions, or how far they exceed another run's."""
 
     name: str
     runs: tuple[str, ...]
@@ -85,7 +85,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Speed:
-    """How many times as many epochs as `fast` the run `slow` takes to a training error."""
+    """Ask how many times as many epochs as `fast` the run `slow` takes to a training error."""
 
     name: str
     slow: str

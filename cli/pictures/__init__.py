@@ -1,1 +1,1 @@
-"""Figures in pixels: curves, filters, and panels of images."""
+"""Draw figures in pixels: curves, filters, and panels of images."""

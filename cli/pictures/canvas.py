@@ -1,4 +1,4 @@
-"""Figures in pixels, PNG or PDF by suffix: a box, a picture, a text at a place."""
+"""Place boxes, pictures and texts in figures by pixels; save as PNG or PDF by suffix."""
 
 import io
 import warnings
@@ -19,7 +19,7 @@ DPI = 100
 
 
 def new_figure(width: int, height: int, title: str = "", left: float = 28) -> "Figure":
-    """A white figure of that many pixels, known to nobody else: no pyplot. No text is a formula."""
+    """Return a white figure of that many pixels, without pyplot's registry. No text is a formula."""
     from matplotlib import rcParams
     from matplotlib.figure import Figure
 
@@ -30,7 +30,7 @@ def new_figure(width: int, height: int, title: str = "", left: float = 28) -> "F
 
 
 def save(figure: "Figure", path: Target) -> None:
-    """A letter that the font has not is an empty box."""
+    """Save the figure; a letter that the font has not is an empty box."""
     drawn, kind = (path, "png") if isinstance(path, io.BytesIO) else (io.BytesIO(), path.suffix[1:])
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")
@@ -41,7 +41,7 @@ def save(figure: "Figure", path: Target) -> None:
 
 
 def box(figure: "Figure", left: float, top: float, width: float, height: float, **options: Any) -> "Axes":
-    """Axes at a place in pixels, counted from the figure's top left corner."""
+    """Add axes at a place in pixels, counted from the figure's top left corner."""
     wide, high = figure.get_size_inches() * DPI
     place = (left / wide, 1 - (top + height) / high, width / wide, height / high)
     return figure.add_axes(place, **options)
@@ -50,7 +50,7 @@ def box(figure: "Figure", left: float, top: float, width: float, height: float, 
 def picture(
     figure: "Figure", image: npt.NDArray[Any], left: float, top: float, size: float | None = None
 ) -> "Axes":
-    """An image at a place in pixels, each of its pixels one of the figure's, or `size` wide."""
+    """Add an image at a place in pixels, each of its pixels one of the figure's, or `size` wide."""
     high, wide = image.shape[:2]
     axes = box(
         figure, left, top, size or wide, (size or wide) * high / wide, xticks=[], yticks=[], frame_on=False
@@ -60,13 +60,13 @@ def picture(
 
 
 def write(figure: "Figure", left: float, baseline: float, text: str, **options: Any) -> None:
-    """Text at a place in pixels, counted from the figure's top left corner."""
+    """Write text at a place in pixels, counted from the figure's top left corner."""
     wide, high = figure.get_size_inches() * DPI
     text = "\n".join(map(plain, text.split("\n")))
     figure.text(left / wide, 1 - baseline / high, text, **options)
 
 
 def short(text: str, width: int) -> str:
-    """One line of at most `width` letters, the last one an ellipsis where some are missing."""
+    """Return one line of at most `width` letters, the last an ellipsis if some are missing."""
     text = plain(text)
     return text if len(text) <= width else text[: width - 1].rstrip() + "…"

@@ -1,4 +1,4 @@
-"""Loss and errors over the epochs, of one run or of several."""
+"""Draw loss and errors over the epochs, of one run or of several."""
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle, pairwise
@@ -20,7 +20,7 @@ COLOURS = ("#c8102e", "#1f5fa8", "#2e8540", "#b8860b", "#6b4c9a", "#444444")  # 
 
 
 def curves(metrics: Sequence[Row], path: Target, title: str) -> None:
-    """Loss and errors over the epochs; a vertical line where the learning rate changed."""
+    """Draw loss and errors over the epochs; a vertical line where the learning rate changed."""
     train = [row for row in metrics if row["kind"] == "train"]
     val = [row for row in metrics if row["kind"] == "val"]
     figure, loss, error = loss_and_error(title)
@@ -40,7 +40,7 @@ def curves(metrics: Sequence[Row], path: Target, title: str) -> None:
 
 
 def compare(runs: Mapping[str, Sequence[Row]], path: Target, title: str) -> None:
-    """Several runs over one another, a colour each: training faint, validation marked, top-5 dashed."""
+    """Draw several runs over one another, one colour each: training faint, top-5 dashed."""
     figure, loss, error = loss_and_error(title)
     ends: dict[Axes, list[End | None]] = {loss: [], error: []}
     for (name, metrics), colour in zip(runs.items(), cycle(COLOURS), strict=False):
@@ -72,7 +72,7 @@ def loss_and_error(title: str) -> "tuple[Figure, Axes, Axes]":
 
 
 def finish(axes: "Axes", metrics: Sequence[Row], ends: "Sequence[End | None]") -> None:
-    """Limits, ticks, legend and the curves' last values, once everything is drawn."""
+    """Add limits, ticks, legend and the curves' last values, once everything is drawn."""
     from matplotlib.ticker import MaxNLocator
 
     last = max((row["epoch"] for row in metrics), default=1)
@@ -105,7 +105,7 @@ def finish(axes: "Axes", metrics: Sequence[Row], ends: "Sequence[End | None]") -
 def noisy_line(
     axes: "Axes", rows: Sequence[Row], key: str, colour: str, label: str, mean: bool = True
 ) -> None:
-    """Every value, faint, and their running mean."""
+    """Draw every value, faint, and their running mean."""
     if not rows:
         return
     points = np.array([(row["epoch"], row[key]) for row in rows])
@@ -119,7 +119,7 @@ def noisy_line(
 def marked_line(
     axes: "Axes", rows: Sequence[Row], key: str, colour: str, label: str, form: str, linestyle: Any = "-"
 ) -> "End | None":
-    """One value an epoch; returns what `finish` writes at its end."""
+    """Draw one value per epoch; return what `finish` writes at its end."""
     if not rows:
         return None
     epochs, values = [row["epoch"] for row in rows], [row[key] for row in rows]

@@ -1,4 +1,4 @@
-"""What convolutions have learned: kernels as pictures."""
+"""Draw what convolutions have learned: kernels as pictures."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ WIDE, HIGH = 1152, 480  # pixels: 16 kernels in a row; a tower where its kernels
 
 
 def filters(weight: npt.NDArray[Any], path: Target, title: str, towers: int = 2) -> None:
-    """The kernels of a convolution, (kernels, maps read, height, width), tower a's above tower b's.
+    """Draw a convolution's kernels, (kernels, maps read, height, width), tower a's above tower b's.
 
     Three maps read are the colours of the image: the paper's figure 3. Others are told apart by column, a row
     is a kernel, and as many are shown as fit: of each tower those of the largest weights.
@@ -37,12 +37,12 @@ def filters(weight: npt.NDArray[Any], path: Target, title: str, towers: int = 2)
 
 
 def tower_name(number: int, towers: int) -> str:
-    """What a tower is called where it is not the only one."""
+    """Return what a tower is called where it is not the only one."""
     return f"tower {'ab'[number]}" if towers > 1 else ""
 
 
 def mosaic(kernels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """The kernels in rows, a pixel a weight, white lines between them; each in its own range of values."""
+    """Arrange kernels in rows, one pixel per weight, white lines between; each in its own range."""
     count, channels, height, width = kernels.shape
     columns = max(n for n in range(1, 17) if count % n == 0)
     if columns < 8:  # no good divisor: the last row stays incomplete
@@ -59,7 +59,7 @@ def mosaic(kernels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
 
 
 def table(kernels: npt.NDArray[Any], rows: int = 24, columns: int = 48) -> npt.NDArray[np.uint8]:
-    """A row a kernel, a column a map that it reads; orange above zero, blue below, a range to each row."""
+    """Arrange kernels in rows and the maps they read in columns; orange above zero, blue below."""
     size = np.abs(kernels).sum(axis=(2, 3))  # (kernels, maps read)
     kernels = kernels[np.sort(size.sum(1).argsort()[::-1][:rows])][:, :columns]
     count, read, height, width = kernels.shape
@@ -72,7 +72,7 @@ def table(kernels: npt.NDArray[Any], rows: int = 24, columns: int = 48) -> npt.N
 
 
 def signed(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """(...) -> (..., 3): blue below zero, black at zero, orange above, in one range on both sides."""
+    """Colour (...) as (..., 3): blue below zero, black at zero, orange above, in one range."""
     level = values / (np.abs(values).max() or 1)
     above, below = np.clip(level, 0, 1)[..., None], np.clip(-level, 0, 1)[..., None]
     return np.rint(above * (255, 200, 120) + below * (110, 180, 255)).astype(np.uint8)

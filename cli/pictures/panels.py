@@ -1,4 +1,4 @@
-"""Pictures with images in them, PNG or PDF by suffix: guesses, neighbours, layers, gradients, confusions."""
+"""Draw pictures with images in them: guesses, neighbours, layers, gradients, confusions."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ CELLS = 1000  # rows of a confusion matrix, at most
 
 @dataclass(frozen=True)
 class Guess:
-    """An image and the classes guessed for it, the likeliest first."""
+    """Hold an image and the classes guessed for it, the likeliest first."""
 
     image: Image
     caption: str  # its own class where it is known, else its name
@@ -28,7 +28,7 @@ class Guess:
 
 
 def guesses(panels: Sequence[Guess], path: Target, title: str) -> None:
-    """The paper's figure 4, left: under each image its class and five bars, its own class's in red."""
+    """Draw the paper's figure 4, left: under each image its class and five bars, its own in red."""
     side, gap, margin, bar, top = 196, 36, 28, 19, 62
     columns = min(4, len(panels))
     cell = side + 30 + 5 * bar + 30
@@ -51,7 +51,7 @@ def guesses(panels: Sequence[Guess], path: Target, title: str) -> None:
 
 @dataclass(frozen=True)
 class Neighbours:
-    """An image, and the ones nearest to it, the nearest first."""
+    """Hold an image, and the ones nearest to it, the nearest first."""
 
     image: Image
     caption: str
@@ -61,7 +61,7 @@ class Neighbours:
 
 
 def neighbours(rows: Sequence[Neighbours], path: Target, title: str) -> None:
-    """The paper's figure 4, right: a row an image, first itself, then those nearest to it."""
+    """Draw the paper's figure 4, right: per row an image, then those nearest to it."""
     side, gap, margin, first, top = 132, 8, 28, 30, 88
     columns = max(len(row.near) for row in rows)
     cell = side + 42
@@ -84,7 +84,7 @@ def neighbours(rows: Sequence[Neighbours], path: Target, title: str) -> None:
 
 
 def grid(rows: Mapping[str, Sequence[Image]], path: Target, title: str, captions: Sequence[str] = ()) -> None:
-    """Images in named rows, with a caption to each column."""
+    """Draw images in named rows, with a caption to each column."""
     side, gap, margin, left, top = 150, 8, 20, 164, 62
     columns = max(len(row) for row in rows.values())
     foot = 26 if captions else margin
@@ -105,7 +105,7 @@ def grid(rows: Mapping[str, Sequence[Image]], path: Target, title: str, captions
 def layers(
     image: Image, found: Mapping[str, npt.NDArray[Any]], path: Target, title: str, towers: int = 2
 ) -> None:
-    """Beside the image a strip of maps for each convolution, tower a above tower b; units of fc layers below.
+    """Draw the image and strips of each convolution's maps, tower a above tower b; fc layers below.
 
     found: by layer (maps, height, width) or (units,). Of each tower the twelve maps with the highest peaks.
     """
@@ -139,7 +139,7 @@ def layers(
 
 
 def maps(found: npt.NDArray[Any], path: Target, title: str, towers: int = 2) -> None:
-    """Every map of a layer, (maps, height, width), tower a's above tower b's, in one range of values."""
+    """Draw every map of a layer, (maps, height, width), tower a's above tower b's, in one range."""
     from matplotlib import colormaps
 
     columns, margin, top, gap = 16, 40, 62, 20
@@ -163,7 +163,7 @@ def maps(found: npt.NDArray[Any], path: Target, title: str, towers: int = 2) -> 
 
 @dataclass(frozen=True)
 class Pair:
-    """How many images of one class were taken for another."""
+    """Count the images of one class that were taken for another."""
 
     true: str
     taken: str
@@ -172,7 +172,7 @@ class Pair:
 
 
 class Counts(NamedTuple):
-    """The pairs of a true class and a first guess that occur, (pairs,) each: few of all that could."""
+    """Hold the pairs of true class and first guess that occur, (pairs,) each: few of all that could."""
 
     true: npt.NDArray[Any]
     taken: npt.NDArray[Any]
@@ -180,7 +180,7 @@ class Counts(NamedTuple):
 
 
 def matrix(counts: Counts, classes: int) -> npt.NDArray[Any]:
-    """(cells, cells), rows are true classes, columns first guesses: as many classes a cell as CELLS needs."""
+    """Return (cells, cells): rows are true classes, columns guesses; CELLS says how many share a cell."""
     beside = -(-classes // CELLS)
     cells = -(-classes // beside)
     result = np.zeros((cells, cells), np.int64)
@@ -189,7 +189,7 @@ def matrix(counts: Counts, classes: int) -> npt.NDArray[Any]:
 
 
 def confusion(counts: Counts, names: Sequence[str], pairs: Sequence[Pair], path: Target, title: str) -> None:
-    """The confusion matrix in percent of each true class, and the most frequent mistakes.
+    """Draw the confusion matrix in percent of each true class, and the most frequent mistakes.
 
     Of more classes than CELLS, neighbours share a row and a column.
     """

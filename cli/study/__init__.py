@@ -1,1 +1,1 @@
-"""What the commands that study a trained network compute and write."""
+"""Compute and write what the commands that study a trained network show."""

@@ -1,4 +1,4 @@
-"""What the network reads in one step, stage by stage."""
+"""Show what the network reads in one step, stage by stage."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from pipeline.order import draws, epoch_order
 def training_images(
     dataset: Any, recipe: Any, seed: int, step: int, count: int
 ) -> tuple[dict[str, Any], list[str]]:
-    """By row the images at each stage of the way, and what they show. The last stage is what conv1 reads."""
+    """Return the images of each stage by row, and what they show. The last stage is what conv1 reads."""
     shared = stream_options(recipe, torch.device("cpu"), None)
     mean = read_mean(dataset.root, recipe).numpy()
     shared |= {"batch_size": recipe.batch_size, "offsets": recipe.offsets, "seed": seed, "start": step}
@@ -24,7 +24,7 @@ def training_images(
     plain = TrainBatches(dataset, colour=lambda epoch: np.zeros((3, 3)), **shared)
 
     def visible(values: Any) -> list[Any]:
-        """(N, 3, crop, crop) in 0..255 -> pictures."""
+        """Turn (N, 3, crop, crop) in 0..255 into pictures."""
         return list(np.rint(values).clip(0, 255).astype(np.uint8).transpose(0, 2, 3, 1))
 
     count = min(count, noisy.total(step))
@@ -48,7 +48,7 @@ def training_images(
 
 
 def frame(image: Any, top: int, left: int, side: int) -> Any:
-    """The image, whitened outside of a square."""
+    """Return the image, whitened outside of a square."""
     faint = (image // 3 + 170).astype(image.dtype)
     kept = slice(top, top + side), slice(left, left + side)
     faint[kept] = image[kept]

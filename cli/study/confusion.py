@@ -18,7 +18,7 @@ from pipeline.graph import CENTRE_VIEW
 
 
 def count_run(run: Trained, dataset: Dataset, split: str) -> tuple[list[str], Counts]:
-    """Names of the classes, and how often each of the true ones was taken for which in a split."""
+    """Return the classes' names, and how often each was taken for which in a split."""
     need_labels(dataset, split)
     batches = EvaluationBatches(
         dataset, split, views=CENTRE_VIEW, batch_size=run.batch_size(1), **run.image_options()
@@ -36,7 +36,7 @@ def count_run(run: Trained, dataset: Dataset, split: str) -> tuple[list[str], Co
 
 
 def count_file(path: Path) -> tuple[list[str], Counts]:
-    """The same of a file that eval --predictions wrote."""
+    """Return the same of a file that eval --predictions wrote."""
     found = predictions.read(path)
     if (found.labels < 0).any():
         raise RunError(f"{path} is of images without labels, which cannot be confused")
@@ -46,13 +46,13 @@ def count_file(path: Path) -> tuple[list[str], Counts]:
 
 
 def count(labels: np.ndarray, guesses: np.ndarray, classes: int) -> Counts:
-    """How often each pair of a true class and a first guess occurs. labels, guesses: (images,)."""
+    """Count how often each pair of true class and first guess occurs. labels, guesses: (images,)."""
     pairs, images = np.unique(labels.astype(np.int64) * classes + guesses, return_counts=True)
     return Counts(pairs // classes, pairs % classes, images)
 
 
 def confused(names: Sequence[str], counts: Counts) -> list[Pair]:
-    """Pairs of a class and another that it was taken for, the most frequent first."""
+    """Return pairs of a class and another that it was taken for, the most frequent first."""
     of = np.bincount(counts.true, counts.images)
     order = np.argsort(-counts.images, kind="stable")
     return [

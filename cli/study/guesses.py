@@ -1,4 +1,4 @@
-"""What predict says of images, and where it goes: a table, JSON, CSV, a picture; a row at a time."""
+"""Guess the classes of images, and write them as a table, JSON, CSV or picture, row by row."""
 
 import csv
 import json
@@ -27,7 +27,7 @@ FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")  # what formulas begin with, in 
 
 @dataclass(frozen=True)
 class Row:
-    """What is said of one image."""
+    """Hold what is said of one image."""
 
     name: str
     truth: int | None = None  # its class, where that is known
@@ -46,7 +46,7 @@ Sink = Callable[[int, Row], None]  # is told of each row, with the number of its
 
 @dataclass
 class Source:
-    """Images in order: what they are called, their rows as they are computed, their bytes for a picture."""
+    """Hold images in order: their names, their rows as they are computed, their pixels."""
 
     names: Sequence[str]
     rows: Callable[[], Iterator[Row]]
@@ -55,7 +55,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Outputs:
-    """What is written, and which rows of it."""
+    """Say what is written, and which rows of it."""
 
     json: str | None
     csv: str | None
@@ -65,7 +65,7 @@ class Outputs:
 
 
 def open_sinks(run: Trained, source: Source, asked: Outputs, stack: ExitStack) -> Iterator[Sink]:
-    """Where rows go: to the files asked for, or else as a table to the terminal."""
+    """Open where rows go: the files asked for, or else a table on the terminal."""
     classes = run.facts.classes
     if asked.picture:  # opened first, written last: rows are not lost with it
         yield stack.enter_context(drawing(run, source, asked.picture, asked))
@@ -78,7 +78,7 @@ def open_sinks(run: Trained, source: Source, asked: Outputs, stack: ExitStack) -
 
 
 def print_row(run: Trained, row: Row) -> None:
-    """Five lines of the table; an image's own class is marked."""
+    """Print five lines of the table; an image's own class is marked."""
     name = plain(row.name)
     name = name if len(name) <= 40 else "…" + name[-39:]
     if row.fault:
@@ -140,14 +140,14 @@ def csv_file(path: str, classes: Sequence[Category]) -> Iterator[Sink]:
 
 
 def cell(text: str) -> str:
-    """The text in one line; a quote before what a spreadsheet would take for a formula."""
+    """Return the text in one line, a quote before what a spreadsheet would take for a formula."""
     text = plain(text)
     return f"'{text}" if text.startswith(FORMULA) else text
 
 
 @contextmanager
 def drawing(run: Trained, source: Source, path: Path, asked: Outputs) -> Iterator[Sink]:
-    """The first `count` rows as a picture, drawn at the end."""
+    """Draw the first `count` rows as a picture, at the end."""
     drawn: list[panels.Guess] = []
 
     def add(number: int, row: Row) -> None:
@@ -187,7 +187,7 @@ def from_files(run: Trained, arguments: Sequence[str], views: Views, upright: bo
         return known.get(path.absolute().parent.name, known.get(path.name.partition("_")[0]))
 
     def rows() -> Iterator[Row]:
-        """In the files' order, the broken ones between the others."""
+        """Yield rows in the files' order, the broken ones between the others."""
         following = 0
         for number, classes, probabilities in guess(run, batches):
             yield from map(broken, range(following, number))
@@ -218,7 +218,7 @@ def from_split(run: Trained, dataset: Dataset, split: str, views: Views) -> Sour
 
 
 def guess(run: Trained, batches: Any) -> Iterator[tuple[int, list[int], list[float]]]:
-    """Image by image its label, its likeliest classes and their probabilities, or none that is not finite."""
+    """Yield each image's label, likeliest classes and their probabilities, or none if not finite."""
     for labels, probabilities in predict(run.network, batches, run.precision):
         best, classes = probabilities.topk(min(GUESSES, probabilities.shape[1]))
         sound = probabilities.isfinite().all(1)

@@ -1,4 +1,4 @@
-"""One HTML page without scripts, network or other files: text, tables, pictures inside it."""
+"""Make one HTML page of text, tables and pictures, without scripts, network or other files."""
 
 import base64
 import html
@@ -40,7 +40,7 @@ pre { background: #f6f8fa; border-radius: 6px; padding: .8rem; overflow-x: auto;
 
 
 def page(title: str, subtitle: str, sections: Sequence[tuple[str, str]]) -> str:
-    """sections: (heading, HTML)."""
+    """Return the page. sections: (heading, HTML)."""
     links = "".join(f'<a href="#{name(heading)}">{escape(heading)}</a>' for heading, _ in sections)
     body = "".join(
         f'<section id="{name(heading)}"><h2>{escape(heading)}</h2>{content}</section>\n'
@@ -74,7 +74,7 @@ def code(lines: Iterable[str]) -> str:
 def table(
     headings: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 0, own: int | None = None
 ) -> str:
-    """The last `numbers` columns are flush right; row `own` stands out."""
+    """Return a table; its last `numbers` columns are flush right, row `own` stands out."""
     first = len(headings) - numbers
 
     def cells(row: Sequence[str], tag: str) -> str:
@@ -90,7 +90,7 @@ def table(
 
 
 def picture(png: io.BytesIO, about: str) -> str:
-    """A PNG inside the page. On a phone a wide one scrolls, so that it can be read."""
+    """Put a PNG into the page. On a phone a wide one scrolls, so that it can be read."""
     source = f"data:image/png;base64,{base64.b64encode(png.getbuffer()).decode()}"
     return (
         f'<figure><div class="scroll wide"><img alt="{escape(about)}" src="{source}"></div>'

@@ -1,4 +1,4 @@
-"""A recipe and its schedule as tables."""
+"""Print a recipe and its schedule as tables."""
 
 from rich.box import SIMPLE
 from rich.table import Table
@@ -9,7 +9,7 @@ from model.recipe import Recipe, Shape
 
 
 def print_recipe(recipe: Recipe) -> None:
-    """The recipe and its whole schedule."""
+    """Print the recipe and its whole schedule."""
     screen = console()
     screen.print(f"recipe {recipe.name}")
     layers = Table("layer", "out", "weights", "parameters", "std", "bias", "then", box=SIMPLE)
@@ -34,5 +34,5 @@ def print_recipe(recipe: Recipe) -> None:
 
 
 def written(shape: Shape) -> str:
-    """The sizes of a layer's weights, those of a colour branch after a plus."""
+    """Return the sizes of a layer's weights, those of a colour branch after a plus."""
     return " + ".join("x".join(map(str, size)) for kind, size in shape.tensors.items() if kind != "bias")

@@ -1,4 +1,4 @@
-"""The sections of the HTML report."""
+"""Write the sections of the HTML report."""
 
 import io
 import shlex
@@ -34,7 +34,7 @@ SHOWN, QUERIES, NEAR = 8, 6, 6
 
 @dataclass(frozen=True)
 class Seen:
-    """What the network made of the validation images."""
+    """Hold what the network made of the validation images."""
 
     probabilities: np.ndarray  # (images, outputs) float32
     features: np.ndarray  # (images, n) float16, of the last layer but one
@@ -45,7 +45,7 @@ class Seen:
 
 
 def look(run: Trained, dataset: Dataset) -> Seen:
-    """One pass over the validation images, centre crops."""
+    """Compute the centre crops of the validation images in one pass."""
     hidden, last = layer_names(run.network)[-2:]
     batches = EvaluationBatches(
         dataset, "val", views=CENTRE_VIEW, batch_size=run.batch_size(1), **run.image_options()
