@@ -8,7 +8,7 @@ import click
 import numpy as np
 
 from cli import options
-from cli.display import draw, say, write_json
+from cli.display import draw, plural, say, write_json
 from cli.pictures import curves as graphs
 from cli.pictures import filters as kernels
 from cli.pictures import panels
@@ -120,7 +120,7 @@ def confusion(
         write_json(json_path, content, indent=None)
     images = counts.images.sum()
     error = 1 - counts.images[counts.true == counts.taken].sum() / max(1, images)
-    title = f"Confusions among {images:,} images: top-1 error {100 * error:.1f} %"
+    title = f"Confusions among {plural(int(images), 'image')}: top-1 error {100 * error:.1f} %"
     draw(out, panels.confusion, counts, names, mistakes[:pairs], title=title)
 
 
