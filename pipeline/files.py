@@ -108,7 +108,7 @@ def _decode(path: Path, upright: bool) -> tuple[bytes, Decoded]:
 def _walk(folder: str) -> Iterator[Path]:
     """Yield the images of a folder at any depth; a folder that several links lead to, once."""
     seen = {str(above) for above in Path(folder).resolve().parents}
-    unread: list[Path] = []  # folders, each of which is to be a row that says so
+    unread: list[Path] = []  # folders that cannot be read, so that predict can say so of each
     for here, folders, names in os.walk(
         folder, followlinks=True, onerror=lambda error: unread.append(Path(error.filename))
     ):

@@ -11,7 +11,7 @@ from PIL import Image, UnidentifiedImageError
 
 from pipeline import jpeg
 
-MAX_PIXELS = 100_000_000  # declared: what would take more than this much memory is no photograph
+MAX_PIXELS = 100_000_000  # that the header declares; more is no photograph and takes too much memory
 MAX_SIDE = 65_500  # what Pillow can store as a JPEG
 MAX_BYTES = 2**28
 MAX_SCANS = 100  # of a progressive JPEG; they have about ten
@@ -201,7 +201,7 @@ def _turn(decoded: Decoded, image: Image.Image) -> Decoded:
     """Turn an image upright by the EXIF orientation that Pillow read; leave it where that makes no sense."""
     try:
         turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
-    except Exception:  # as for decoding
+    except Exception:  # damaged bytes make Pillow raise nearly anything
         return decoded
     if turn is None:
         return decoded

@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import re
 import resource
 import subprocess
 import sys
@@ -67,6 +68,31 @@ def test_help_answers_at_once() -> None:
 def test_the_tests_shadow_no_package() -> None:
     """A tests/model/__init__.py would be imported in place of model."""
     assert not list(Path(__file__).parent.glob("*/__init__.py"))
+
+
+NO_VERBS = (
+    "A|All|An|As|At|Beside|Between|By|Each|Every|For|From|How|In|Its|Of|On|One|Our|Same|Several|That|The|This|"
+    "Those|To|Unfit|Until|What|Where|Whether|Which|Whose|With"
+)
+VERB = re.compile(
+    rf"(?!({NO_VERBS})\b)[A-Z][a-z]*([a-rt-z]|ss)[ ,]"
+)  # no plural, no "Makes", no name, no code
+
+
+@pytest.mark.parametrize("package", ["pipeline", "tools"])
+def test_a_docstring_begins_with_a_verb(package: str) -> None:
+    nodes = [
+        (path, node)
+        for path in (ROOT / package).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+    ]
+    wrong = [
+        f"{path.relative_to(ROOT)}:{node.lineno}: {text.splitlines()[0]}"
+        for path, node in nodes
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and (text := ast.get_docstring(node))
+        if not VERB.match(text)
+    ]
+    assert not wrong
 
 
 def modules() -> dict[str, Path]:

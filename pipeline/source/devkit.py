@@ -29,7 +29,7 @@ GZIP = b"\x1f\x8b"
 class Truth:
     """Hold the labels of a split whose images are not in class folders."""
 
-    found: str  # what was read, for the user
+    origin: str  # what was read, for the user
     wnids: tuple[str, ...] = ()  # in the order of the images' names
     by_name: dict[str, str] = field(default_factory=dict)  # or: by the name without suffix
 
@@ -37,13 +37,13 @@ class Truth:
         """Return the wnids of the images of these sorted names."""
         expected = len(self.wnids) or len(self.by_name)
         if len(names) != expected:
-            raise DataError(f"{self.found} labels {expected:,} {split} images, but there are {len(names):,}")
+            raise DataError(f"{self.origin} labels {expected:,} {split} images, but there are {len(names):,}")
         if self.wnids:
             return list(self.wnids)
         try:
             return [self.by_name[Path(name).stem] for name in names]
         except KeyError as error:
-            raise DataError(f"{self.found} has no label for the {split} image {error}") from None
+            raise DataError(f"{self.origin} has no label for the {split} image {error}") from None
 
 
 @dataclass(frozen=True)

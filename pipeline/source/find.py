@@ -59,20 +59,20 @@ def find_source(root: Path | str, val_fraction: float | None = None, seed: int =
     wnids = sorted(train.classes)
     above = base.absolute().parents[:3] if base.name == "CLS-LOC" else ()
     labels = find_labels([base, *above], edition)
-    splits, found = _label(read, wnids, labels, edition)
+    splits, descriptions = _label(read, wnids, labels, edition)
     if "val" not in splits:
         if val_fraction is None:
             tar = edition.tars["val"]
             raise DataError(f"{base} has train but no {tar} and no val/: add it, or give --val-fraction 0.1")
         splits |= _hold_out(splits["train"], val_fraction, seed)
         splits = {name: splits[name] for name in SPLITS if name in splits}
-        found.insert(1, f"{val_fraction:g} of each class for val")
+        descriptions.insert(1, f"{val_fraction:g} of each class for val")
     elif val_fraction is not None:
         raise DataError(f"{read['val'].place} is the val split: leave --val-fraction out")
     patches = _find_patches(base, edition)
     if patched := _patch(splits, patches):
-        found.append(f"{patched} images from {edition.patches}")
-    kind = f"{_describe(base, edition, train)} in {base}: {', '.join(found)}"
+        descriptions.append(f"{patched} images from {edition.patches}")
+    kind = f"{_describe(base, edition, train)} in {base}: {', '.join(descriptions)}"
     classes = tuple(_category(index, wnid, labels) for index, wnid in enumerate(wnids))
     others = [patches, *(each for split in read.values() for each in (split.loose, *split.classes.values()))]
     if root not in places["train"]:
@@ -86,7 +86,7 @@ def _label(
     read: dict[str, Split], wnids: list[str], labels: Labels, edition: Edition
 ) -> tuple[dict[str, list[Sample]], list[str]]:
     """Return the images of each split with their labels, and for the user, what each split is."""
-    splits, found = (
+    splits, descriptions = (
         {"train": _labelled(read["train"], wnids)},
         [read["train"].place.name + read["train"].linked],
     )
@@ -96,8 +96,8 @@ def _label(
             if name == "val" and not by:
                 raise DataError(_no_labels_for(split.place, edition))
             why = f" labelled by {by}" if by else _why_unlabelled(edition)
-            found.append(split.place.name + split.linked + why)
-    return splits, found
+            descriptions.append(split.place.name + split.linked + why)
+    return splits, descriptions
 
 
 def _are_ilsvrc(wnids: list[str]) -> bool:
@@ -146,9 +146,9 @@ def _check_classes(train: Split) -> None:
         )
     if len(set(map(one_line, train.classes))) < len(train.classes):
         raise DataError(f"{train.place} has classes that differ only in what cannot be printed: rename them")
-    (name, found), *others = train.classes.items()
+    (name, only), *others = train.classes.items()
     folders = {
-        Path(image.path).relative_to(train.place / name).parts[0] for image in found.images if image.size < 0
+        Path(image.path).relative_to(train.place / name).parts[0] for image in only.images if image.size < 0
     }
     if (
         not others
@@ -202,17 +202,17 @@ def _of_split(name: str, split: Split, wnids: list[str], labels: Labels) -> tupl
             raise DataError(_half_sorted(split))
         return samples, None
     index = {wnid: label for label, wnid in enumerate(wnids)}
-    found = truth.of(name, [image.name for image in samples])
-    if unknown := sorted(set(found) - set(wnids)):
-        raise DataError(f"{truth.found} labels {name} images as {unknown[0]}, a class that train has not")
+    truths = truth.of(name, [image.name for image in samples])
+    if unknown := sorted(set(truths) - set(wnids)):
+        raise DataError(f"{truth.origin} labels {name} images as {unknown[0]}, a class that train has not")
     lies_in = {image: wnid for wnid, each in split.classes.items() for image in each.images}
-    for image, wnid in zip(samples, found, strict=True):
+    for image, wnid in zip(samples, truths, strict=True):
         if lies_in.get(image, wnid) != wnid:
             raise DataError(
-                f"{image.path} lies in another class folder than {wnid}, as which {truth.found} labels it"
+                f"{image.path} lies in another class folder than {wnid}, as which {truth.origin} labels it"
             )
-    samples = [image._replace(label=index[wnid]) for image, wnid in zip(samples, found, strict=True)]
-    return samples, Path(truth.found).name
+    samples = [image._replace(label=index[wnid]) for image, wnid in zip(samples, truths, strict=True)]
+    return samples, Path(truth.origin).name
 
 
 def _half_sorted(split: Split) -> str:

@@ -63,8 +63,8 @@ def read_folder(place: Path, split: str, roots: Sequence[str], known: Collection
     folders = walk.look(known)
     read = Split(place, loose=walk.found)
     with ThreadPoolExecutor(THREADS) as pool:
-        found = pool.map(lambda folder: _read_class(folder, roots), folders.values())
-        read.classes = {name: each for name, each in zip(folders, found, strict=True) if each}
+        contents = pool.map(lambda folder: _read_class(folder, roots), folders.values())
+        read.classes = {name: each for name, each in zip(folders, contents, strict=True) if each}
     for path in map(Path, walk.found.archives):
         if (of := _official(path.name)) is None:
             name = path.name[:-4]
