@@ -1,4 +1,4 @@
-"""A run's state on disk: written whole or not at all, read back only where it fits."""
+"""Save a run's state, complete or not at all, and read it back with every byte checked."""
 
 import io
 import os
@@ -14,26 +14,26 @@ from msgspec import Struct
 from model.errors import RunError
 from model.network import check_sizes
 from model.recipe import Recipe
-from model.run import Validation, kept
+from model.run import Validation, write_errors
 from pipeline.atomic import replacing, sync_folder
 from pipeline.schema import Count, Fingerprint, Unfit, convert, need_file, unfit
 
 FORMAT = 1
-# Newest first. new.pt is there only if a process died after writing it and before it took last.pt's name.
+# Newest first. new.pt exists only if a process died between writing it and renaming it to last.pt.
 NEW, LAST, PREVIOUS = NAMES = ("new.pt", "last.pt", "previous.pt")
-# What may change in the middle of a run, if its bits need not be those of an undisturbed one.
+# What --allow-changes accepts: the result is then not bit-identical to that of an unchanged run.
 MAY_CHANGE = ("epochs", "schedule", "processes", "devices", "precision", "torch", "dali")
 
 
 class Identity(Struct):
-    """Of what a run must be the same when it is taken up again, that which reading it needs."""
+    """Hold the part of a run's identity that is needed to read it."""
 
     recipe: dict[str, Any]
     dataset: Fingerprint
 
 
 class Run(Struct, forbid_unknown_fields=True):
-    """The content of a run's checkpoint."""
+    """Hold the content of a run's checkpoint."""
 
     format: int
     identity: Identity
@@ -45,13 +45,13 @@ class Run(Struct, forbid_unknown_fields=True):
 
 
 class Damaged(RunError):
-    """A checkpoint that is not what was written."""
+    """Report a checkpoint whose content is not what was written."""
 
 
 def save_last(folder: Path, content: dict[str, Any]) -> None:
-    """Write `content` as last.pt; the one before it stays as previous.pt."""
+    """Write `content` as last.pt; keep the one before it as previous.pt."""
     save(folder / NEW, content)
-    with kept(folder):
+    with write_errors(folder):
         if (folder / LAST).exists():
             os.replace(folder / LAST, folder / PREVIOUS)
         os.replace(folder / NEW, folder / LAST)
@@ -59,9 +59,9 @@ def save_last(folder: Path, content: dict[str, Any]) -> None:
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
-    """Replace a file in one piece. content: tensors, numbers, strings, lists and dicts of them.
+    """Replace a file atomically. content: tensors, numbers, strings, lists and dicts of them.
 
-    RunError when a number is not finite, or the disk is full or refuses; the file that was there stays.
+    RunError if a number is not finite or the file cannot be written; the old file then stays.
     """
     if broken := next(not_finite(content), None):
         raise RunError(
@@ -70,12 +70,12 @@ def save(path: Path, content: dict[str, Any]) -> None:
         )
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **content}, buffer)
-    with kept(path), replacing(path) as file:
+    with write_errors(path), replacing(path) as file:
         file.write(buffer.getbuffer())
 
 
 def not_finite(content: Any, name: str = "") -> Iterator[str]:
-    """The names of the tensors of a checkpoint that hold a number which is not finite."""
+    """Yield the names of a checkpoint's tensors that hold NaN or infinite numbers."""
     if isinstance(content, torch.Tensor) and not content.isfinite().all():
         yield name
     if isinstance(content, dict):
@@ -84,8 +84,10 @@ def not_finite(content: Any, name: str = "") -> Iterator[str]:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The content of a run's checkpoint, every byte checked, and that it is one whole state of its recipe's
-    network: Damaged where it is not, RunError where it is of another format or not there."""
+    """Return a checkpoint's content; every byte is checked, and that it is a state of its recipe's network.
+
+    Damaged if it is not, RunError if its format is another or it does not exist.
+    """
     content = read_content(path, Run)
     try:
         shapes = Recipe.from_dict(content["identity"]["recipe"]).shapes()
@@ -100,7 +102,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def read_content(path: Path, kind: type) -> dict[str, Any]:
-    """What `save` wrote, if it fits a schema, `kind`, and all its numbers are finite. Errors as of `read`."""
+    """Return what `save` wrote, if it matches the schema `kind` and is finite. Errors: see `read`."""
     try:
         need_file(path)
         content = _load(path)
@@ -122,7 +124,7 @@ def read_content(path: Path, kind: type) -> dict[str, Any]:
 
 
 def _load(path: Path) -> Any:
-    """What torch reads, once it is sure that this takes no more memory than the file has bytes."""
+    """Load a file with torch, after checking that this takes no more memory than the file has bytes."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
@@ -134,7 +136,7 @@ def _load(path: Path) -> Any:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise unfit(error) from None
-    # Torch believes what the file says of the sizes of its parts, even where that is not there.
+    # Torch trusts the sizes that the file states, even if the data are missing.
     held = sorted(m.file_size for m in members if re.search(r"/data/\d+$", m.filename) and m.file_size)
     storages = {s.data_ptr(): s.nbytes() for s in (t.untyped_storage() for t in _tensors(content))}
     if sorted(size for size in storages.values() if size) != held:
@@ -143,7 +145,7 @@ def _load(path: Path) -> Any:
 
 
 def _tensors(content: Any) -> Iterator[torch.Tensor]:
-    """All that there are; Unfit for one of a kind that no run saves, as of one number 10^15 times."""
+    """Yield all tensors; Unfit for a kind that no run saves, as one number expanded 10^15 times."""
     if isinstance(content, torch.Tensor):
         usual = content.layout == torch.strided and content.is_contiguous()
         if not usual or content.dtype not in (torch.float32, torch.float64):
@@ -155,7 +157,7 @@ def _tensors(content: Any) -> Iterator[torch.Tensor]:
 
 
 def latest(folder: Path, warn: Callable[[str], None]) -> dict[str, Any] | None:
-    """The newest checkpoint that can be read, or None where there is none; a damaged one is reported."""
+    """Return the newest readable checkpoint, or None if there is none; warn of damaged ones."""
     faults = []
     for path in (folder / name for name in NAMES):
         if not path.exists():
@@ -176,7 +178,7 @@ def latest(folder: Path, warn: Callable[[str], None]) -> dict[str, Any] | None:
 def differences(
     before: Mapping[str, Any], now: Mapping[str, Any], name: str = ""
 ) -> Iterator[tuple[str, str]]:
-    """(key, "key old, not new") for each setting in which two identities differ; those of the recipe, too."""
+    """Yield (key, "key old, not new") for each difference of two identities, their recipes included."""
     for key in sorted(before.keys() | now.keys(), key=lambda key: (key != "name", key)):
         old, new = before.get(key), now.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
@@ -189,18 +191,18 @@ def differences(
 def refuse_changes(
     folder: Path, before: Mapping[str, Any], now: Mapping[str, Any], allow: bool, warn: Callable[[str], None]
 ) -> None:
-    """RunError naming what differs between the run on disk and the one asked for.
+    """Raise RunError that names the differences between the run on disk and the one asked for.
 
-    With `allow`, those of MAY_CHANGE are told to `warn` and pass.
+    With `allow`, those of MAY_CHANGE are only passed to `warn`.
     """
-    found = list(differences(before, now))
-    for key, text in found:
+    changes = list(differences(before, now))
+    for key, text in changes:
         if key not in MAY_CHANGE:
             raise RunError(f"{folder} was started with {text}; go on with that, or use another --run")
-    texts = ", ".join(text for _, text in found)
-    if found and not allow:
+    texts = ", ".join(text for _, text in changes)
+    if changes and not allow:
         raise RunError(
             f"{folder} was trained with {texts}; go on with that, or with --allow-changes to other bits"
         )
-    if found:
+    if changes:
         warn(f"{folder} was trained with {texts}; going on")

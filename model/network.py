@@ -125,7 +125,7 @@ class AlexNet(nn.Module):
 
     @property
     def border(self) -> int:
-        """Return the pixels of zeros that `subtract_mean` adds right of the images and below them."""
+        """Return how many pixels of zeros `subtract_mean` adds right of the images and below them."""
         return self.shapes[0].overhang if self.recipe.reduce == 1 else 0
 
     def towers_of(self, shape: Shape) -> list[Tower]:

@@ -1,4 +1,4 @@
-"""Second stop: share the batch among the processes of a run, each of which holds a replica of the network."""
+"""Second stop: share each batch among the processes of a run, each with a replica of the network."""
 
 import os
 import socket
@@ -18,10 +18,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from model.errors import RunError
 
-PATIENCE = timedelta(minutes=5)  # with a process that says nothing: it may be writing a checkpoint
-SILENCE = timedelta(seconds=10)  # before it is said for whom a process waits
+PATIENCE = timedelta(minutes=5)  # timeout for a silent process: it may be writing a checkpoint
+SILENCE = timedelta(seconds=10)  # before a process says whom it waits for
 ONE_BYTE = 2**-20  # in MB
-ROWS = 1 << 14  # that are sent at a time
+ROWS = 1 << 14  # rows sent at a time
 HOW = (
     "torchrun sets WORLD_SIZE, RANK, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT; "
     "for one process unset WORLD_SIZE"
@@ -30,7 +30,7 @@ HOW = (
 
 @dataclass(frozen=True)
 class Replicas:
-    """Process `rank` of `world`; `control` carries decisions over the CPU, so that no GPU is waited for."""
+    """Represent process `rank` of `world`. control: a CPU group for decisions, which waits for no GPU."""
 
     rank: int = 0
     world: int = 1
@@ -38,19 +38,19 @@ class Replicas:
 
     @property
     def first(self) -> bool:
-        """Whether this process reads and writes the run's files."""
+        """Return whether this is the process that reads and writes the run's files."""
         return self.rank == 0
 
     def rows(self, total: int) -> range:
-        """This process's of `total` images: contiguous, and as many as any other's to within one."""
+        """Return this process's rows of `total`: contiguous, as many as any other's to within one."""
         return range(total * self.rank // self.world, total * (self.rank + 1) // self.world)
 
     def wrap(self, network: nn.Module, images: torch.Tensor) -> nn.Module:
-        """The network whose backward pass averages gradients over the processes. images: any that it takes.
+        """Return the network with gradients averaged over processes (DDP). images: any valid input.
 
-        DDP regroups gradients after its first pass, and the order in which three processes' numbers are added
-        depends on their place in a group: a run that was taken up again would differ in the last bits. So
-        the first pass is an idle one, and then each parameter is a group by itself.
+        DDP regroups gradients into buckets after its first pass, and the order in which three processes'
+        numbers are added depends on their place in a bucket: a resumed run would not be bit-identical. So the
+        first pass is a dummy, and then each parameter is a bucket of its own.
         """
         if self.world == 1:
             return network
@@ -61,7 +61,7 @@ class Replicas:
         return model
 
     def broadcast(self, value: Any) -> Any:
-        """The first process's value, in all of them."""
+        """Return the first process's value in all processes."""
         if self.world == 1:
             return value
         box = [value]
@@ -69,7 +69,7 @@ class Replicas:
         return box[0]
 
     def gather_sums(self, sums: torch.Tensor) -> torch.Tensor:
-        """(world, n) on the CPU of each process's (n,): kept apart, so that their sum has one order."""
+        """Return each process's (n,) as (world, n) on the CPU, so that all add them in the same order."""
         if self.world == 1:
             return sums.cpu()[None]
         parts = [torch.empty_like(sums, device="cpu") for _ in range(self.world)]
@@ -77,7 +77,7 @@ class Replicas:
         return torch.stack(parts)
 
     def gather_rows(self, rows: torch.Tensor) -> torch.Tensor:
-        """(n, width) float32 on the CPU: in the first process the rows of all in order, else its own."""
+        """Return (n, width) float32 on the CPU: in the first process all rows in order, else its own."""
         if self.world == 1:
             return rows
         counts = self.gather_sums(torch.tensor([len(rows)])).flatten().tolist()
@@ -95,13 +95,13 @@ class Replicas:
         return result
 
     def restore_sums(self, gathered: torch.Tensor) -> torch.Tensor:
-        """The inverse of `gather_sums`. Another number of processes leaves all of it to the first."""
+        """Undo `gather_sums`. If the number of processes changed, the first gets the total, others zeros."""
         if len(gathered) == self.world:
             return gathered[self.rank]
         return gathered.sum(0) if self.first else torch.zeros_like(gathered[0])
 
     def max_over_processes(self, numbers: Sequence[int]) -> list[int]:
-        """Each number's largest value among the processes."""
+        """Return the maximum of each number over the processes."""
         if self.world == 1:
             return list(numbers)
         merged = torch.tensor(numbers)
@@ -115,24 +115,24 @@ def _parts(rows: torch.Tensor) -> list[torch.Tensor]:
 
 @dataclass(frozen=True)
 class Place:
-    """Of this process among those of its run, as torchrun or a batch system says in the environment."""
+    """Hold this process's place in its run, from the environment of torchrun or a batch system."""
 
     rank: int = 0
     world: int = 1
     local_rank: int = 0  # among the processes on this machine
     local_world: int = 1
-    address: str = ""  # where all of them meet
+    address: str = ""  # of the first process
     port: int = 0
 
 
 def find_place() -> Place:
-    """RunError names the variable that is missing, or cannot be. Without WORLD_SIZE it is a run of one."""
+    """Read the environment; without WORLD_SIZE there is one process. RunError names a wrong variable."""
     world = _number("WORLD_SIZE", 1, 2**31 - 1, 1)
     rank = _number("RANK", 0, world - 1, 0 if world == 1 else None)
     if world == 1:
         return Place()
     local_world, local_rank = 1, 0
-    if "LOCAL_RANK" in os.environ or "LOCAL_WORLD_SIZE" in os.environ:  # else it is a process a machine
+    if "LOCAL_RANK" in os.environ or "LOCAL_WORLD_SIZE" in os.environ:  # else one process per machine
         local_world = _number("LOCAL_WORLD_SIZE", 1, world)
         local_rank = _number("LOCAL_RANK", 0, local_world - 1)
     address, port = _variable("MASTER_ADDR"), _number("MASTER_PORT", 1, 2**16 - 1)
@@ -158,7 +158,7 @@ def _variable(name: str, default: object = None) -> str:
 
 @contextmanager
 def joined(device: torch.device, warn: Callable[[str], None]) -> Iterator[Replicas]:
-    """The processes that torchrun (or a batch system with its variables) started, or this one alone."""
+    """Yield the Replicas that torchrun (or a batch system with its variables) started, or this one alone."""
     place = find_place()
     if place.world == 1:
         yield Replicas()
@@ -175,10 +175,10 @@ def joined(device: torch.device, warn: Callable[[str], None]) -> Iterator[Replic
 
 
 def _meet(place: Place, warn: Callable[[str], None]) -> dist.PrefixStore:  # type: ignore[name-defined]
-    """The store of this start, once all processes have come to it.
+    """Return the store of this start when all processes have reached it.
 
-    torchrun (2.13) restarts processes on the store of those before them, where the addresses of the dead
-    would be taken for those of the living. So the first process shows signs of life until all have seen one.
+    torchrun (2.13) restarts processes on the same store, where addresses of the killed ones remain. So the
+    first process counts "beats" until all others have seen one, and each start has a prefix of its own.
     """
     store, others = _open_store(place, warn), f"of {place.world} processes"
 
@@ -202,7 +202,7 @@ def _meet(place: Place, warn: Callable[[str], None]) -> dist.PrefixStore:  # typ
 
 
 def _open_store(place: Place, warn: Callable[[str], None]) -> Any:
-    """The first process's store, or that of torchrun."""
+    """Open the first process's store, or that of torchrun."""
     if place.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         try:
             return dist.TCPStore(  # type: ignore[attr-defined]
@@ -218,31 +218,31 @@ def _open_store(place: Place, warn: Callable[[str], None]) -> Any:
             raise RunError(f"cannot listen on MASTER_PORT={place.port} ({reason}): try another") from None
 
     def unreached() -> str:
-        try:  # torch would print pages of its own at each attempt
+        try:  # torch would print pages at each attempt
             socket.create_connection((place.address, place.port), timeout=5).close()
         except OSError as error:
             return f"the first of {place.world} processes ({error.strerror or error})"
         return ""
 
     _wait(unreached, place, warn)
-    found: list[Any] = []
+    answers: list[Any] = []
 
     def connect() -> None:
         try:
-            found.append(dist.TCPStore(place.address, place.port, timeout=PATIENCE))  # type: ignore[attr-defined]
+            answers.append(dist.TCPStore(place.address, place.port, timeout=PATIENCE))  # type: ignore[attr-defined]
         except RuntimeError as error:
-            found.append(error)
+            answers.append(error)
 
-    # beside, for what listens there may be something else that never answers
+    # in a thread: something else may listen there and never answer
     threading.Thread(target=connect, daemon=True).start()
-    _wait(lambda: "" if found else f"an answer of the first of {place.world} processes", place, warn)
-    if isinstance(found[0], RuntimeError):
-        raise found[0]
-    return found[0]
+    _wait(lambda: "" if answers else f"an answer of the first of {place.world} processes", place, warn)
+    if isinstance(answers[0], RuntimeError):
+        raise answers[0]
+    return answers[0]
 
 
 def _wait(missing: Callable[[], str], place: Place, warn: Callable[[str], None]) -> None:
-    """Until no one is missing, of whom it tells when it takes long. RunError when it takes too long."""
+    """Wait until nothing is `missing`; warn after SILENCE, raise RunError after PATIENCE."""
     started, told = time.monotonic(), False
     while who := missing():
         waited = timedelta(seconds=time.monotonic() - started)

@@ -1,4 +1,4 @@
-"""The run directory: its lock, what the run is (run.json), what it measured (metrics.jsonl, TensorBoard)."""
+"""Write and read a run's folder: lock, run.json, metrics (metrics.jsonl, TensorBoard)."""
 
 import json
 import os
@@ -23,7 +23,7 @@ Amount = Annotated[float, Meta(ge=0, le=1e300)]
 
 
 class Validation(Struct, tag_field="kind", tag="val"):
-    """A row of metrics after an epoch: what evaluation measured."""
+    """Hold a metrics row of the evaluation after an epoch."""
 
     step: Count
     epoch: Amount
@@ -33,27 +33,29 @@ class Validation(Struct, tag_field="kind", tag="val"):
 
 
 class Training(Validation, tag_field="kind", tag="train"):
-    """A row of metrics of the steps since the one before."""
+    """Hold a metrics row of the training steps since the previous one."""
 
     img_s: Amount
-    lr: Amount = 0.0  # a baseline has neither this
+    lr: Amount = 0.0  # a baseline has no learning rate
     data_time: Amount = 0.0  # nor this
 
 
 class Data(Struct):
+    """Hold which dataset a run was trained on."""
+
     path: Place
     fingerprint: Fingerprint
 
 
 class Start(Struct):
-    """How a run was started once."""
+    """Hold how a run was started once."""
 
     command: str
     seed: int | None = None
 
 
 class Baseline(Struct):
-    """The settings of a baseline."""
+    """Hold the settings of a baseline."""
 
     baseline: str
     seed: int
@@ -63,7 +65,7 @@ class Baseline(Struct):
 
 
 class About(Struct):
-    """What run.json must hold: of a training its recipe, or of a baseline its settings."""
+    """Hold the content of run.json: a training has a recipe, a baseline its settings."""
 
     data: Data
     starts: Annotated[list[Start], Meta(min_length=1)]
@@ -72,14 +74,14 @@ class About(Struct):
 
 
 class RunDirectory:
-    """`path`, locked for one training at a time, as a context manager; only the first process touches it."""
+    """Lock `path` for one training at a time, as a context manager; only the first process uses it."""
 
     def __init__(self, path: Path, first: bool = True) -> None:
         self.path = path
         if not first:
             return
         self.made = not path.exists()
-        with kept(path):
+        with write_errors(path):
             path.mkdir(parents=True, exist_ok=True)
             try:
                 self.lock = lock(path / "lock")
@@ -89,9 +91,9 @@ class RunDirectory:
                 ) from None
 
     def open(self, step: int, epochs: int, description: Row, copies: Sequence[Path] = ()) -> None:
-        """Go on after `step` steps and `epochs` validations: rows of a stretch that was lost are dropped.
+        """Continue after `step` steps and `epochs` validations; drop later rows, whose state was lost.
 
-        copies: files that the run's folder is to have, too.
+        copies: files to copy into the run's folder.
         """
         about, path = self.path / "run.json", self.path / "metrics.jsonl"
         starts = read_about(about)["starts"] if about.exists() else []
@@ -104,7 +106,7 @@ class RunDirectory:
         files = {file.name: file.read_bytes() for file in copies}
         files[about.name] = json.dumps({**description, "starts": starts}, indent=1).encode() + b"\n"
         files[path.name] = "".join(json.dumps(row) + "\n" for row in kept_rows).encode()
-        with kept(self.path):
+        with write_errors(self.path):
             for name, content in files.items():
                 with replacing(self.path / name) as written:
                     written.write(content)
@@ -113,16 +115,16 @@ class RunDirectory:
             self.events.begin(step + 1)
 
     def add(self, row: Row) -> None:
-        """One row of metrics; what it says of a step must be final, since rows are never changed."""
-        with kept(self.path / "metrics.jsonl"):
+        """Append one row of metrics. It must be final: rows are never changed."""
+        with write_errors(self.path / "metrics.jsonl"):
             self.metrics.write(json.dumps(row).encode() + b"\n")
             self.metrics.flush()
-        with kept(self.events.path):
+        with write_errors(self.events.path):
             self.events.add(row)
 
     def sync(self) -> None:
-        """Rows reach the disk: to be called before the checkpoint that has them behind it."""
-        with kept(self.path / "metrics.jsonl"):
+        """Flush the rows to disk; to be called before the checkpoint that follows them is saved."""
+        with write_errors(self.path / "metrics.jsonl"):
             os.fsync(self.metrics.fileno())
 
     def __enter__(self) -> "RunDirectory":
@@ -133,16 +135,16 @@ class RunDirectory:
     ) -> None:
         for name in ("metrics", "events", "lock"):
             if hasattr(self, name):
-                with suppress(OSError):  # every row was written out; what could not be has been reported
+                with suppress(OSError):  # every row is on disk already, or its error was reported
                     getattr(self, name).close()
-        if hasattr(self, "lock") and self.made and not hasattr(self, "metrics"):  # nothing came of it
+        if hasattr(self, "lock") and self.made and not hasattr(self, "metrics"):  # never opened
             with suppress(OSError):
                 (self.path / "lock").unlink()
                 self.path.rmdir()
 
 
 class Events:
-    """The metrics for TensorBoard, written at once: its own writer is a thread that dies of a full disk."""
+    """Write metrics for TensorBoard at once: its own writer is a thread that dies of a full disk."""
 
     def __init__(self, path: Path) -> None:
         from tensorboard.summary.writer.record_writer import RecordWriter
@@ -151,14 +153,14 @@ class Events:
         self.records = RecordWriter(self.file)
 
     def begin(self, start: int) -> None:
-        """Events of step `start` and later, of starts of this run before this one, are to be ignored."""
+        """Mark events of step `start` and later, from earlier starts of this run, as to be ignored."""
         from tensorboard.compat.proto.event_pb2 import SessionLog
 
         self._write(file_version="brain.Event:2")
         self._write(step=start, session_log=SessionLog(status=SessionLog.START))
 
     def add(self, row: Row) -> None:
-        """Each number of a row as KIND/NAME."""
+        """Write each number of a row as KIND/NAME."""
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         names = [name for name in row if name not in ("kind", "step")]
@@ -172,11 +174,12 @@ class Events:
         self.records.flush()
 
     def close(self) -> None:
+        """Close the file."""
         self.records.close()
 
 
 def read_metrics(path: Path) -> list[Row]:
-    """The rows of a metrics.jsonl; a last line that a kill cut short is left out."""
+    """Return the rows of a metrics.jsonl, without a last line that a kill cut short."""
     try:
         need_file(path)
     except Unfit as error:
@@ -194,7 +197,7 @@ def read_metrics(path: Path) -> list[Row]:
 
 
 def read_about(path: Path) -> Row:
-    """What a run.json says; FileNotFoundError where there is none."""
+    """Return the content of a run.json; FileNotFoundError if there is none, RunError if damaged."""
     try:
         about = read_json(path, Row)
         if recipe := convert(about, About).recipe:
@@ -208,8 +211,8 @@ def read_about(path: Path) -> Row:
 
 
 @contextmanager
-def kept(path: Path) -> Iterator[None]:
-    """What keeps a run from being written, as one line that names the file: the error's own, or `path`."""
+def write_errors(path: Path) -> Iterator[None]:
+    """Turn OSErrors of writing a run into RunError naming the file: the error's own, else `path`."""
     try:
         with naming(path):
             yield

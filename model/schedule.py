@@ -1,7 +1,7 @@
-"""Learning rates and colour noise by epoch: pure functions of a recipe, an epoch and the errors so far.
+"""Compute learning rates and colour noise by epoch: pure functions of recipe, epoch and errors so far.
 
-A schedule is a list of changes to the recipe's first rates, as schedules.py has them; those of "plateau", the
-paper's rule, follow from the validation errors.
+A schedule is a list of changes to the recipe's initial learning rates (see schedules.py); those of "plateau",
+the paper's rule, follow from the validation errors.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ REDUCTIONS = 3
 
 @dataclass(frozen=True)
 class Rates:
-    """The rates of one epoch by layer name, and whether its images get colour noise."""
+    """Hold one epoch's learning rates by layer name, and whether its images get colour noise."""
 
     weight: dict[str, float]
     bias: dict[str, float]
@@ -24,14 +24,14 @@ class Rates:
 
 
 def epochs(recipe: Recipe) -> int:
-    """How many epochs the recipe trains, at most."""
+    """Return how many epochs the recipe trains at most."""
     return recipe.epochs or SCHEDULES[recipe.schedule].epochs
 
 
 def rates(recipe: Recipe, epoch: int, history: Sequence[float] = ()) -> Rates:
-    """The rates of `epoch` (the first is 1), given the top-1 error after each finished epoch.
+    """Return the learning rates of `epoch` (from 1), given the top-1 error after each finished epoch.
 
-    Other than the schedule's own number of epochs stretches it: a change waits for the same part of the run.
+    If `epochs` is not the schedule's own, changes are stretched to the same fraction of the run.
     """
     names = [layer.name for layer in recipe.layers]
     weight, bias, noise = dict.fromkeys(names, 1.0), dict.fromkeys(names, 1.0), True
@@ -51,26 +51,26 @@ def rates(recipe: Recipe, epoch: int, history: Sequence[float] = ()) -> Rates:
 
 
 def noise(recipe: Recipe, epoch: int) -> bool:
-    """Whether the images of `epoch` get colour noise; never a matter of errors, as the loader runs ahead."""
+    """Return whether images of `epoch` get colour noise; not by errors, as the loader prefetches."""
     return rates(recipe, epoch).noise
 
 
 def divisor(recipe: Recipe, epoch: int) -> float:
-    """What the images of `epoch` are divided by at last; in 2012 only while there was noise."""
+    """Return what images of `epoch` are divided by; as in 2012, 1 + noise only while there is noise."""
     return 1 + recipe.noise if recipe.noise_divided and noise(recipe, epoch) else 1.0
 
 
 def finished(recipe: Recipe, history: Sequence[float]) -> bool:
-    """Whether training ends after the epochs whose top-1 errors these are."""
+    """Return whether training ends after the epochs with these top-1 errors."""
     return len(history) >= epochs(recipe) or len(_plateaus(recipe, history)) > REDUCTIONS
 
 
 def stages(recipe: Recipe) -> list[tuple[str, Rates]]:
-    """The epochs of each stage, as "1-24", and its rates. Where errors decide, "to plateau 1" and so on."""
+    """Return each stage's epochs, as "1-24", and rates; for "plateau", "to plateau 1" and so on."""
     if recipe.schedule == "plateau":
         stop = recipe.patience + 1  # epochs of a stage that never improves on its first
-        found = [rates(recipe, 1 + stop * i, [0.0] * (stop * i)) for i in range(REDUCTIONS + 1)]
-        return [(f"to plateau {i}", stage) for i, stage in enumerate(found, 1)]
+        each = [rates(recipe, 1 + stop * i, [0.0] * (stop * i)) for i in range(REDUCTIONS + 1)]
+        return [(f"to plateau {i}", stage) for i, stage in enumerate(each, 1)]
     result = []
     for stage, group in groupby(range(1, epochs(recipe) + 1), key=lambda epoch: rates(recipe, epoch)):
         first, *rest = group
@@ -79,14 +79,14 @@ def stages(recipe: Recipe) -> list[tuple[str, Rates]]:
 
 
 def table(recipe: Recipe) -> list[list[str]]:
-    """The schedule as text: a row a stage under a row of heads, a column for the layers that share all rates.
+    """Return the schedule as text: heads, a row per stage, a column per group of layers of equal rates.
 
-    A cell is the rate of weights and that of biases.
+    A cell is WEIGHTS/BIASES, their learning rates.
     """
-    found = stages(recipe)
+    all_stages = stages(recipe)
     columns: dict[tuple[tuple[float, float], ...], list[str]] = {}
     for layer in recipe.layers:
-        history = tuple((stage.weight[layer.name], stage.bias[layer.name]) for _, stage in found)
+        history = tuple((stage.weight[layer.name], stage.bias[layer.name]) for _, stage in all_stages)
         columns.setdefault(history, []).append(layer.name)
     names = [layer.name for layer in recipe.layers]
     heads = ["epochs", *(_ranges(column, names) for column in columns.values()), "noise"]
@@ -96,13 +96,13 @@ def table(recipe: Recipe) -> list[list[str]]:
             *(f"{weight:g}/{bias:g}" for weight, bias in cells),
             "on" if stage.noise and recipe.noise else "off",
         ]
-        for (epochs, stage), cells in zip(found, zip(*columns, strict=True), strict=True)
+        for (epochs, stage), cells in zip(all_stages, zip(*columns, strict=True), strict=True)
     ]
     return [heads, *rows]
 
 
 def _ranges(some: Sequence[str], names: Sequence[str]) -> str:
-    """ "conv1, conv3-fc7": those of `names`, where three or more in a row are a range."""
+    """Return names as "conv1, conv3-fc7": three or more in the order of `names` become a range."""
     pieces = []
     for inside, group in groupby(names, key=lambda name: name in some):
         run = list(group)
@@ -112,7 +112,7 @@ def _ranges(some: Sequence[str], names: Sequence[str]) -> str:
 
 
 def _changes(recipe: Recipe, history: Sequence[float]) -> list[Change]:
-    """The schedule's changes at the epochs of this recipe, and those that the errors so far have brought."""
+    """Return the schedule's changes at this recipe's epochs, and those caused by the errors so far."""
     own = SCHEDULES[recipe.schedule]
     stretched = [
         replace(change, epoch=1 + (change.epoch - 1) * epochs(recipe) / own.epochs) for change in own.changes
@@ -122,16 +122,16 @@ def _changes(recipe: Recipe, history: Sequence[float]) -> list[Change]:
 
 
 def _plateaus(recipe: Recipe, history: Sequence[float]) -> list[int]:
-    """The epochs before which the error had stopped improving: `patience` epochs without a new best.
+    """Return the epochs after `patience` epochs without a new best error.
 
-    Best is counted anew at each rate: the paper asks for improvement "with the current learning rate".
+    The best restarts at each learning rate: the paper asks for improvement "with the current learning rate".
     """
     if recipe.schedule != "plateau":
         return []
-    found, best, waited = [], float("inf"), 0
+    drops, best, waited = [], float("inf"), 0
     for epoch, error in enumerate(history, 1):
         best, waited = (error, 0) if error < best else (best, waited + 1)
         if waited == recipe.patience:
-            found.append(epoch + 1)
+            drops.append(epoch + 1)
             best, waited = float("inf"), 0
-    return found
+    return drops

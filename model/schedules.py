@@ -1,4 +1,4 @@
-"""Every schedule of learning rates as data: the notes of 2012, the paper's rule, and our own."""
+"""List every learning-rate schedule as data: from the notes of 2012, the paper's rule, and our own."""
 
 import math
 from collections.abc import Sequence
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Change:
-    """From `epoch` on, `layers` learn at these factors of the recipe's first rates; None leaves what was.
+    """Set the factors of the recipe's initial learning rates for `layers` from `epoch` on; None: unchanged.
 
-    No layers named: all that are not frozen. A layer that the network does not have is passed over. An epoch
-    that is no whole number waits for the next to start.
+    Without layers: all that are not frozen. Layers that the network does not have are ignored. A fractional
+    epoch is rounded up.
     """
 
     epoch: float
@@ -22,14 +22,14 @@ class Change:
 
 @dataclass(frozen=True)
 class Schedule:
-    """`epochs` in all, if the errors do not end it earlier, and the changes that are known beforehand."""
+    """Hold the number of epochs (errors may end a run earlier) and the changes known in advance."""
 
     epochs: int
     changes: tuple[Change, ...] = ()
 
 
 def _slices(factor: float, count: int, epochs: int) -> list[tuple[float, float]]:
-    """(epoch, rate factor) of `count` equal slices of the run that end at 1 / factor: dexp of src/lr.cu."""
+    """Return (epoch, rate factor) for `count` equal slices that end at 1 / factor: dexp of src/lr.cu."""
     return [(1 + epochs * i / count, factor ** (-i / (count - 1))) for i in range(1, count)]
 
 
@@ -42,12 +42,12 @@ def _by_hand(
     first: tuple[str, ...] = ("conv1",),
     biases: bool = True,
 ) -> Schedule:
-    """A run as its notes tell it, by epochs: weights' rates divided by 10 at `drops`; the `first` layers
-    `slow`, at a thousandth, then `frozen`; `quiet`, without colour noise; `stopped` before or within it.
+    """Return a schedule from a run's notes; arguments are epochs: weights' rates are divided by 10 at
+    `drops`; the `first` layers get a thousandth at `slow` and 0 at `frozen`; no colour noise from `quiet` on;
+    the run was `stopped` before or within that epoch.
 
-    biases: whether their rates fall to a tenth with the first drop and stay there, as in the one schedule
-    that was kept as a script (run4.sh). The notes never say: it is so where a run's last file has 0.002, not
-    0.02.
+    biases: whether their rates fall to a tenth at the first drop and stay there, as in the one schedule kept
+    as a script (run4.sh). The notes never say; the last file of such runs has 0.002, not 0.02.
     """
     changes = [Change(epoch, weight=10.0**-i) for i, epoch in enumerate(drops, 1)]
     changes += [Change(drops[0], bias=0.1)] if biases else []
@@ -59,7 +59,7 @@ def _by_hand(
 
 CONV_1_2 = ("conv1", "conv2")
 SCHEDULES = {
-    # The run of the paper's 40.7 / 18.2, and that of its 37.5 / 17.0.
+    # The run of the paper's 40.7 % / 18.2 % (ILSVRC-2012), and that of its 37.5 % / 17.0 % (2010).
     "145": _by_hand((25, 51, 79), 91, slow=67, frozen=72, quiet=67, biases=False),
     "145-2010": _by_hand((23, 51, 78), 93, slow=68, frozen=72, quiet=68),
     # The others of the five. The notes of 145-full end with "moved to gpu" at epoch 61: so does this. The

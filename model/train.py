@@ -1,4 +1,4 @@
-"""Sixth stop: the epoch and the loop. Takes any iterable of (images, labels), of which each is a step."""
+"""Sixth stop: run the training loop over epochs and steps, on any iterator of (images, labels)."""
 
 import math
 import time
@@ -18,7 +18,7 @@ from model.step import Step
 
 
 class Stopped(Exception):
-    """The run was asked to stop; what it had done is saved."""
+    """Report that the run was asked to stop and is saved. status: the exit status."""
 
     def __init__(self, status: int) -> None:
         self.status = status
@@ -26,7 +26,7 @@ class Stopped(Exception):
 
 @dataclass
 class State:
-    """Where a run is. With the step's weights, velocities and sums, all that it takes to go on."""
+    """Hold how far a run is: with the weights, velocities and sums of `Step`, all that resuming needs."""
 
     step: int = 0
     history: list[Row] = field(default_factory=list)  # the validation after each epoch
@@ -39,9 +39,9 @@ def take_up(
     allow_changes: bool,
     warn: Callable[[str], None],
 ) -> State:
-    """Bring weights, velocities and sums to where the run in `folder` was saved; a new run starts at step 0.
+    """Resume the run in `folder`: load weights, velocities and sums. A new run starts at step 0.
 
-    Only the first process reads the folder, which another machine may not have.
+    Only the first process reads the folder, which other machines may not have.
     """
     saved, replicas = None, step.replicas
     if replicas.first:
@@ -62,7 +62,7 @@ def take_up(
 
 @dataclass
 class Watch:
-    """The world outside a run: asked whether to stop (0: go on, else a status), told what happens."""
+    """Hold callbacks: `stop` returns 0 or an exit status; `step` and `row` are told what happens."""
 
     stop: Callable[[], int] = lambda: 0
     step: Callable[[int], None] = lambda step: None
@@ -71,25 +71,25 @@ class Watch:
 
 @dataclass
 class Clock:
-    """The time since the last metrics row."""
+    """Measure time and images since the last metrics row."""
 
     started: float = field(default_factory=time.perf_counter)
     waited: float = 0.0  # seconds for batches
     seen: int = 0  # images
 
     def throughput(self) -> dict[str, float]:
-        """Images a second, and the share of the time that batches were waited for."""
+        """Return images per second, and the fraction of the time spent waiting for batches."""
         seconds = time.perf_counter() - self.started
         return {"img_s": self.seen / seconds, "data_time": self.waited / seconds}
 
 
 @dataclass
 class Trainer:
-    """One run, from wherever it stands to its end.
+    """Train a run from its current state to its end.
 
-    batches: this process's rows of each global batch, from state.step on. images: of an epoch.
+    batches: this process's rows of each global batch, from state.step on. images: number per epoch.
     validate: evaluates the validation split over all processes, calling its argument after every batch.
-    identity: what must be the same when the run is taken up again.
+    identity: what must be the same when the run is resumed.
     """
 
     step: Step
@@ -102,14 +102,12 @@ class Trainer:
     watch: Watch = field(default_factory=Watch)
     save_seconds: float = 600
     log_steps: int = 50
-    dead_start: int = (
-        5000  # steps (half an epoch of ImageNet) by which the loss must have left that of guessing
-    )
+    dead_start: int = 5000  # steps (half an epoch of ImageNet) after which the loss must be below chance
     clock: Clock = field(init=False, default_factory=Clock)
-    saved: float = field(init=False, default_factory=time.monotonic)  # when the state was
+    saved: float = field(init=False, default_factory=time.monotonic)  # time of the last checkpoint
 
     def train(self) -> None:
-        """To the end of the schedule. Stopped when asked to; RunError when the loss is lost or stays put."""
+        """Train to the end of the schedule. Stopped if asked to; RunError if it diverges or never learns."""
         per_epoch = -(-self.images // self.step.recipe.batch_size)
         while True:
             epoch, within = divmod(self.state.step, per_epoch)
@@ -143,22 +141,22 @@ class Trainer:
                 raise Stopped(stop)
 
     def _log(self, epoch: float) -> None:
-        """A metrics row of the steps since the last one. Waits for the device."""
+        """Write a metrics row for the steps since the last one. Waits for the device."""
         step, recipe = self.state.step, self.step.recipe
-        found = rates(self.step.replicas.gather_sums(self.step.sums).sum(0))
+        measured = rates(self.step.replicas.gather_sums(self.step.sums).sum(0))
         row: Row = {
             "kind": "train",
             "step": step,
             "epoch": epoch,
-            **found,
+            **measured,
             "lr": self.step.rates.weight[recipe.layers[-1].name],
             **self.clock.throughput(),
         }
-        self._refuse(found["loss"])
+        self._need_finite(measured["loss"])
         guessing = math.log(recipe.classes)
-        if step - self.log_steps < self.dead_start <= step and found["loss"] > 0.998 * guessing:
+        if step - self.log_steps < self.dead_start <= step and measured["loss"] > 0.998 * guessing:
             raise RunError(
-                f"dead start: after {step} steps the loss is {found['loss']:.3f}, that of guessing among "
+                f"dead start: after {step} steps the loss is {measured['loss']:.3f}, that of guessing among "
                 f"{recipe.classes} classes ({guessing:.3f}). Look at the recipe: original starts where "
                 "the paper's printed one may not"
             )
@@ -167,15 +165,15 @@ class Trainer:
         self.clock = Clock()
 
     def _validate(self, epoch: int) -> None:
-        """Errors on the validation split; the state before it is on disk."""
+        """Evaluate the validation split and save the best state. The state before it is already on disk."""
 
         def each(images: int) -> None:
             self._confer(busy=1)
 
-        found = self.validate(each)
-        while self._confer(busy=0):  # others may have a batch more
+        evaluation = self.validate(each)
+        while self._confer(busy=0):  # other processes may have another batch
             pass
-        sums = self.step.replicas.gather_sums(found.sums).sum(0)
+        sums = self.step.replicas.gather_sums(evaluation.sums).sum(0)
         row: Row = {"kind": "val", "step": self.state.step, "epoch": epoch, **rates(sums)}
         if not math.isfinite(row["loss"]):
             raise RunError(f"the validation loss of epoch {epoch} is {row['loss']}; try --precision float32")
@@ -186,7 +184,7 @@ class Trainer:
         self.clock = Clock()
 
     def _confer(self, busy: int) -> int:
-        """Between batches of validation, in step with the other processes: whether any of them has more."""
+        """Return whether any process has more validation batches; all call it equally often. May stop."""
         stop, busy = self.step.replicas.max_over_processes([self.watch.stop(), busy])
         if stop:
             raise Stopped(stop)
@@ -198,16 +196,16 @@ class Trainer:
         self.watch.row(row)
 
     def _save(self) -> None:
-        """The state, after the metrics that led to it. Of one that is not finite the last good one stays."""
+        """Save metrics, then the state; RunError if it is not finite, and the last good checkpoint stays."""
         sums = self.step.replicas.gather_sums(self.step.sums)
-        self._refuse(sums.sum().item())
+        self._need_finite(sums.sum().item())
         if self.step.replicas.first:
             self.run.sync()
             checkpoint.save_last(self.run.path, self._content(sums))
         self.saved = time.monotonic()
 
-    def _refuse(self, loss: float) -> None:
-        """RunError where a loss is not finite."""
+    def _need_finite(self, loss: float) -> None:
+        """Raise RunError if a loss is not finite."""
         if not math.isfinite(loss):
             raise RunError(
                 f"the loss became {loss} before step {self.state.step}; {self.run.path} keeps the state "

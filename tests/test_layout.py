@@ -79,7 +79,7 @@ VERB = re.compile(
 )  # no plural, no "Makes", no name, no code
 
 
-@pytest.mark.parametrize("package", ["pipeline", "tools"])
+@pytest.mark.parametrize("package", ["model", "pipeline", "tools"])
 def test_a_docstring_begins_with_a_verb(package: str) -> None:
     nodes = [
         (path, node)

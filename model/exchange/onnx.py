@@ -1,4 +1,4 @@
-"""The network as ONNX: pixels in, probabilities out, any number of images at a time."""
+"""Export the network to ONNX: pixels in, probabilities out, any number of images at a time."""
 
 import json
 import logging
@@ -19,7 +19,7 @@ PLACES = (-2, -1)  # of (N, maps, height, width)
 
 
 class Portable(nn.Module):
-    """(N, 3, crop, crop) RGB pixels, 0..255 -> (N, classes) probabilities. The network is on one device."""
+    """Map (N, 3, crop, crop) RGB 0..255 to (N, classes) probabilities; the network is on one device."""
 
     def __init__(self, network: AlexNet) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Portable(nn.Module):
         return x.softmax(1)
 
     def _after(self, tower: Tower, step: str, x: Tensor) -> Tensor:
-        """The norms in operations that ONNX has; all else as ever."""
+        """Apply a step; normalisations in operations that ONNX has."""
         recipe = self.network.recipe
         if step == "lrn":
             groups = 1 if recipe.lrn_across_towers else recipe.towers
@@ -51,12 +51,12 @@ class Portable(nn.Module):
 
 
 def normalised(x: Tensor, measured: Tensor, norm: ResponseNorm, dims: tuple[int, ...]) -> Tensor:
-    """x / (k + alpha * sum of squares over a window) ** beta: the squares of what is measured."""
+    """Return x / (k + alpha * sum of squares of `measured` over a window) ** beta."""
     return x * (norm.k + norm.alpha * windows(measured * measured, norm.size, dims)) ** -norm.beta
 
 
 def windows(x: Tensor, size: int, dims: tuple[int, ...]) -> Tensor:
-    """Sums over centred windows along each of `dims`."""
+    """Return sums over centred windows along each of `dims`."""
     for dim in dims:
         reach = size // 2
         padded = F.pad(x, [0, 0] * (-1 - dim) + [reach, reach])
@@ -65,14 +65,14 @@ def windows(x: Tensor, size: int, dims: tuple[int, ...]) -> Tensor:
 
 
 def need_packages() -> None:
-    """RunError where those for ONNX are missing."""
+    """Raise RunError if the packages for ONNX are missing."""
     if missing := [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]:
         raise RunError(f"ONNX needs {' and '.join(missing)}: pip install 'alexnet-dali[export]'")
 
 
 def to_onnx(network: AlexNet, about: Mapping[str, Any]) -> bytes:
-    """The content of a file. The packages of `need_packages` must be there."""
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it tells what else is not installed
+    """Return the content of an ONNX file. Call `need_packages` before."""
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # hides notes on optional packages
     example = torch.zeros(2, 3, network.recipe.crop, network.recipe.crop)
     with warnings.catch_warnings(action="ignore"), torch.no_grad():  # of the exporter's own deprecations
         program = torch.onnx.export(
@@ -92,7 +92,7 @@ def to_onnx(network: AlexNet, about: Mapping[str, Any]) -> bytes:
 
 
 def run_onnx(content: bytes, images: Tensor) -> Tensor:
-    """The probabilities that onnxruntime computes on the CPU."""
+    """Return the probabilities that onnxruntime computes on the CPU."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])

@@ -1,7 +1,7 @@
-"""A network in one safetensors file, under its own names or under those of others, and back.
+"""Save a network as one safetensors file with our names or those of other programs, and read it back.
 
-What the file cannot show by its tensors is in its metadata: recipe, classes, step. Under the names of others
-dropout's factor is multiplied into the weights behind it, as their dropout does without it in evaluation.
+The metadata hold recipe, classes, step and dataset. With other programs' names the dropout factor is
+multiplied into the next layer's weights, as their dropout has no factor in evaluation.
 """
 
 import json
@@ -25,7 +25,7 @@ MEAN = "mean_image"  # (256, 256, 3), RGB, 0..255
 
 
 class About(Struct):
-    """The metadata beside format and naming, each as JSON."""
+    """Hold the metadata other than format and naming, each stored as JSON."""
 
     recipe: dict[str, Any]
     classes: list[dict[str, Any]]
@@ -36,13 +36,16 @@ class About(Struct):
 
 @dataclass(frozen=True)
 class Weights:
+    """Hold the content of a file."""
+
     recipe: Recipe
-    state: State  # canonical, as AlexNet.state
+    state: State  # canonical: see AlexNet.state
     mean: Tensor
     about: dict[str, Any]  # classes, step, run, dataset
 
 
 def save(path: Path, weights: Weights, naming: str) -> None:
+    """Write a file, with a naming of NAMINGS."""
     from safetensors.torch import save as serialized
 
     tensors = NAMINGS[naming][0](weights.state, weights.recipe) | {MEAN: weights.mean}
@@ -58,8 +61,7 @@ def save(path: Path, weights: Weights, naming: str) -> None:
 
 
 def read(path: Path) -> Weights:
-    """RunError where the file was not written by `save`, or is damaged. Other types of numbers may have taken
-    the place of float32."""
+    """Read a file of `save`, also with float32 converted to other float types; RunError for all others."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -84,7 +86,7 @@ def read(path: Path) -> Weights:
 
 
 def _checked(tensors: State, names: "Naming", recipe: Recipe) -> tuple[State, Tensor]:
-    """The state under the names of others, in float32, and the mean image, if they fit the recipe."""
+    """Return state (still renamed) and mean image in float32; errors unless they fit the recipe."""
     for name, tensor in tensors.items():
         if not tensor.is_floating_point() or not tensor.float().isfinite().all():
             raise Unfit(f"{name} holds {tensor.dtype}, or NaN or infinite numbers")
@@ -97,10 +99,10 @@ def _checked(tensors: State, names: "Naming", recipe: Recipe) -> tuple[State, Te
 
 
 def begin(network: AlexNet, state: State) -> list[str]:
-    """Give a network the layers of another's `state` that fit it. The names of the rest, which stay as drawn.
+    """Load the layers of `state` that fit; return the others' names, which keep their random initialisation.
 
-    A layer fits where all its tensors are there in their sizes, unless the recipe wants it anew. RunError
-    where none does.
+    A layer fits if all its tensors have the same shapes and the recipe does not retrain it (`anew`). RunError
+    if none does.
     """
     taken, drawn = network.state(), []
     for shape in network.shapes:
@@ -117,7 +119,7 @@ def begin(network: AlexNet, state: State) -> list[str]:
 
 
 def _folded(state: State, recipe: Recipe, factor: float) -> State:
-    """The weights behind each dropout multiplied by `factor`."""
+    """Multiply the weights of each layer after a dropout by `factor`."""
     behind = [b.name for a, b in zip(recipe.layers, recipe.layers[1:], strict=False) if "dropout" in a.then]
     return {
         name: tensor * factor if name.removesuffix(".weight") in behind else tensor
@@ -134,13 +136,13 @@ def _from_caffe(state: State, recipe: Recipe) -> State:
 
 
 def _turned(state: State, recipe: Recipe) -> State:
-    """Caffe reads BGR: the kernels over the image with their colours in the other order."""
+    """Reverse the colours of kernels that read the image: Caffe reads BGR."""
     first = f"{recipe.layers[0].name}.weight"
     return {name: x.flip(1) if name == first or name.endswith(".colour") else x for name, x in state.items()}
 
 
 def _torchvision_names(recipe: Recipe) -> dict[str, str]:
-    """Our layer -> its place in torchvision's AlexNet, which has the same eight layers."""
+    """Map our layers' names to those in torchvision's AlexNet, which has the same eight layers."""
     places = [f"features.{n}" for n in (0, 3, 6, 8, 10)] + [f"classifier.{n}" for n in (1, 4, 6)]
     kinds = [isinstance(layer, Conv) for layer in recipe.layers]
     if kinds != [True] * 5 + [False] * 3 or any(layer.colour for layer in recipe.layers):
@@ -152,7 +154,7 @@ def _torchvision_names(recipe: Recipe) -> dict[str, str]:
 
 
 def _torchvision(state: State, recipe: Recipe) -> State:
-    """One column: a kernel reads zeros times the other tower's maps."""
+    """Merge both towers into ungrouped convolutions, with zero weights for the other tower's maps."""
     folded = _folded(state, recipe, recipe.keep)
     result: State = {}
     for name, place in _torchvision_names(recipe).items():
@@ -172,10 +174,10 @@ def _from_torchvision(state: State, recipe: Recipe) -> State:
     for name, place in _torchvision_names(recipe).items():
         weight = state[f"{place}.weight"]
         if not _layer(recipe, name).crossing:
-            own = torch.cat(_blocks(weight, recipe.towers))
-            if own.count_nonzero() != weight.count_nonzero():
+            grouped = torch.cat(_blocks(weight, recipe.towers))
+            if grouped.count_nonzero() != weight.count_nonzero():
                 raise RunError(f"{place} mixes the towers, which {name} of this recipe keeps apart")
-            weight = own
+            weight = grouped
         result |= {f"{name}.weight": weight, f"{name}.bias": state[f"{place}.bias"]}
     return _folded(result, recipe, 1 / recipe.keep)
 
@@ -185,13 +187,13 @@ def _layer(recipe: Recipe, name: str) -> Any:
 
 
 def _blocks(weight: Tensor, towers: int) -> list[Tensor]:
-    """Views of what each tower's kernels read of their own tower."""
+    """Return views of the weights by which each tower reads its own maps."""
     rows, columns = weight.shape[0] // towers, weight.shape[1] // towers
     return [weight[t * rows : (t + 1) * rows, t * columns : (t + 1) * columns] for t in range(towers)]
 
 
 Naming = Callable[[State, Recipe], State]
-NAMINGS: dict[str, tuple[Naming, Naming]] = {  # to the names of others, and back
+NAMINGS: dict[str, tuple[Naming, Naming]] = {  # to other programs' names, and back
     "safetensors": (lambda state, recipe: state, lambda state, recipe: state),
     "caffe": (_caffe, _from_caffe),
     "torchvision": (_torchvision, _from_torchvision),

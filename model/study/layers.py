@@ -13,7 +13,7 @@ from model.placement import autocast
 
 @torch.inference_mode()
 def predict(network: AlexNet, batches: Iterable[Batch], precision: str) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield, per batch, labels (rows,) and mean probabilities over views, (rows, classes), on the CPU.
+    """Yield each batch's labels (rows,) and mean probabilities over views, (rows, classes), on the CPU.
 
     batches: as for `model.evaluate.evaluate`.
     """
