@@ -159,7 +159,7 @@ def crop_pixels(
 
 
 def loader(job: Job, crop: Callable[..., np.ndarray], floats: bool, left: bool = False) -> Iterator[Batch]:
-    """Yield batches of torch's DataLoader. Workers give float32 images, or uint8 pixels (so if `left`)."""
+    """Yield batches of torch's DataLoader: float32, or uint8 from the workers, which stay so if `left`."""
     samples = Samples(job.dataset, "train")
     for images, labels, *shift in DataLoader(
         Images(job, samples, crop, floats),  # type: ignore[arg-type]
