@@ -106,7 +106,7 @@ class Stream:
                 )
                 again.append((chosen[good], tuple(kept)))
         if sum(len(chosen) for chosen, _ in again) == sum(len(chosen) for chosen, _ in self.running):
-            raise error  # no image's fault
+            raise error  # no image is to blame
         self.feed = chain(again, self.feed)
         self.running.clear()
         self.pipe = self._start()
@@ -118,7 +118,7 @@ class Stream:
         except RuntimeError as error:
             if REFUSED.search(str(error)):
                 return False
-            raise  # the machine's fault
+            raise  # no image is to blame, but the machine
         return True
 
 

@@ -29,7 +29,7 @@ FORMAT = 2
 PIXELS = (256, 256, 3)  # uint8, of each image of a raw dataset
 SPLITS = ("train", "val", "test")
 WORK = ".work"  # prep's own folder, inside a dataset that is not finished yet
-# One row a sample: its image is bytes [offset, offset + size) of a shard; label -1 where there is none.
+# One row per sample: its image is bytes [offset, offset + size) of a shard; label -1 where there is none.
 INDEX = np.dtype([("shard", "<u4"), ("offset", "<u8"), ("size", "<u4"), ("label", "<i4")])
 
 

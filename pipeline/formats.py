@@ -2,7 +2,7 @@
 
 import re
 
-HEAD = 32  # bytes that tell
+HEAD = 32  # first bytes, which identify an image
 SUFFIXES = (
     ".jpeg",
     ".jpg",

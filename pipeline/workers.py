@@ -108,7 +108,7 @@ def _for_children() -> Iterator[None]:
 
 def _work(function: Callable[[Any], Any], connection: Any, parent: int) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it was gone before the line above
+    if os.getppid() != parent:  # the parent ended before the line above
         return
     while True:
         try:

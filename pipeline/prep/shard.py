@@ -26,7 +26,7 @@ RECORD = {  # the arrays of a record
     "rows": Array((INDEX,), ("images",)),
     "text": Array((np.uint8,), ("bytes",)),
     "images": Array((np.int64,), ()),
-    "pixels": Array((np.uint32,), ("side", SIDE, 3)),  # of no images: of side 0
+    "pixels": Array((np.uint32,), ("side", SIDE, 3)),  # side is 0 where no images are summed
     "products": Array((np.uint64,), (3, 3)),
 }
 

@@ -14,7 +14,7 @@ class Edition:
     tars: dict[str, str]  # the archive of each split, a pattern
     devkits: tuple[str, ...]  # the development kit as it is downloaded, without .tar.gz, and as it unpacks
     id_field: str  # a class's number in the devkit's meta.mat
-    truth: dict[str, str]  # of a split, a number a line; val's is in the devkit, test's beside it
+    truth: dict[str, str]  # by split: a class's number per line; val's is in the devkit, test's beside it
     patches: str = ""  # images that replace those of the same name
 
     def names(self) -> Iterable[str]:

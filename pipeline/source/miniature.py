@@ -341,7 +341,7 @@ def write_kaggle(root: Path, **counts: Any) -> None:
     write(root / "LOC_synset_mapping.txt", mapping.encode())
     rows = [
         f"ILSVRC2012_val_{number:08d},"
-        + f"{WNIDS[label]} 10 20 110 120 " * (1 + number % 3)  # a box an object
+        + f"{WNIDS[label]} 10 20 110 120 " * (1 + number % 3)  # one box per object
         for number, label in enumerate(small.val_labels(), start=1)
     ]
     write(root / "LOC_val_solution.csv", "\n".join(["ImageId,PredictionString", *rows[::-1], ""]).encode())

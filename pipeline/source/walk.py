@@ -29,7 +29,7 @@ class Walk:
     def __init__(self, folder: str, roots: Sequence[str]) -> None:
         real = os.path.realpath(folder)
         self.found = Found()
-        self.ours = False  # whether there is an output of ours, which is as good as not there
+        self.ours = False  # whether there is an output of ours, which counts as absent
         self.roots = (*roots, real)
         self.seen = {real, *_above(real)}  # each folder is read once, so that links cannot lead in circles
         self.todo = [(folder, real)]
