@@ -8,7 +8,7 @@ import re
 import select
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -181,6 +181,11 @@ def disk_size(count: float) -> str:
 def plural(number: int, noun: str) -> str:
     """Return count and noun, as in 1 image, 2 images."""
     return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def top_errors(errors: Mapping[str, float], classes: int) -> dict[str, str]:
+    """Write top-1 and top-5 error; of five classes or fewer no top-5, as five guesses never fail."""
+    return {f"top-{k}": f"{errors[f'top{k}_err']:.2f} %" for k in (1, 5) if k < max(classes, 2)}
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], line: int, title: str = "") -> None:

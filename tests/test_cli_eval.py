@@ -77,7 +77,8 @@ def test_errors_and_predictions(
     assert said["top1_err"] == pytest.approx(100 * np.mean(probabilities.argmax(1) != labels))
     assert said["top5_err"] == 0  # of three classes
     assert f"{said['top1_err']:.2f} %" in result.output
-    assert "40.7 %" in result.output
+    assert "guessing among 3 classes" in result.output and "66.67 %" in result.output
+    assert "40.7 %" not in result.output and "top-5" not in result.output  # not of such images
 
 
 def test_table_1(archives_2010: Path, trained: Path, tmp_path: Path) -> None:
@@ -94,9 +95,7 @@ def test_table_1(archives_2010: Path, trained: Path, tmp_path: Path) -> None:
     with np.load(predictions) as file:
         wrong = file["probabilities"].argmax(1) != [1, 2, 0, 1, 2]  # as miniature.py labels them
     assert f"{100 * wrong.mean():.2f} %" in result.output
-    assert "5 test images" in result.output and "40.7 %" not in result.output
-    for words in ("CNN (ILSVRC-2010 test, ten views)", "37.5 %", "17.0 %", "SIFT + FVs", "45.7 %", "47.1 %"):
-        assert words in result.output
+    assert "5 test images" in result.output and "this run, test, ten views" in result.output
     alone = run("ensemble", predictions, "--data", data)  # its own row, and "together"
     assert alone.output.count(f"{100 * wrong.mean():.2f} %") == 2
 

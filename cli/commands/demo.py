@@ -37,7 +37,6 @@ def command(out: Path, device: str) -> None:
     weights = checkpoint.read(run / "last.pt")["weights"]
     filters(weights["conv1.weight"].numpy(), out / "filters.png", "What the first layer learned")
     curves(read_metrics(run / "metrics.jsonl"), out / "curves.png", "The demo's training")
-    say(f"guessing: top-1 error {100 - 100 / CLASSES:.0f} %, top-5 error {100 - 500 / CLASSES:.0f} %")
     say(f"pictures: {out / 'filters.png'}, {out / 'curves.png'}")
 
 

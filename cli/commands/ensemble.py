@@ -9,7 +9,7 @@ import click
 
 from cli import options
 from cli.compose import predictions
-from cli.display import plural, print_table, say
+from cli.display import plural, print_table, say, top_errors
 from model.errors import RunError
 from pipeline.atomic import writing
 from pipeline.dataset import read_description
@@ -54,13 +54,15 @@ def command(
     if search:
         if weights or not labelled:
             raise click.UsageError("--search needs images with labels, and replaces --weights")
+        if len(first.wnids) <= 5:
+            raise click.UsageError("--search needs more than five classes, or the top-5 error is always 0")
         factors = ensemble.search(parts, labels, partial(tell_pass, len(labels)))
     mean = ensemble.average(parts, factors)
     if labelled:
         rows = {str(path): sound_rates(tally(part, labels), path)
                 for path, part in zip(files, parts, strict=True)}  # fmt: skip
         rows["together"] = sound_rates(tally(mean, labels), "the average")
-        print_errors(len(labels), rows, factors)
+        print_errors(len(labels), rows, factors, len(first.wnids))
     result = predictions.Predictions(mean.numpy(), first.labels, first.names, first.wnids)
     if out:
         predictions.write(out, result)
@@ -85,13 +87,15 @@ def tell_pass(images: int, number: int, weights: list[float], errors: float) -> 
     say(f"pass {number}: --weights {text}  top-5 error {100 * errors / images:.2f} %")
 
 
-def print_errors(images: int, rows: dict[str, dict[str, float]], weights: Sequence[float]) -> None:
-    lines = []
+def print_errors(
+    images: int, rows: dict[str, dict[str, float]], weights: Sequence[float], classes: int
+) -> None:
+    lines, errors = [], dict[str, str]()
     for number, (name, row) in enumerate(rows.items()):
         weight = f"{weights[number]:.3g}" if number < len(weights) else ""
-        errors = (f"{row[key]:.2f} %" for key in ("top1_err", "top5_err"))
-        lines.append((name, weight, f"{row['loss']:.4f}", *errors))
-    headings = ("", "weight", "loss", "top-1 error", "top-5 error")
+        errors = top_errors(row, classes)
+        lines.append((name, weight, f"{row['loss']:.4f}", *errors.values()))
+    headings = ("", "weight", "loss", *(f"{name} error" for name in errors))
     print_table(headings, lines, line=len(weights), title=plural(images, "image"))
 
 

@@ -1,14 +1,15 @@
 """Define alexnet-dali eval: count the errors of a trained network."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from cli import options
-from cli.display import plural, print_table, say, warn, write_json
-from cli.paper.tables import PAPER, PAPER_2010
-from pipeline.dataset import has_labels
+from cli.display import plural, print_table, say, top_errors, warn, write_json
+from cli.paper.comparison import comparison
+from pipeline.dataset import Category, has_labels
 
 
 @click.command("eval")
@@ -59,14 +60,12 @@ def command(
         f"{result['precision']} on {run.devices[0].type}"
     )
     if labelled:
-        print_errors(result)
+        print_errors(result, dataset.classes)
 
 
-def print_errors(result: dict[str, Any]) -> None:
-    """Print our errors above the paper's."""
+def print_errors(result: dict[str, Any], classes: Sequence[Category]) -> None:
+    """Print our errors above what they are compared with."""
     views = "ten views" if result["views"] > 1 else "centre crop"
-    rows = [(f"this run, {views}", f"{result['top1_err']:.2f} %", f"{result['top5_err']:.2f} %")]
-    paper, images = (PAPER_2010, "2010 test") if result["split"] == "test" else (PAPER, "2012 val")
-    for name, (top1, top5) in paper.items():
-        rows.append((f"{name} (ILSVRC-{images}, ten views)", f"{top1} %", f"{top5} %"))
-    print_table(("", "top-1 error", "top-5 error"), rows, line=1)
+    ours = top_errors(result, len(classes))
+    rows = [(f"this run, {result['split']}, {views}", *ours.values()), *comparison(classes, result["split"])]
+    print_table(("", *(f"{name} error" for name in ours)), rows, line=1)

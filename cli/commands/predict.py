@@ -72,4 +72,4 @@ def command(
             if row.wrong or not only_errors or row.fault:
                 for sink in sinks:
                     sink(number, row)
-    totals.tell(time.monotonic() - started)
+    totals.tell(time.monotonic() - started, len(run.facts.classes))

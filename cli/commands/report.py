@@ -51,7 +51,7 @@ def command(
     if ten_crop:
         errors["this run, ten views"] = report.ten_views(run, dataset)
     sections = [
-        ("Errors", report.error_table(errors, seen)),
+        ("Errors", report.error_table(errors, dataset)),
         ("Training", report.draw_curves(metrics, folder.name)),
         ("What conv1 has learned", report.draw_filters(run)),
         ("Guesses", report.draw_guesses(run, dataset, seen)),

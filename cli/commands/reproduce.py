@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,15 @@ from rich.box import SIMPLE
 from rich.table import Table as Drawn
 
 from cli import options
-from cli.display import console, say, warn, write_json
+from cli.display import console, say, top_errors, warn, write_json
+from cli.paper.comparison import guessing
 from cli.paper.plan import PlanSettings, Shelf
 from cli.paper.reproduction import find_lack, open_datasets, tell, work_off
 from cli.paper.tables import TABLES, Errors, Row, Speed, Table
 from model.errors import RunError
 
 folder = click.Path(path_type=Path)
+UNSAID: Errors = (None, None)
 
 
 @click.command("reproduce")
@@ -111,19 +114,28 @@ def command(
 
 
 def show(table: Table, found: Sequence[dict[str, Any]]) -> None:
-    """Print the paper's table with our column, and what its dashes need."""
+    """Print the paper's table with our column, and what its dashes need.
+
+    On other images than the paper's there are no numbers of the paper; a line says what guessing would make.
+    """
     screen = console(soft_wrap=True, width=120)
-    drawn = Drawn(title=f"{table.title}, top-1 / top-5 error in percent", title_justify="left", box=SIMPLE)
+    guesses = dict(guessing(said["classes"]) for said in found if not (said["comparable"] or said["over"]))
+    tops = " / ".join(top_errors({"top1_err": 0, "top5_err": 0}, max(said["classes"] or 6 for said in found)))
+    drawn = Drawn(title=f"{table.title}, {tops} error in percent", title_justify="left", box=SIMPLE)
     drawn.add_column("", no_wrap=True)
     submitted = any(isinstance(row, Row) and row.submitted for row in table.rows)
     for heading in ("the paper", *(["on test"] if submitted else []), "2012 logs", "ours"):
         drawn.add_column(heading, justify="right", no_wrap=True)
     drawn.add_column("on", no_wrap=True)
     for row, said in zip(table.rows, found, strict=True):
+        if isinstance(row, Row) and not said["comparable"]:
+            row = replace(row, paper=UNSAID, log=UNSAID, submitted=None)
         paper, *rest = speed_cells(row, said) if isinstance(row, Speed) else error_cells(row, said)
-        test = [written((None, said["submitted"]))] if submitted else []
+        test = [written((None, row.submitted))] if submitted and isinstance(row, Row) else []
         drawn.add_row(row.name, paper, *test, *rest)
     screen.print(drawn)
+    for name, errors in guesses.items():
+        screen.print(f"{name}: {' / '.join(errors.values())}")
     for said in found:
         if said["ours"] is None:
             screen.print(f"{said['name']}: {said['why']}")
@@ -132,7 +144,8 @@ def show(table: Table, found: Sequence[dict[str, Any]]) -> None:
 def error_cells(row: Row, said: dict[str, Any]) -> tuple[str, ...]:
     """Return the cells of the paper, the logs and ours, and what ours was measured on."""
     sign = "+" if row.over else ""
-    ours = " / ".join(f"{error:{sign}.2f}" for error in said["ours"]) if said["ours"] else "-"
+    shown = said["ours"] and (said["ours"] if said["classes"] > 5 else said["ours"][:1])
+    ours = " / ".join(f"{error:{sign}.2f}" for error in shown) if shown else "-"
     on = f"{said['images']:,} {said['split']}, {row.views}" if said["ours"] else ""
     return written(row.paper, sign), written(row.log, sign), ours, on
 
@@ -145,6 +158,6 @@ def speed_cells(row: Speed, said: dict[str, Any]) -> tuple[str, ...]:
 
 
 def written(errors: Errors, sign: str = "") -> str:
-    if errors == (None, None):
+    if errors == UNSAID:
         return "-"
     return " / ".join("-" if error is None else f"{error:{sign}}" for error in errors)

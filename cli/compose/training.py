@@ -21,7 +21,7 @@ from cli import options
 from cli.compose import trained
 from cli.compose.devices import choose_devices, recorder, told_plainly, use_device
 from cli.compose.images import read_mean, stream_options, train_batches
-from cli.display import disk_size, progress, say, warn
+from cli.display import disk_size, progress, say, top_errors, warn
 from cli.options import Machine
 from cli.signals import StopWish, handled
 from model import schedule
@@ -74,7 +74,8 @@ def train(recipe: Recipe, dataset: Dataset, path: Path, settings: TrainSettings)
         state = find_state(step, dataset, run, identity, settings)
         per_epoch = -(-dataset.samples("train") // recipe.batch_size)
         quiet = not replicas.first
-        with watching(stop, schedule.epochs(recipe), per_epoch, state.step, quiet) as watch:
+        classes = len(dataset.classes)
+        with watching(stop, schedule.epochs(recipe), per_epoch, state.step, classes, quiet) as watch:
             trainer = make_trainer(step, dataset, run, identity, state, watch, settings)
             change(stop.receive)
             try:
@@ -90,7 +91,9 @@ def train(recipe: Recipe, dataset: Dataset, path: Path, settings: TrainSettings)
 
 
 @contextmanager
-def watching(stop: StopWish, epochs: int, per_epoch: int, first: int, quiet: bool) -> Iterator[Watch]:
+def watching(
+    stop: StopWish, epochs: int, per_epoch: int, first: int, classes: int, quiet: bool
+) -> Iterator[Watch]:
     """Yield what asks whether to stop, and shows each step and each row of the metrics."""
 
     def tell_step(step: int) -> None:
@@ -98,7 +101,7 @@ def watching(stop: StopWish, epochs: int, per_epoch: int, first: int, quiet: boo
         line(step - line.done)
 
     def tell_row(row: Row) -> None:
-        errors = [f"top-{k} {row[f'top{k}_err']:5.2f} %" for k in (1, 5)]
+        errors = [f"{name} {error:>7}" for name, error in top_errors(row, classes).items()]
         fields = [f"loss {row['loss']:.4f}", *errors]
         if row["kind"] == "val":
             if not quiet:

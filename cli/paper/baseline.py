@@ -16,8 +16,9 @@ from typing import Any
 
 from cli import options
 from cli.compose import predictions
-from cli.display import disk_size, plural, progress, say
+from cli.display import disk_size, plural, progress, say, top_errors
 from cli.paper import stages
+from cli.paper.comparison import find_year, guessing
 from cli.paper.tables import PAPER_BASELINES
 from cli.signals import ended_in_order
 from model.baselines.sift import Grid
@@ -157,8 +158,11 @@ def write_result(plan: stages.Plan, dataset: Dataset, split: str, found: Evaluat
     result = {"baseline": plan.baseline, "split": split, "images": images, **errors}
     with replacing(path) as file:
         file.write(json.dumps(result, indent=1).encode() + b"\n")
-    for source, (top1, top5) in (
-        (plural(images, f"{split} image"), (errors["top1_err"], errors["top5_err"])),
-        ("the paper's, of ILSVRC-2010 test", PAPER_BASELINES[plan.baseline]),
-    ):
-        say(f"{plan.baseline}: top-1 error {top1:.2f} %, top-5 error {top5:.2f} %  ({source})")
+    rows = {f"{plan.baseline}, {plural(images, f'{split} image')}": top_errors(errors, len(wnids))}
+    if find_year(dataset.classes) == 2010:
+        top1, top5 = PAPER_BASELINES[plan.baseline]
+        rows["the paper's, ILSVRC-2010 test"] = {"top-1": f"{top1} %", "top-5": f"{top5} %"}
+    else:
+        rows.update([guessing(len(wnids))])
+    for name, shown in rows.items():
+        say(f"{name}: " + ", ".join(f"{top} error {error}" for top, error in shown.items()))

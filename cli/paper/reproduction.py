@@ -14,7 +14,8 @@ from typing import Any
 
 from cli.compose.predictions import check_alike, read
 from cli.display import say
-from cli.paper.plan import Shelf, Step, chain, predictions
+from cli.paper.comparison import find_year
+from cli.paper.plan import Shelf, Step, chain, images_of, predictions
 from cli.paper.tables import Row, Speed
 from cli.signals import OUT_OF_TIME, SIGNALS, StopWish, handled
 from model.run import read_metrics
@@ -84,7 +85,10 @@ def tell(row: Row | Speed, shelf: Shelf, failed: Collection[str]) -> dict[str, A
         ours = {"ours": None, "why": f"needs {lack}" if lack else f"{broken} failed"}
     else:
         ours = measure_errors(row, shelf) if isinstance(row, Row) else measure_speed(row, shelf)
-    return {**asdict(row), **ours}
+    images = shelf.data.get(images_of(row.runs[0]))
+    classes = len(images.classes) if images else None
+    comparable = isinstance(row, Speed) or not images or find_year(images.classes) is not None
+    return {**asdict(row), **ours, "classes": classes, "comparable": comparable}
 
 
 def find_lack(row: Row | Speed, shelf: Shelf) -> str | None:

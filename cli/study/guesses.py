@@ -244,7 +244,7 @@ class Totals:
             self.top1 += row.wrong
             self.top5 += row.truth not in row.classes
 
-    def tell(self, seconds: float) -> None:
+    def tell(self, seconds: float, classes: int) -> None:
         text = (
             f"{plural(self.images, 'image')}, {self.broken:,} broken, {self.images / seconds:,.0f} images/s"
         )
@@ -252,5 +252,6 @@ class Totals:
             text += f"; {self.damaged:,} damaged, decoded as far as they go"
         if self.known:
             text += f"; of {self.known:,} whose class is known, {100 * self.top1 / self.known:.2f} % wrong"
-            text += f", {100 * self.top5 / self.known:.2f} % not among five guesses"
+            if classes > 5:
+                text += f", {100 * self.top5 / self.known:.2f} % not among five guesses"
         say(text, err=True)

@@ -12,8 +12,8 @@ import torch
 
 from cli import options
 from cli.compose.trained import Trained
-from cli.display import progress
-from cli.paper.tables import PAPER
+from cli.display import progress, top_errors
+from cli.paper.comparison import comparison
 from cli.pictures import panels
 from cli.pictures.curves import curves
 from cli.pictures.filters import filters
@@ -67,20 +67,16 @@ def ten_views(run: Trained, dataset: Dataset) -> dict[str, float]:
     return sound_rates(evaluate(run.network, batches, precision=run.precision).sums, run.path)
 
 
-def error_table(errors: dict[str, dict[str, float]], seen: Seen) -> str:
-    rows = [
-        [name, f"{found['loss']:.4f}", f"{found['top1_err']:.2f} %", f"{found['top5_err']:.2f} %"]
-        for name, found in errors.items()
-    ]
-    rows += [[f"the paper's {name}", "", f"{top1} %", f"{top5} %"] for name, (top1, top5) in PAPER.items()]
-    classes = len(np.unique(seen.labels))
-    note = (
-        f"Of {len(seen.labels):,} validation images of {classes:,} classes, each counted once. "
-        "The paper's are of the 50,000 of ILSVRC-2012 and ten views."
-    )
-    return page.table(["", "loss", "top-1 error", "top-5 error"], rows, 3, own=len(errors) - 1) + page.text(
-        note, faint=True
-    )
+def error_table(errors: dict[str, dict[str, float]], dataset: Dataset) -> str:
+    classes, shown = len(dataset.classes), dict[str, str]()
+    rows = []
+    for name, found in errors.items():
+        shown = top_errors(found, classes)
+        rows.append([name, f"{found['loss']:.4f}", *shown.values()])
+    rows += [[name, "", *others] for name, *others in comparison(dataset.classes, "val")]
+    note = f"Of {dataset.samples('val'):,} validation images of {classes:,} classes, each counted once."
+    headings = ["", "loss", *(f"{name} error" for name in shown)]
+    return page.table(headings, rows, len(shown) + 1, own=len(errors) - 1) + page.text(note, faint=True)
 
 
 def draw_curves(metrics: Sequence[dict[str, Any]], name: str) -> str:
