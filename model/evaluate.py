@@ -41,10 +41,10 @@ def rates(sums: torch.Tensor) -> dict[str, float]:
 
 def sound_rates(sums: torch.Tensor, source: object) -> dict[str, float]:
     """Return `rates`, or raise RunError that names the source if the loss is not finite."""
-    found = rates(sums)
-    if not math.isfinite(found["loss"]):
-        raise RunError(f"{source}: the loss is {found['loss']}, for {LOST}")
-    return found
+    measured = rates(sums)
+    if not math.isfinite(measured["loss"]):
+        raise RunError(f"{source}: the loss is {measured['loss']}, for {LOST}")
+    return measured
 
 
 @dataclass(frozen=True)

@@ -132,10 +132,11 @@ class Elsewhere:
     data: Path
 
     def __call__(self) -> None:
-        from pipeline import dataset
+        from cli.commands import train
+        from cli.compose import trained
 
-        original = dataset.open_dataset
-        dataset.open_dataset = lambda root: original(self.data)
+        original = train.open_dataset
+        train.open_dataset = trained.open_dataset = lambda root: original(self.data)
 
 
 @dataclass(frozen=True)
