@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from pipeline.atomic import make_ready
+from pipeline import atomic
 
 data = click.option(
     "--data",
@@ -56,8 +56,28 @@ workers = click.option("--workers", type=THREADS, help="Cores for decoding.  [de
 RUNS = Path("runs")
 
 
+def _remember(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    context.meta["force"] = value
+
+
+# Eager: read before the outputs, which ask for it.
+force = click.option(
+    "--force",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_remember,
+    help="Overwrite output files that exist.",
+)
+
+
+def make_ready(path: Path) -> None:
+    """Fail now, rather than after the work, where an output cannot be written, or exists without --force."""
+    atomic.make_ready(path, overwrite=click.get_current_context().meta["force"])
+
+
 class Output(click.Path):
-    """Accept a file to write, with one of these suffixes; that it can be written is tried before the work.
+    """Accept a file to write, with one of these suffixes; tried before the work. It goes with `force`.
 
     dash: - is the terminal.
     """
@@ -114,7 +134,8 @@ def run_name(path: Path) -> str:
 
 
 def out(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    return click.option("--out", type=picture, default=name, help="The picture, .png or .pdf.")
+    option = click.option("--out", type=picture, default=name, help="The picture, .png or .pdf.")
+    return lambda command: option(force(command))
 
 
 run = click.option(

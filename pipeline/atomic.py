@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 LINK = "is a symbolic link, which is not followed here; remove it"
+THERE = "exists already: give --force to overwrite it, or name another file"
 
 
 @contextmanager
@@ -46,13 +47,19 @@ def writing(path: Path) -> Iterator[IO[bytes]]:
             yield file
 
 
-def make_ready(path: Path) -> None:
-    """Fail now, rather than after the work, where a file that the user named cannot be written."""
+def make_ready(path: Path, overwrite: bool = True) -> None:
+    """Fail now, rather than after the work, where a file that the user named cannot be written.
+
+    Unless `overwrite`, a file that holds something is refused, too (FileExistsError); devices, pipes and what
+    stdout or stderr lead to are written to in any case.
+    """
     target, mode = _find(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if stat.S_ISREG(mode) and not _standard(path):
+        if not overwrite and target.exists() and target.stat().st_size:
+            raise FileExistsError(errno.EEXIST, THERE, str(path))
         probe = _hidden(target)
         create(probe, path).close()
         probe.unlink()

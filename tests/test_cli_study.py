@@ -222,7 +222,7 @@ def test_similar_computes_as_precisely_as_the_features_were(
     given = ("--data", originals.root, "--run", trained, "--device", "cpu", "--precision", "bfloat16")
     fine("features", *given, "--out", path)
     worst = []
-    for words in (), ("--precision", "float32"):
+    for words in ("--force",), ("--force", "--precision", "float32"):
         fine("similar", photos / "*/*.JPEG", "--features", path, "--json", tmp_path / "s.json", *words)
         rows = json.loads((tmp_path / "s.json").read_text())
         worst.append(max(row["neighbours"][0]["distance"] for row in rows))
@@ -340,7 +340,7 @@ def test_confusion_counts_what_a_file_says(tmp_path: Path) -> None:
     ]
     assert result.stdout.splitlines()[0].split() == ["2", "of", "3", "a", "->", "b"]
     predictions.write(path, replace(content, labels=labels - 1))
-    assert "without labels" in error("show", "confusion", "--predictions", path, *out)
+    assert "without labels" in error("show", "confusion", "--predictions", path, *out, "--force")
 
 
 def test_confusions_of_very_many_classes_take_no_square_of_memory() -> None:

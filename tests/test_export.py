@@ -1,6 +1,7 @@
 """A network in one file: the same network under every name, read back by every command, and as ONNX."""
 
 import json
+import os
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -212,16 +213,16 @@ def test_every_command_takes_the_file_for_the_run(
         given = ("--run", source, "--device", "cpu")
         fine("eval", "--data", dataset.root, *given, "--json", tmp_path / f"{number}.json")
         fine("predict", folders / "val", *given, "--csv", tmp_path / f"{number}.csv")
-        fine("features", "--data", dataset.root, *given, "--out", tmp_path / f"{number}.npy")
+        fine("features", "--data", dataset.root, *given, "--out", tmp_path / f"f{number}.npy")
         fine("show", "filters", "--run", source, "--out", tmp_path / f"{number}.png")
     first, second = (json.loads((tmp_path / f"{n}.json").read_text()) for n in (0, 1))
     assert {k: v for k, v in first.items() if k not in ("run", "checkpoint")} == {
         k: v for k, v in second.items() if k not in ("run", "checkpoint")
     }
     assert (tmp_path / "0.csv").read_text() == (tmp_path / "1.csv").read_text()
-    assert np.array_equal(np.load(tmp_path / "0.npy"), np.load(tmp_path / "1.npy"))
+    assert np.array_equal(np.load(tmp_path / "f0.npy"), np.load(tmp_path / "f1.npy"))
     image = next((folders / "val").glob("*/*.JPEG"))
-    assert fine("similar", image, "--features", tmp_path / "1.npy").exit_code == 0
+    assert fine("similar", image, "--features", tmp_path / "f1.npy").exit_code == 0
     result = run("features", "--run", exported, "--device", "cpu")
     assert result.exit_code == 1 and "name one with --data" in result.output
 
@@ -239,6 +240,21 @@ def test_train_begins_with_the_weights_of_a_file(exported: Path, dataset: Datase
     assert more["fc8.weight"].shape[0] == 5
     result = run("train", *given[:-1], 0.1, "--run", tmp_path / "wide", "--init-from", exported)
     assert result.exit_code == 1 and "no layer fits recipe original at --width 0.1" in result.output
+
+
+def test_each_format_has_a_name_of_its_own(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = {"safetensors": "tiny.safetensors", "caffe": "tiny.caffe.safetensors"}
+    for kind, name in names.items():
+        assert fine("export", "--run", trained, "--format", kind).output.startswith(f"{name}: ")
+    assert sorted(os.listdir()) == sorted(names.values())
+    before = (tmp_path / names["caffe"]).read_bytes()
+    result = run("export", "--run", trained, "--checkpoint", "best", "--format", "caffe")
+    assert result.exit_code == 1 and f"{names['caffe']}: exists already" in result.output
+    assert (tmp_path / names["caffe"]).read_bytes() == before
+    fine("export", "--run", trained, "--format", "caffe", "--force")
 
 
 def test_export_errors(trained: Path, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from test_report import Page
 
 from cli import main, options
 from cli.commands import features
+from cli.display import plain
 from pipeline.prep.prepare import prepare
 from pipeline.source import miniature
 from pipeline.source.find import find_source
@@ -111,6 +112,16 @@ def test_every_output_is_tried_before_the_work() -> None:
     ]
     folders = {("prep", "out"), ("demo", "out"), ("sift-fv", "out"), ("sparse-coding", "out")}
     assert set(found) - folders == {("confusion", "predictions")}  # which it reads
+
+
+def test_every_command_with_an_output_can_overwrite_it() -> None:
+    able = {command.name for command in commands() if "force" in {each.name for each in command.params}}
+    assert able == {
+        command.name
+        for command in commands()
+        for each in command.params
+        if isinstance(each.type, options.Output)
+    }
 
 
 def test_no_command_writes_by_itself() -> None:
@@ -211,6 +222,12 @@ def test_an_output_is_whole_or_the_older_one_stays(name: str, odd: Odd, tmp_path
     outputs = sorted([tmp_path / name, *siblings])
     for path in outputs:
         path.write_text("old")
+    refused = run(*words)
+    assert refused.exit_code == 1 and refused.stderr in {
+        f"Error: {path}: exists already: give --force to overwrite it, or name another file\n"
+        for path in outputs
+    }
+    words.append("--force")
     with small_files(100):
         failed = run(*words)
     assert failed.exit_code == 1
@@ -230,7 +247,7 @@ def test_an_output_is_whole_or_the_older_one_stays(name: str, odd: Odd, tmp_path
         "predict PHOTO --run RUN --device cpu --csv -",
         "predict PHOTO --run RUN --device cpu --json -",
         "similar PHOTO --features FEATURES --device cpu",
-        "show confusion --predictions PREDICTIONS --out OTHER_PICTURE",
+        "show confusion --predictions PREDICTIONS --force --out OTHER_PICTURE",
     ],
 )
 def test_names_on_the_terminal(words: str, odd: Odd) -> None:
@@ -258,7 +275,8 @@ def test_a_signal_leaves_nothing_half_written(
     monkeypatch.setattr(features, "compute", compute)
     (tmp_path / "f.npy").write_text("old")
     before = signal.getsignal(signal.SIGTERM)
-    assert run("features", "--run", odd.run, "--device", "cpu", "--out", tmp_path / "f.npy").exit_code == 143
+    given = ("--run", odd.run, "--device", "cpu", "--force", "--out", tmp_path / "f.npy")
+    assert run("features", *given).exit_code == 143
     assert os.listdir(tmp_path) == ["f.npy"] and (tmp_path / "f.npy").read_text() == "old"
     assert signal.getsignal(signal.SIGTERM) == before
 
@@ -266,10 +284,38 @@ def test_a_signal_leaves_nothing_half_written(
 def test_what_is_not_drawn_leaves_the_older_picture(odd: Odd, tmp_path: Path) -> None:
     (tmp_path / "no.jpg").write_text("no image")
     (tmp_path / "p.png").write_text("old")
-    drawn = fine(
-        "predict", tmp_path / "no.jpg", "--run", odd.run, "--device", "cpu", "--picture", tmp_path / "p.png"
-    )
+    given = ("--run", odd.run, "--device", "cpu", "--force", "--picture", tmp_path / "p.png")
+    drawn = fine("predict", tmp_path / "no.jpg", *given)
     assert "no image to draw" in drawn.stderr and (tmp_path / "p.png").read_text() == "old"
+
+
+def test_names_that_commands_choose_are_refused_alike(
+    odd: Odd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = {
+        "filters.png": ("show", "filters", "--run", odd.run),
+        "val-fc7.txt": ("features", "--run", odd.run, "--device", "cpu"),
+        f"{plain(odd.run.name)}.safetensors": ("export", "--run", odd.run),
+    }
+    for name in ("filters.png", "val-fc7.txt", f"{odd.run.name}.safetensors"):
+        (tmp_path / name).write_text("old")
+    for name, command in words.items():
+        refused = run(*command)
+        assert refused.exit_code == 1 and refused.stderr.startswith(f"Error: {name}: exists already")
+    assert {path.read_text() for path in tmp_path.iterdir()} == {"old"}
+    fine("report", odd.run, "--device", "cpu")
+    fine("report", odd.run, "--device", "cpu")  # its own, which it keeps up to date
+
+
+def test_what_loses_nothing_is_not_refused(odd: Odd, tmp_path: Path) -> None:
+    """An empty file, as mktemp makes it, a device, and a link to one."""
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "null.png").symlink_to("/dev/null")
+    for name in ("empty.png", "null.png"):
+        fine("show", "filters", "--run", odd.run, "--out", tmp_path / name)
+    check_picture(tmp_path / "empty.png")
+    assert (tmp_path / "null.png").is_symlink()
 
 
 @pytest.mark.parametrize(

@@ -40,8 +40,8 @@ def calm(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def errors(data: Path, run: Path) -> dict[str, object]:
     """What eval says of it."""
-    words = ("eval", "--data", data, "--run", run, "--device", "cpu", "--ten-crop", "--json", "errors.json")
-    command = Command(*words, folder=run)
+    words = ("eval", "--data", data, "--run", run, "--device", "cpu", "--ten-crop", "--force")
+    command = Command(*words, "--json", "errors.json", folder=run)
     assert command.wait() == 0, command.text
     found: dict[str, object] = json.loads((run / "errors.json").read_text())
     return {key: value for key, value in found.items() if key != "run"}

@@ -60,7 +60,8 @@ def main() -> int:
                 trained, took = memory_of(
                     "-m", "cli", "train", *same, "--epochs", 1, "--run", Path(folder, name)
                 )
-                if trained and run("-m", "cli", "bench", *same, "--json", path, "--seconds", given.seconds):
+                measure = ("--seconds", given.seconds, "--json", path, "--force")
+                if trained and run("-m", "cli", "bench", *same, *measure):
                     results[name] = json.loads(path.read_text()) | {"taken": took}
                 else:
                     failed = True

@@ -63,7 +63,7 @@ def train_ours(recipe: str, seed: int, data: Path, given: argparse.Namespace) ->
         raise SystemExit(f"{folder}: the training failed; the same command goes on with it")
     for views, more in (("centre", []), ("ten", ["--ten-crop"])):
         path = given.out / "eval.json"
-        if not run("eval", *same, *more, "--json", path):
+        if not run("eval", *same, *more, "--json", path, "--force"):
             raise SystemExit(f"{folder}: the evaluation failed")
         result = json.loads(path.read_text())
         errors[views] = [result["top1_err"], result["top5_err"]]

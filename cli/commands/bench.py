@@ -38,6 +38,7 @@ IMAGENET = 1_281_167  # training images of ILSVRC-2012
     "--seconds", type=options.Number(0, 1e6, min_open=True), default=5.0, help="For a part in a round."
 )
 @click.option("--json", "json_path", type=options.output, help="Write the result there.")
+@options.force
 def command(
     data: Path,
     machine: options.Machine,

@@ -23,6 +23,7 @@ from pipeline.dataset import read_description
 @click.option("--search", is_flag=True, help="Look for the weights of the lowest top-5 error, as in 2012.")
 @click.option("--out", type=options.output, help="Write the average, .npz, as eval would.")
 @click.option("--submission", type=options.output, help="Write the challenge's text.")
+@options.force
 @options.data
 def command(
     files: Sequence[Path],

@@ -21,6 +21,7 @@ from pipeline.dataset import Category, has_labels
 )
 @click.option("--json", "json_path", type=options.output, help="Write the result there.")
 @click.option("--predictions", type=options.output, help="Write probabilities, labels, names (.npz).")
+@options.force
 def command(
     run_name: str | None,
     checkpoint: str,

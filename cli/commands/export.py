@@ -9,22 +9,32 @@ import click
 from cli import options
 from cli.display import disk_size, plain, plural, say
 from model.errors import RunError
-from pipeline.atomic import make_ready, writing
+from pipeline.atomic import writing
 
 if TYPE_CHECKING:
     import torch
 
     from cli.compose.trained import Trained
 
-FORMATS = ("safetensors", "caffe", "torchvision", "onnx")
+ENDINGS = {  # of the default file, by format
+    "safetensors": "safetensors",
+    "caffe": "caffe.safetensors",
+    "torchvision": "torchvision.safetensors",
+    "onnx": "onnx",
+}
 CHECKED, TOLERANCE = 8, 1e-4  # images, and by how much a probability may differ
 
 
 @click.command("export")
 @options.run
 @options.checkpoint
-@click.option("--format", "kind", type=click.Choice(FORMATS), default="safetensors", help="See above.")
-@click.option("--out", type=options.output, help="The file.  [default: RUN.safetensors, RUN.onnx]")
+@click.option("--format", "kind", type=click.Choice(list(ENDINGS)), default="safetensors", help="See above.")
+@click.option(
+    "--out",
+    type=options.output,
+    help="The file.  [default: RUN.safetensors, RUN.caffe.safetensors and so on]",
+)
+@options.force
 @options.run_data
 def command(run_name: str | None, checkpoint: str, kind: str, out: Path | None, data: Path | None) -> None:
     """Write a network as one file for other programs.
@@ -49,11 +59,11 @@ def command(run_name: str | None, checkpoint: str, kind: str, out: Path | None, 
     if kind == "onnx":
         onnx.need_packages()
     run = trained.open_run(run_name, checkpoint, options.Machine(device="cpu", precision="float32"))
-    suffix = ".onnx" if kind == "onnx" else ".safetensors"
-    out = out or Path(trained.title(run.path) + suffix)
-    if out.suffix != suffix:
-        raise RunError(f"{out}: a file of this format ends in {suffix}")
-    make_ready(out)
+    default = Path(f"{trained.title(run.path)}.{ENDINGS[kind]}")
+    out = out or default
+    if out.suffix != default.suffix:
+        raise RunError(f"{out}: a file of this format ends in {default.suffix}")
+    options.make_ready(out)
     about = {
         "classes": [asdict(category) for category in run.facts.classes],
         "step": run.step,

@@ -13,7 +13,7 @@ import numpy as np
 from cli import options
 from cli.display import progress, say
 from model.errors import RunError
-from pipeline.atomic import make_ready, writing
+from pipeline.atomic import writing
 from pipeline.dataset import read_names
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     "--type", "dtype", type=click.Choice(["float32", "float16"]), default="float32", help="Of the numbers."
 )
 @click.option("--out", type=options.Output(".npy"), help="The .npy file.  [default: SPLIT-LAYER.npy]")
+@options.force
 def command(
     run_name: str | None,
     checkpoint: str,
@@ -55,7 +56,7 @@ def command(
     out = out or Path(f"{split}-{layer}.npy")
     outs = [out.with_suffix(suffix) for suffix in (".json", ".txt", ".npy")]
     for each in outs:
-        make_ready(each)
+        options.make_ready(each)
     dataset, started = run.data(data), time.monotonic()
     names, shape = read_names(dataset, split), (dataset.samples(split), sizes[layer])
     header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}

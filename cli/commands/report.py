@@ -21,6 +21,7 @@ from pipeline.dataset import need_labels
 @options.run_data
 @click.option("--ten-crop", is_flag=True, help="Evaluate the paper's ten views, too: ten times the work.")
 @click.option("--out", type=options.output, help="The page.  [default: report.html in the run]")
+@options.force
 def command(
     run_name: str | None,
     checkpoint: str,

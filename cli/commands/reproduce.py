@@ -42,6 +42,7 @@ UNSAID: Errors = (None, None)
 @click.option("--components", type=click.IntRange(1), help="Of baseline sift-fv.")
 @click.option("--words", type=click.IntRange(1), help="Of baseline sparse-coding.")
 @click.option("--json", "json_path", type=options.output, help="Write the rows there.")
+@options.force
 @click.option("--dry-run", is_flag=True, help="Print what would be run and how long it takes; run nothing.")
 @click.option(
     "--bench", "bench_path", type=folder, help="A file of bench --json to reckon with, for all nets alike."

@@ -47,6 +47,7 @@ class Facts(Struct):
 @click.option("--count", type=click.IntRange(1), default=6, help="Neighbours of each image.")
 @click.option("--json", "json_path", type=options.output_or_dash, help="Write them; - is the terminal.")
 @click.option("--picture", type=options.picture, help="Draw them, .png or .pdf.")
+@options.force
 @click.option("--rows", type=click.IntRange(1), default=8, help="Images in the picture, at most.")
 @options.exif
 @options.machine
