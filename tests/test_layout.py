@@ -153,6 +153,13 @@ def test_every_room_is_installed() -> None:
     assert sorted(listed) == sorted(".".join(folder.relative_to(ROOT).parts) for folder in folders)
 
 
+def test_every_data_file_is_installed() -> None:
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    named = {ROOT / folder.replace(".", "/") / name for folder, names in listed.items() for name in names}
+    files = [path for room in ("pipeline", "model", "cli") for path in (ROOT / room).rglob("*.*")]
+    assert named == {path for path in files if path.suffix not in (".py", ".pyc")}
+
+
 def test_the_command_line_shows_in_one_look() -> None:
     shown = [path.name for path in (ROOT / "cli").iterdir() if path.name != "__pycache__"]
     files = ["__init__.py", "__main__.py", "display.py", "failures.py", "options.py", "signals.py"]

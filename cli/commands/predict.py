@@ -48,8 +48,9 @@ def command(
     """The five likeliest classes of each image.
 
     Images are decoded, resized and cropped as in evaluation. The class of an image is known where its
-    folder is called as the class is (n01440764), or its name begins so. An image that cannot be decoded is
-    a row that says why; a damaged JPEG is decoded as far as it goes, with a note.
+    folder is called by the class's wnid or name (n01440764, tench), or its own name begins with the wnid.
+    An image that cannot be decoded is a row that says why; a damaged JPEG is decoded as far as it goes,
+    with a note.
     """
     if bool(images) == bool(split):
         raise click.UsageError("give images, folders or patterns, or else --split")

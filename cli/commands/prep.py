@@ -56,6 +56,11 @@ EXIF = {
     help="Of a root without val: the part of each class that becomes val.",
 )
 @click.option(
+    "--names",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="TSV or CSV file that names the classes: columns folder and name.  [default: ILSVRC's own names]",
+)
+@click.option(
     "--exif",
     type=click.Choice(["honour", "ignore"]),
     help="Turn images as their EXIF orientation says.  [default: honour; ignore for ILSVRC's own]",
@@ -75,6 +80,7 @@ def command(
     store: str,
     seed: int,
     val_fraction: float | None,
+    names: Path | None,
     exif: str | None,
     workers: int | None,
     max_rejected: float,
@@ -88,6 +94,7 @@ def command(
     from pipeline.prep.prepare import prepare
     from pipeline.prep.repair import find_finished, repair
     from pipeline.source.find import find_source
+    from pipeline.source.names import refuse_other_names
     from pipeline.workers import count_cores
 
     if (size, store) == ("original", "raw"):
@@ -95,6 +102,8 @@ def command(
     workers = workers or count_cores()
     with ended_in_order():
         finished = find_finished(out, size, store, seed, exif)
+        if finished and names:
+            refuse_other_names(finished, names)
         faults = find_faults(finished, verify, workers) if finished else {}
         if finished and not faults:
             say(f"{out} is prepared, every shard {'has its checksum' if verify else 'is there'}.")
@@ -107,9 +116,10 @@ def command(
                 raise DataError(f"{len(faults)} damaged: give --imagenet-root DIR to make them again")
             raise click.UsageError(f"{out} is not prepared yet: give --imagenet-root DIR")
         say(f"Looking at {imagenet_root} ...")
-        source = find_source(imagenet_root, val_fraction, seed)
+        source = find_source(imagenet_root, val_fraction, seed, names)
         say(f"Found {source.kind}")
         if not finished:
+            say(f"Class names: {source.named}")
             say(EXIF[exif or source.exif])
         with progress("", 0, output=True) as line:
             report = partial(tell, line)

@@ -8,6 +8,7 @@ import click
 import numpy as np
 
 from cli import options
+from cli.compose.classes import choose_class
 from cli.display import draw, plural, say, write_json
 from cli.pictures import curves as graphs
 from cli.pictures import filters as kernels
@@ -164,14 +165,14 @@ def activations(
 @command.command("gradient")
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @options.using_network
-@click.option("--class", "wnid", help="By its wnid, as n01440764.  [default: the likeliest]")
+@click.option("--class", "chosen", help="Its name, its wnid or its number from 0.  [default: the likeliest]")
 @options.exif
 @options.out("gradient.png")
 def gradient(
     images: Sequence[str],
     run_name: str | None,
     checkpoint: str,
-    wnid: str | None,
+    chosen: str | None,
     exif: str,
     out: Path,
     machine: options.Machine,
@@ -189,15 +190,12 @@ def gradient(
     from pipeline.image import centre
 
     run = open_run(run_name, checkpoint, machine)
-    numbers = {category.wnid: category.index for category in run.facts.classes}
-    if wnid is not None and wnid not in numbers:
-        known = ", ".join(list(numbers)[:3]) + " and so on"
-        raise RunError(f"the network knows no class {wnid}; it knows {known}")
+    wanted = None if chosen is None else choose_class(run.facts.classes, chosen).index
     rows: dict[str, list[Any]] = {"image": [], "gradient": [], "its size": []}
     captions = []
     for path, values in read_images(run, find_images(images)[:8], exif == "honour"):
         with torch.no_grad():
-            output = numbers[wnid] if wnid else int(run.network(values).argmax())
+            output = int(run.network(values).argmax()) if wanted is None else wanted
         slopes = slope(run.network, values, torch.tensor([output]))[0].permute(1, 2, 0).cpu().numpy()
         level = slopes / (np.percentile(np.abs(slopes), 99.5) or 1)
         rows["image"].append(centre(square(path, exif == "honour"), run.recipe.crop))

@@ -15,6 +15,7 @@ from model.study.layers import predict
 from pipeline.batches import EvaluationBatches
 from pipeline.dataset import Dataset, need_labels
 from pipeline.graph import CENTRE_VIEW
+from pipeline.source.names import ilsvrc_names
 
 
 def count_run(run: Trained, dataset: Dataset, split: str) -> tuple[list[str], Counts]:
@@ -41,7 +42,8 @@ def count_file(path: Path) -> tuple[list[str], Counts]:
     if (found.labels < 0).any():
         raise RunError(f"{path} is of images without labels, which cannot be confused")
     classes = found.probabilities.shape[1]
-    names = [*found.wnids, *(f"output {output}" for output in range(len(found.wnids), classes))]
+    known = [ilsvrc_names().get(wnid, wnid).partition(",")[0] for wnid in found.wnids]
+    names = [*known, *(f"output {output}" for output in range(len(found.wnids), classes))]
     return names, count(found.labels, found.probabilities.argmax(1), classes)
 
 

@@ -5,11 +5,13 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from cli.compose.classes import find_classes
 from cli.compose.trained import Trained, first_word
 from cli.display import lines, plain, plural, say
 from cli.pictures import panels
@@ -174,7 +176,6 @@ def drawing(run: Trained, source: Source, path: Path, asked: Outputs) -> Iterato
 
 def from_files(run: Trained, arguments: Sequence[str], views: Views, upright: bool) -> Source:
     paths = find_images(arguments)
-    known = {category.wnid: category.index for category in run.facts.classes}
     batches = FileBatches(
         paths,
         views=views,
@@ -183,8 +184,16 @@ def from_files(run: Trained, arguments: Sequence[str], views: Views, upright: bo
         **run.image_options(),
     )
 
+    wnids = {category.wnid: category.index for category in run.facts.classes}
+
+    @cache
+    def of_folder(name: str) -> int | None:
+        found = find_classes(run.facts.classes, name)
+        return found[0].index if len(found) == 1 else None  # there are two cranes
+
     def truth(path: Path) -> int | None:
-        return known.get(path.absolute().parent.name, known.get(path.name.partition("_")[0]))
+        found = of_folder(path.absolute().parent.name)
+        return wnids.get(path.name.partition("_")[0]) if found is None else found
 
     def rows() -> Iterator[Row]:
         """Yield rows in the files' order, the broken ones between the others."""

@@ -1,6 +1,6 @@
-"""Read what lies beside the images: the classes' names and numbers, the labels of a flat val/ or test/.
+"""Read what lies beside the images: the classes' numbers, the labels of a flat val/ or test/.
 
-ImageNet's is the devkit, Kaggle's are two CSV files. The devkit numbers classes from 1 in its own order;
+ImageNet's is the devkit, Kaggle's is a CSV file. The devkit numbers classes from 1 in its own order;
 here a class is known by its wnid (n01440764), whose place in sorted order is its label.
 """
 
@@ -20,7 +20,7 @@ from pipeline.source.edition import Edition
 from pipeline.workers import run_tasks
 
 META = "data/meta.mat"
-MAPPING, SOLUTION = "LOC_synset_mapping.txt", "LOC_val_solution.csv"
+SOLUTION = "LOC_val_solution.csv"
 MAX_BYTES = 2**28
 GZIP = b"\x1f\x8b"
 
@@ -54,7 +54,7 @@ class Labels:
 
 
 def find_labels(places: Sequence[Path], edition: Edition) -> Labels:
-    """Read the devkit, or else Kaggle's CSV files, in the first place that has one."""
+    """Read the devkit, or else Kaggle's CSV file, in the first place that has one."""
     for place in places:
         for name in (f"{kit}{suffix}" for kit in edition.devkits for suffix in (".tar.gz", ".tar")):
             if (place / name).is_file():
@@ -62,12 +62,12 @@ def find_labels(places: Sequence[Path], edition: Edition) -> Labels:
         for folder in (*(place / kit for kit in edition.devkits), place / "devkit", place):
             if (folder / META).is_file():
                 return _read_devkit(place, folder, edition)
-        if (place / SOLUTION).is_file() or (place / MAPPING).is_file():
-            return _read_kaggle(place)
+        if (place / SOLUTION).is_file():
+            return _read_kaggle(place / SOLUTION)
     return Labels()
 
 
-def _read(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
     """Read a file's content, unpacked if it is gzipped, whatever its name."""
     try:
         with open(path, "rb") as file:
@@ -87,7 +87,7 @@ def _read_devkit(place: Path, kit: Path, edition: Edition) -> Labels:
     if kit.is_file():
         files = _unpack(kit, (META, val))
     else:
-        files = {name: _read(kit / name) for name in (META, val) if (kit / name).is_file()}
+        files = {name: read_file(kit / name) for name in (META, val) if (kit / name).is_file()}
     if missing := {META, val} - files.keys():
         raise DataError(f"{kit} lacks {' and '.join(sorted(missing))}: it is not {edition.devkits[0]}")
     words, ids = _read_meta(kit, files[META], edition.id_field)
@@ -95,13 +95,13 @@ def _read_devkit(place: Path, kit: Path, edition: Edition) -> Labels:
     truth = {"val": Truth(str(kit), _read_truth(f"{kit}: {val}", files[val], wnids))}
     for path in (kit / "data" / test, place / test) if test else ():
         if path.is_file():
-            truth["test"] = Truth(str(path), _read_truth(str(path), _read(path), wnids))
+            truth["test"] = Truth(str(path), _read_truth(str(path), read_file(path), wnids))
     return Labels(words, ids, truth)
 
 
 def _unpack(path: Path, wanted: Sequence[str]) -> dict[str, bytes]:
     """Read the wanted files of an archived devkit, whatever the folder above data/."""
-    data, names = _read(path), {Path(name).name: name for name in wanted}
+    data, names = read_file(path), {Path(name).name: name for name in wanted}
     files = [member for member in scan_bytes(path, data) if member.name in names and not member.fault]
     return {names[file.name]: data[file.offset : file.offset + file.size] for file in files}
 
@@ -148,27 +148,17 @@ def _load_synsets(data: bytes, id_field: str) -> list[tuple[int, str, str, int]]
     return [(int(a), str(b), str(c), int(d)) for a, b, c, d in zip(*fields, strict=True)]
 
 
-def _read_kaggle(place: Path) -> Labels:
-    words: dict[str, str] = {}
+def _read_kaggle(path: Path) -> Labels:
     solution: dict[str, str] = {}
-    if (place / MAPPING).is_file():
-        for line in _read(place / MAPPING).decode("utf-8", "replace").split("\n"):
-            wnid, _, text = line.strip().partition(" ")
-            if wnid in words:
-                raise DataError(f"{place / MAPPING} lists {wnid} twice")
-            if wnid:
-                words[wnid] = text
-    path = place / SOLUTION
-    if path.is_file():
-        try:
-            rows = list(csv.reader(io.StringIO(_read(path).decode("utf-8", "replace"), newline="")))
-        except csv.Error as error:
-            raise DataError(f"{path} cannot be read: {error}") from None
-        for number, row in enumerate(rows[1:], 2):
-            # ILSVRC2012_val_00048981,n03995372 85 1 499 272: the class, then boxes
-            prediction = row[1].split() if len(row) == 2 else []
-            if row and not prediction:
-                raise DataError(f"{path}, line {number}: expected ImageId,PredictionString")
-            if row and solution.setdefault(row[0], prediction[0]) != prediction[0]:
-                raise DataError(f"{path}, line {number}: {row[0]} has two labels")
-    return Labels(words, truth={"val": Truth(str(path), by_name=solution)} if solution else {})
+    try:
+        rows = list(csv.reader(io.StringIO(read_file(path).decode("utf-8", "replace"), newline="")))
+    except csv.Error as error:
+        raise DataError(f"{path} cannot be read: {error}") from None
+    for number, row in enumerate(rows[1:], 2):
+        # ILSVRC2012_val_00048981,n03995372 85 1 499 272: the class, then boxes
+        prediction = row[1].split() if len(row) == 2 else []
+        if row and not prediction:
+            raise DataError(f"{path}, line {number}: expected ImageId,PredictionString")
+        if row and solution.setdefault(row[0], prediction[0]) != prediction[0]:
+            raise DataError(f"{path}, line {number}: {row[0]} has two labels")
+    return Labels(truth={"val": Truth(str(path), by_name=solution)} if solution else {})

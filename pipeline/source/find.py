@@ -20,6 +20,7 @@ from pipeline.errors import DataError
 from pipeline.source.devkit import SOLUTION, Labels, find_labels
 from pipeline.source.edition import WNID, Edition
 from pipeline.source.layout import find_base, find_known, find_places, look_beside, nothing_at
+from pipeline.source.names import name_classes
 from pipeline.source.sample import Found, LeftOut, Sample, one_line
 from pipeline.source.splits import Split, choose, read_archive, read_folder, read_patches
 
@@ -32,6 +33,7 @@ class Source:
     left: tuple[LeftOut, ...] = ()  # what else is there and is not used
     passed: int = 0  # how many hidden files and the like
     official: bool = False  # ILSVRC's own files
+    named: str = ""  # where the classes' names are from, for the user
 
     @property
     def exif(self) -> str:
@@ -44,8 +46,13 @@ class Source:
         return sum(map(len, self.splits.values()))
 
 
-def find_source(root: Path | str, val_fraction: float | None = None, seed: int = 0) -> Source:
-    """Find classes and images at `root`; the seed chooses the images of a `val_fraction`."""
+def find_source(
+    root: Path | str, val_fraction: float | None = None, seed: int = 0, names: Path | None = None
+) -> Source:
+    """Find classes and images at `root`; the seed chooses the images of a `val_fraction`.
+
+    `names`: a file that names the classes (pipeline/source/names.py).
+    """
     root = Path(root)
     base, edition = find_base(root)
     places = {split: find_places(base, edition, split) for split in SPLITS}
@@ -73,13 +80,20 @@ def find_source(root: Path | str, val_fraction: float | None = None, seed: int =
     if patched := _patch(splits, patches):
         descriptions.append(f"{patched} images from {edition.patches}")
     kind = f"{_describe(base, edition, train)} in {base}: {', '.join(descriptions)}"
-    classes = tuple(_category(index, wnid, labels) for index, wnid in enumerate(wnids))
+    named = name_classes(wnids, names, labels.words, list(dict.fromkeys([base, *above, train.place])))
+    classes = tuple(
+        Category(index, one_line(wnid), named.words[wnid], labels.ids.get(wnid))
+        for index, wnid in enumerate(wnids)
+    )
     others = [patches, *(each for split in read.values() for each in (split.loose, *split.classes.values()))]
     if root not in places["train"]:
         others.append(look_beside(root, base, edition, [path for paths in places.values() for path in paths]))
-    left = sorted(left for each in others for left in each.left)
+    left = sorted(
+        left for each in others for left in each.left if os.path.abspath(left.path) not in named.lists
+    )
     official = base.name == "CLS-LOC" or train.place.is_file() or bool(labels.ids) or _are_ilsvrc(wnids)
-    return Source(kind, classes, splits, tuple(left), sum(each.passed for each in others), official)
+    passed = sum(each.passed for each in others)
+    return Source(kind, classes, splits, tuple(left), passed, official, named.said)
 
 
 def _label(
@@ -262,7 +276,3 @@ def _patch(splits: dict[str, list[Sample]], patches: Found) -> int:
     for patch in set(patches.images) - set(used):
         patches.left.append(LeftOut(patch.path, patch.name, "replaces no image", patch.offset))
     return len(used)
-
-
-def _category(index: int, wnid: str, labels: Labels) -> Category:
-    return Category(index, one_line(wnid), labels.words.get(wnid, one_line(wnid)), labels.ids.get(wnid))

@@ -6,7 +6,7 @@ from itertools import chain
 from pathlib import Path
 
 from pipeline.errors import DataError
-from pipeline.source.devkit import MAPPING, META, SOLUTION
+from pipeline.source.devkit import META, SOLUTION
 from pipeline.source.edition import FALL2011, ILSVRC2010, ILSVRC2012, Edition, find_edition
 from pipeline.source.sample import PACKED, Found, LeftOut, is_litter, one_line
 from pipeline.source.walk import holds_only_ours, is_ours, scan
@@ -39,7 +39,7 @@ def find_places(base: Path, edition: Edition, split: str) -> list[Path]:
 
 def find_known(folder: Path, edition: Edition) -> set[str]:
     """Return the names of what lies there and is read for the labels or as patches."""
-    patterns = (*edition.extras(), META, f"devkit/{META}", MAPPING, SOLUTION)
+    patterns = (*edition.extras(), META, f"devkit/{META}", SOLUTION)
     return {path.relative_to(folder).parts[0] for pattern in patterns for path in folder.glob(pattern)}
 
 
