@@ -32,7 +32,7 @@ from pipeline.errors import DataError
 
 SHARED = ("train", "eval", "doctor")  # what several processes may start; doctor only looks
 
-# Before torch is imported: its threads wait for one another by spinning, which on a machine with other work
+# Must be set before torch is imported: its threads wait for one another by spinning, which on a busy machine
 # takes the core from the very thread that is waited for.
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
@@ -41,29 +41,29 @@ class Boundary(click.Group):
     """Turn what a user can mend into one line and exit status 1; a bug keeps its traceback."""
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        found = super().resolve_command(ctx, args)
+        chosen = super().resolve_command(ctx, args)
         try:
             os.getcwd()
-        except FileNotFoundError:  # at which libraries abort
+        except FileNotFoundError:  # libraries would abort at it
             raise RunError(
                 "the folder that this was started in is gone: change to one that is there"
             ) from None
-        if found[0] not in SHARED and os.environ.get("WORLD_SIZE", "1") not in ("", "1"):
+        if (name := chosen[0]) not in SHARED and os.environ.get("WORLD_SIZE", "1") not in ("", "1"):
             from model.replicas import find_place
 
             world = find_place().world
             raise RunError(
-                f"{found[0]} is for one process, and the environment says WORLD_SIZE={world}: only train and "
+                f"{name} is for one process, and the environment says WORLD_SIZE={world}: only train and "
                 "eval are for several; start this one without torchrun, or unset WORLD_SIZE"
             )
-        return found
+        return chosen
 
     def main(self, *arguments: Any, **options: Any) -> Any:
         open_streams()
         try:
             return super().main(*arguments, **options)
-        except OSError as error:  # but for a broken pipe, at which click ends without a word
-            if error.errno is None:  # not the machine's refusal
+        except OSError as error:  # except a broken pipe: click handles it and says nothing
+            if error.errno is None:  # not an error of the system
                 raise
             hush()
             give_up()

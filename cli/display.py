@@ -37,12 +37,12 @@ def draw(path: Path, picture: Any, *content: Any, title: str, **more: Any) -> No
 # Control characters, the marks that turn the direction of writing, and bytes that are not UTF-8.
 UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
-STREAMS = (Path("stdout"), Path("stderr"))  # as errors call them
+STREAMS = (Path("stdout"), Path("stderr"))  # their names in error messages
 
 
 def plain(text: object) -> str:
     """Return the text in one line: each unsafe character, newlines too, as its escape sequence."""
-    return UNSAFE.sub(lambda found: _escape(found[0]), str(text))
+    return UNSAFE.sub(lambda match: _escape(match[0]), str(text))
 
 
 def say(text: object, err: bool = False) -> None:
@@ -231,7 +231,7 @@ def open_streams() -> None:
     sys.stderr = sys.stderr or open(2, "w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            with suppress(OSError):  # where a pipe has taken the place of the file that it was opened on
+            with suppress(OSError):  # if its descriptor is a pipe now, no longer the file that was opened
                 stream.reconfigure(errors="backslashreplace")
 
 

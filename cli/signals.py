@@ -18,7 +18,7 @@ from cli.display import clear_line, hush, say
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 OUT_OF_TIME = os.EX_TEMPFAIL  # 75: "try again later"
-ONE = 1.0  # seconds in which a signal that comes twice is one: a batch system sends it, and so does torchrun
+ONE = 1.0  # seconds within which two signals count as one: a batch system and torchrun both send it
 
 Handler = Callable[[int, FrameType | None], Any] | signal.Handlers
 

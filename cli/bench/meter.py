@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 ROUNDS = 3
-Work = Iterator[int]  # does a piece of the work at a time and says how many images it was
-Meter = Callable[[float], float]  # works for so many seconds and says how many images a second it did
+Work = Iterator[int]  # each next() does a piece of the work and returns its number of images
+Meter = Callable[[float], float]  # works for so many seconds and returns images per second
 
 
 def measure(meters: Mapping[str, Meter], seconds: float) -> dict[str, list[float]]:
     """Return the images per second of each part in each round."""
-    for meter in meters.values():  # warm: buffers, caches, kernels
+    for meter in meters.values():  # warm up buffers, caches and kernels
         meter(0)
     rates: dict[str, list[float]] = {name: [] for name in meters}
     for _ in range(ROUNDS):

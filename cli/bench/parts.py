@@ -42,7 +42,7 @@ class Parts:
     """Run all that a training of `recipe` on `dataset` uses, part by part."""
 
     def __init__(self, dataset: Dataset, recipe: Recipe, machine: Machine, cuda_graph: bool = False) -> None:
-        gc.collect()  # earlier parts that nobody uses: they and their works hold each other
+        gc.collect()  # earlier Parts: they and their generators refer to each other
         torch.cuda.empty_cache()
         self.dataset, self.recipe = dataset, recipe
         self.devices = choose_devices(machine)
@@ -173,16 +173,16 @@ class Parts:
     def normalisations(self) -> Work:
         """Run a step's response normalisations alone, forward and backward, on a batch like theirs."""
         (images, _), divisor = next(iter(self.batches())), self.training_step.divisor
-        found: list[tuple[Any, str, torch.Tensor, torch.Tensor]] = []
+        calls: list[tuple[Any, str, torch.Tensor, torch.Tensor]] = []
         with torch.no_grad(), autocast(self.device, self.precision):
             for shape, part, pieces in self.network.run_layers(self.network.subtract_mean(images, divisor)):
                 if part != "linear":
                     continue
                 for step in {"lrn", "spatial", "contrast"} & set(shape.layer.then):
                     for tower, x in zip(self.network.towers, pieces, strict=True):
-                        found.append((tower.after, step, x.clone().requires_grad_(), torch.randn_like(x)))
+                        calls.append((tower.after, step, x.clone().requires_grad_(), torch.randn_like(x)))
         while True:
-            for after, step, x, slope in found:
+            for after, step, x, slope in calls:
                 after(step, x).backward(slope)
                 x.grad = None
             self.wait()
@@ -213,11 +213,11 @@ class Parts:
 
     def memory(self) -> dict[str, int]:
         """Return the bytes in use on each GPU, DALI's included."""
-        found = {}
+        used = {}
         for device in {device for device in self.devices if device.type == "cuda"}:
             free, total = torch.cuda.mem_get_info(device)
-            found[str(device)] = total - free
-        return found
+            used[str(device)] = total - free
+        return used
 
 
 def decode(stored: Any) -> np.ndarray:

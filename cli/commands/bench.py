@@ -20,7 +20,7 @@ from pipeline.dataset import open_dataset
 if TYPE_CHECKING:
     from cli.bench.parts import Parts
 
-# Of the parts: meters of what runs beside them, and why the rest of it does not.
+# Takes the parts; yields meters of other programs to time beside them, and why some are missing.
 Beside = Callable[["Parts"], AbstractContextManager[tuple[dict[str, Meter], dict[str, str]]]]
 IMAGENET = 1_281_167  # training images of ILSVRC-2012
 

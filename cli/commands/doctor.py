@@ -30,8 +30,8 @@ class Gpu:
     memory: int  # bytes
     capability: str  # "9.0"
     bfloat16: bool
-    peers: list[int]  # the GPUs whose memory it reads without a detour
-    fault: str | None  # what happened when it was asked to add two numbers
+    peers: list[int]  # the GPUs whose memory it can read directly
+    fault: str | None  # the error when it was asked to add two numbers
 
 
 @dataclass(frozen=True)

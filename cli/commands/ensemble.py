@@ -44,12 +44,13 @@ def command(
     from model.evaluate import sound_rates, tally
     from model.study import ensemble
 
-    found = [predictions.read(path) for path in files]
-    for path, each in zip(files[1:], found[1:], strict=True):
-        predictions.check_alike(files[0], found[0], path, each)
-    first = found[0]
+    contents = [predictions.read(path) for path in files]
+    for path, each in zip(files[1:], contents[1:], strict=True):
+        predictions.check_alike(files[0], contents[0], path, each)
+    first = contents[0]
     labelled = bool((first.labels >= 0).all())
-    labels, parts = torch.from_numpy(first.labels).long(), [torch.from_numpy(f.probabilities) for f in found]
+    labels = torch.from_numpy(first.labels).long()
+    parts = [torch.from_numpy(each.probabilities) for each in contents]
     factors = choose_weights(len(files), weights)
     ids = read_ids(data, first.wnids) if submission else []
     if search:

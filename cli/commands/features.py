@@ -70,7 +70,7 @@ def command(
         "split": split,
         "precision": run.precision,
     }
-    with ExitStack() as stack:  # all three or none
+    with ExitStack() as stack:  # all three files are written, or none
         about, text, table = files = [stack.enter_context(writing(each)) for each in outs]
         about.write(json.dumps(facts, indent=1).encode() + b"\n")
         text.write("".join(f"{name}\n" for name in names).encode("utf-8", "surrogateescape"))
@@ -98,6 +98,6 @@ def compute(run: "Trained", dataset: "Dataset", split: str, layer: str) -> Itera
     )
     with progress(f"{layer} of {split}", len(batches.samples)) as done:
         for images, labels in batches:
-            found = outputs(run.network, images[:, 0], [layer], run.precision)[layer]
-            yield found.flatten(1).cpu().numpy()
+            features = outputs(run.network, images[:, 0], [layer], run.precision)[layer]
+            yield features.flatten(1).cpu().numpy()
             done(len(labels))

@@ -102,33 +102,35 @@ def command(
 
         try:
             need_libraries()
-        except RunError as error:  # before the days that the other rows may take
+        except RunError as error:  # said now, as the other rows may take days
             warn(f"{error}; without them their rows are not made")
     failed = work_off(steps)
-    found = {name: [tell(row, shelf, failed) for row in one.rows] for name, one in tables.items()}
+    results = {name: [tell(row, shelf, failed) for row in one.rows] for name, one in tables.items()}
     if json_path:
-        write_json(json_path, found)
+        write_json(json_path, results)
     for name, one in tables.items():
-        show(one, found[name])
+        show(one, results[name])
     if failed:
         sys.exit(1)
 
 
-def show(table: Table, found: Sequence[dict[str, Any]]) -> None:
+def show(table: Table, results: Sequence[dict[str, Any]]) -> None:
     """Print the paper's table with our column, and what its dashes need.
 
     On other images than the paper's there are no numbers of the paper; a line says what guessing would make.
     """
     screen = console(soft_wrap=True, width=120)
-    guesses = dict(guessing(said["classes"]) for said in found if not (said["comparable"] or said["over"]))
-    tops = " / ".join(top_errors({"top1_err": 0, "top5_err": 0}, max(said["classes"] or 6 for said in found)))
+    guesses = dict(guessing(said["classes"]) for said in results if not (said["comparable"] or said["over"]))
+    tops = " / ".join(
+        top_errors({"top1_err": 0, "top5_err": 0}, max(said["classes"] or 6 for said in results))
+    )
     drawn = Drawn(title=f"{table.title}, {tops} error in percent", title_justify="left", box=SIMPLE)
     drawn.add_column("", no_wrap=True)
     submitted = any(isinstance(row, Row) and row.submitted for row in table.rows)
     for heading in ("the paper", *(["on test"] if submitted else []), "2012 logs", "ours"):
         drawn.add_column(heading, justify="right", no_wrap=True)
     drawn.add_column("on", no_wrap=True)
-    for row, said in zip(table.rows, found, strict=True):
+    for row, said in zip(table.rows, results, strict=True):
         if isinstance(row, Row) and not said["comparable"]:
             row = replace(row, paper=UNSAID, log=UNSAID, submitted=None)
         paper, *rest = speed_cells(row, said) if isinstance(row, Speed) else error_cells(row, said)
@@ -137,7 +139,7 @@ def show(table: Table, found: Sequence[dict[str, Any]]) -> None:
     screen.print(drawn)
     for name, errors in guesses.items():
         screen.print(f"{name}: {' / '.join(errors.values())}")
-    for said in found:
+    for said in results:
         if said["ours"] is None:
             screen.print(f"{said['name']}: {said['why']}")
 

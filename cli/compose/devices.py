@@ -83,7 +83,7 @@ def use_device(device: torch.device, precision: str | None) -> str:
     pages for all of a step's were a quarter of its time.
     """
     if device.type == "cpu":
-        torch.set_num_threads(min(torch.get_num_threads(), count_cores()))  # of a container, that is
+        torch.set_num_threads(min(torch.get_num_threads(), count_cores()))  # a container may allow fewer
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_MAX, 0)
         libc.mallopt(M_TRIM_THRESHOLD, -1)

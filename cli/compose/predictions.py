@@ -30,8 +30,8 @@ class Predictions:
 def read(path: Path) -> Predictions:
     """Read a file of predictions; raise RunError if it is none."""
     try:
-        found = read_npz(path, ARRAYS)
-        probabilities, labels, wnids = (found[name] for name in ("probabilities", "labels", "wnids"))
+        arrays = read_npz(path, ARRAYS)
+        probabilities, labels, wnids = (arrays[name] for name in ("probabilities", "labels", "wnids"))
         if not 0 < len(wnids) <= probabilities.shape[1] or not len(labels):
             raise Unfit("it is of no images, or of more classes than outputs")
         if labels.min() < -1 or labels.max() >= len(wnids):
@@ -44,7 +44,7 @@ def read(path: Path) -> Predictions:
         raise RunError(
             f"{path} holds no predictions: {error}; make them with alexnet-dali eval --predictions"
         ) from None
-    return Predictions(probabilities, labels, found["names"].tolist(), wnids.tolist())
+    return Predictions(probabilities, labels, arrays["names"].tolist(), wnids.tolist())
 
 
 def write(path: Path, content: Predictions) -> None:

@@ -37,8 +37,8 @@ from pipeline.graph import CENTRE_VIEW
 from pipeline.schema import Unfit, convert
 from pipeline.statistics import Statistics
 
-LISTED = 10  # runs in a message
-FILES = 16  # at a time; of 24 megapixels each, 1.2 GB of pixels
+LISTED = 10  # runs that a message names, at most
+FILES = 16  # decoded at a time; of 24 megapixels each, 1.2 GB of pixels
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def open_checkpoint(run_name: str | None, state: str) -> tuple[Path, dict[str, A
         folder = find_run(run_name)
         path = folder / f"{state}.pt"
         if not path.exists():
-            there = ", ".join(sorted(found.name for found in folder.glob("*.pt")))
+            there = ", ".join(sorted(state.name for state in folder.glob("*.pt")))
             what = f"it has {there}" if there else "its training has not saved a state (alexnet-dali train)"
             raise RunError(f"{folder} has no {path.name}: {what}")
     try:
@@ -238,14 +238,14 @@ def evaluate_run(
         **run.image_options(),
     )
     what = f"{split}, {plural(len(views), 'view')}"
-    found = compute(run, batches, replicas, what, keep=bool(predictions))
-    sums, samples = replicas.gather_sums(found.sums).sum(0), dataset.samples(split)
+    evaluation = compute(run, batches, replicas, what, keep=bool(predictions))
+    sums, samples = replicas.gather_sums(evaluation.sums).sum(0), dataset.samples(split)
     images = int(sums[0])
     if images != samples:
         raise RunError(f"{images} images were counted, {dataset.root} has {samples} in {split}")
     errors = sound_rates(sums, run.path)
     if predictions:
-        probabilities = replicas.gather_rows(found.probabilities)
+        probabilities = replicas.gather_rows(evaluation.probabilities)
         if replicas.first:
             labels, wnids = batches.samples.index["label"], [category.wnid for category in dataset.classes]
             content = Predictions(probabilities.numpy(), labels, read_names(dataset, split), wnids)
@@ -264,10 +264,10 @@ def compute(
             done(images)
             replicas.max_over_processes([1])
 
-        found = evaluate(run.network, batches, precision=run.precision, keep=keep, each=each)
+        evaluation = evaluate(run.network, batches, precision=run.precision, keep=keep, each=each)
         while replicas.max_over_processes([0])[0]:  # others may have a batch more
             pass
-    return found
+    return evaluation
 
 
 def read_images(run: Trained, paths: Sequence[Path], upright: bool) -> Any:

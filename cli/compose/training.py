@@ -64,7 +64,7 @@ def train(recipe: Recipe, dataset: Dataset, path: Path, settings: TrainSettings)
     record = recorder(settings.cuda_graph, devices)
     stop = StopWish(settings.stop_after)
     with (
-        handled(signal.SIG_DFL) as change,  # there is nothing to save yet, and others may never come
+        handled(signal.SIG_DFL) as change,  # nothing to save yet, and other processes may never join
         told_plainly(recipe.batch_size, devices),
         joined(devices[0], warn) as replicas,
         RunDirectory(path, replicas.first) as run,
@@ -140,7 +140,7 @@ def find_state(
         begin(step.network, settings.init_from, step.replicas)
     if step.replicas.first:
         tell_room(run.path, step.recipe)
-        # what predict must know, should the data be gone
+        # what predict needs to know if the dataset is gone
         known = [dataset.root / name for name in ("dataset.json", "statistics.npz")]
         run.open(state.step, len(state.history), describe(dataset, identity), known)
     return state
@@ -223,7 +223,7 @@ def identify(step: Step, dataset: Dataset, init_from: str | None) -> dict[str, A
         "devices": " + ".join(map(name, step.network.devices)),
         "precision": step.precision,
         "torch": version("torch"),
-        "dali": nvidia.dali.__version__,  # the wheel is named after its CUDA
+        "dali": nvidia.dali.__version__,  # the wheel's name depends on CUDA
     }
     return identity | ({"init_from": init_from} if init_from else {})
 

@@ -30,7 +30,7 @@ from pipeline.atomic import replacing
 from pipeline.dataset import Dataset, has_labels, need_labels, open_dataset, read_names
 from pipeline.workers import count_cores
 
-LIBRARIES = {"cv2": "opencv-python-headless", "sklearn": "scikit-learn"}  # modules and distributions
+LIBRARIES = {"cv2": "opencv-python-headless", "sklearn": "scikit-learn"}  # module: distribution
 
 
 @dataclass(frozen=True)
@@ -97,9 +97,9 @@ def refuse_changes(plan: stages.Plan, dataset: Dataset) -> None:
     before = read_about(path)
     if not before.get("baseline"):
         raise RunError(f"{path} is not that of a baseline; use another --out")
-    found = list(differences(before["baseline"], plan.settings()))
+    changes = list(differences(before["baseline"], plan.settings()))
     same = before["data"]["fingerprint"] == dataset.fingerprint
-    texts = ", ".join([text for _, text in found] + ([] if same else ["other images"]))
+    texts = ", ".join([text for _, text in changes] + ([] if same else ["other images"]))
     if texts:
         raise RunError(f"{plan.folder} was started with {texts}; go on with that, or use another --out")
 
@@ -144,17 +144,17 @@ def timed(what: str, images: int) -> Iterator[stages.Each]:
         say(f"{what:<10} {plural(line.done, 'image')} in {taken}")
 
 
-def write_result(plan: stages.Plan, dataset: Dataset, split: str, found: Evaluation) -> None:
+def write_result(plan: stages.Plan, dataset: Dataset, split: str, evaluation: Evaluation) -> None:
     """Write predictions.npz and result.json, in place of another split's, and print a line."""
     labels, names = stages.open_samples(dataset.root, split).index["label"], read_names(dataset, split)
     wnids = [category.wnid for category in dataset.classes]
-    content = predictions.Predictions(found.probabilities.numpy(), labels, names, wnids)
+    content = predictions.Predictions(evaluation.probabilities.numpy(), labels, names, wnids)
     path, beside = plan.folder / "result.json", plan.folder / "predictions.npz"
-    for older in (path, beside):  # the first says of which images the second is
+    for older in (path, beside):  # result.json says of which images the predictions are
         older.unlink(missing_ok=True)
     predictions.write(beside, content)
-    errors = sound_rates(found.sums, plan.folder)
-    images = int(found.sums[0])
+    errors = sound_rates(evaluation.sums, plan.folder)
+    images = int(evaluation.sums[0])
     result = {"baseline": plan.baseline, "split": split, "images": images, **errors}
     with replacing(path) as file:
         file.write(json.dumps(result, indent=1).encode() + b"\n")

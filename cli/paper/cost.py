@@ -67,14 +67,14 @@ def spell(seconds: float) -> str:
 def read_rates(path: Path, recipe: Recipe) -> dict[str, float]:
     """Return images per second by part, from a file of bench --json of this width and batch size."""
     try:
-        found = read_json(path, Bench)
-        rates = {name: found.parts[name].img_s for name in ("train", "eval, centre", "eval, ten views")}
+        bench = read_json(path, Bench)
+        rates = {name: bench.parts[name].img_s for name in ("train", "eval, centre", "eval, ten views")}
     except (OSError, Unfit, KeyError) as error:
         what = error.strerror if isinstance(error, OSError) else error
         raise RunError(
             f"{path} has no images/s of training ({what}); make it with alexnet-dali bench --json {path}"
         ) from None
-    if (found.width, found.batch_size) != (recipe.width, recipe.batch_size):
+    if (bench.width, bench.batch_size) != (recipe.width, recipe.batch_size):
         wanted = f"--width {recipe.width:g} --batch-size {recipe.batch_size}"
         raise RunError(f"{path} was measured otherwise; make it with alexnet-dali bench {wanted}")
     return rates

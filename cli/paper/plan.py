@@ -40,8 +40,8 @@ class Step:
 
     run: str
     words: tuple[str, ...]
-    needs: tuple[str, ...]  # the runs without which it cannot be, and its own
-    images: Mapping[str, int]  # that it has to go through, by the part of `bench` that does so
+    needs: tuple[str, ...]  # the runs without which it cannot be made, and its own
+    images: Mapping[str, int]  # how many it reads, by the part of `bench` that does the same
 
 
 @dataclass(frozen=True)
@@ -69,13 +69,13 @@ class Shelf:
 
     def steps(self, tables: Iterable[Table]) -> list[Step]:
         """Return what is missing, in order and once, of the runs whose images are given."""
-        found: dict[tuple[str, ...], Step] = {}
+        steps: dict[tuple[str, ...], Step] = {}
         for row in (row for table in tables for row in table.rows):
             for name, views in predictions(row):
                 if self.lack(name) is None:
                     for step in self.missing(name, views):
-                        found.setdefault(step.words, step)
-        return list(found.values())
+                        steps.setdefault(step.words, step)
+        return list(steps.values())
 
     def missing(self, name: str, views: str | None) -> Iterator[Step]:
         """Yield what is missing of a run and those that it begins with. views: of the predictions."""
@@ -169,8 +169,8 @@ class Shelf:
         if not schedule.finished(recipe, [row["top1_err"] for row in rows]):
             return schedule.epochs(recipe) - len(rows)
         about, seed = self.about(name, "recipe"), self.settings.seed + RUNS[name].seed
-        found = {"recipe": about["recipe"], "seed": about["starts"][0].get("seed")}
-        self.refuse_another(name, found, {"recipe": recipe.to_dict(), "seed": seed})
+        made = {"recipe": about["recipe"], "seed": about["starts"][0].get("seed")}
+        self.refuse_another(name, made, {"recipe": recipe.to_dict(), "seed": seed})
         return 0
 
     def is_evaluated(self, name: str, views: str) -> bool:
@@ -191,8 +191,8 @@ class Shelf:
         about = self.about(name, "baseline")["baseline"]
         given = self.given("seed", *SIZES[BASELINES[name].command])
         wanted = {key: value for key, value in given.items() if value is not None}
-        found = about | about["sizes"] | about["grid"]
-        self.refuse_another(name, {key: found.get(key) for key in wanted}, wanted)
+        made = about | about["sizes"] | about["grid"]
+        self.refuse_another(name, {key: made.get(key) for key in wanted}, wanted)
         return split == self.split(name)
 
     def about(self, name: str, kind: str) -> dict[str, Any]:
@@ -207,10 +207,10 @@ class Shelf:
             )
         return about
 
-    def refuse_another(self, name: str, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    def refuse_another(self, name: str, made: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
         from model.checkpoint import differences
 
-        if texts := [text for _, text in differences(found, wanted)]:
+        if texts := [text for _, text in differences(made, wanted)]:
             raise RunError(f"{self.folder / name} was made with {', '.join(texts)}; use another --runs")
 
 

@@ -69,10 +69,10 @@ class Commands:
         paths = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
         self.child = subprocess.Popen(
             [sys.executable, "-m", "cli", *words],
-            env={**os.environ, "PYTHONPATH": paths},  # this cli, wherever we are
+            env={**os.environ, "PYTHONPATH": paths},  # this cli, whatever the current folder is
             preexec_fn=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM),
         )
-        if self.stop():  # by a signal that found no child
+        if self.stop():  # a signal came before there was a child
             self.child.terminate()
         return self.child.wait()
 
@@ -112,11 +112,11 @@ def mean_errors(shelf: Shelf, names: Sequence[str], views: str) -> list[float]:
     from model.study.ensemble import average
 
     paths = [shelf.predictions(name, views) for name in names]
-    found = [read(path) for path in paths]
-    for path, each in zip(paths, found, strict=True):
-        check_alike(paths[0], found[0], path, each)
-    mean = average([torch.from_numpy(each.probabilities) for each in found], [1.0] * len(found))
-    errors = sound_rates(tally(mean, torch.from_numpy(found[0].labels).long()), ", ".join(map(str, paths)))
+    contents = [read(path) for path in paths]
+    for path, each in zip(paths, contents, strict=True):
+        check_alike(paths[0], contents[0], path, each)
+    mean = average([torch.from_numpy(each.probabilities) for each in contents], [1.0] * len(contents))
+    errors = sound_rates(tally(mean, torch.from_numpy(contents[0].labels).long()), ", ".join(map(str, paths)))
     return [errors["top1_err"], errors["top5_err"]]
 
 

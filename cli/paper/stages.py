@@ -51,7 +51,7 @@ ARRAYS = {  # of codebook.npz
     },
     "sparse-coding": {"dictionary": Array(FLOAT, ("words", 128))},
 }
-SAMPLED, A_TASK = 5000, 16  # images that descriptors are sampled from, at most; of them in a task
+SAMPLED, A_TASK = 5000, 16  # images that descriptors are sampled from, at most; images per task
 EVALUATED = 256  # images at a time
 
 
@@ -73,15 +73,15 @@ class Plan:
     grid: Grid
     levels: tuple[tuple[int, int], ...]  # of the spatial pyramid, (columns, rows)
     sizes: dict[str, int]  # of the codebook
-    sample: int  # descriptors that it is learned from, about
+    sample: int  # about so many descriptors teach the codebook
     seed: int
     data: Path
     folder: Path
 
     def settings(self) -> dict[str, Any]:
         """Return the settings as run.json has them."""
-        found = {**asdict(self), "levels": [list(level) for level in self.levels]}
-        return {name: found[name] for name in found if name not in ("data", "folder")}
+        fields = {**asdict(self), "levels": [list(level) for level in self.levels]}
+        return {name: fields[name] for name in fields if name not in ("data", "folder")}
 
     @property
     def codebook_path(self) -> Path:
@@ -92,13 +92,13 @@ class Plan:
 
     def sample_descriptors(self, numbers: Sequence[int]) -> np.ndarray:
         """Sample descriptors, as many of each of these training images: (n, 128) uint8."""
-        samples, found = open_samples(self.data, "train"), []
+        samples, drawn = open_samples(self.data, "train"), []
         each = -(-self.sample // min(SAMPLED, len(samples)))
         for number in numbers:
             descriptors, _ = describe(read_grey(samples, number), self.grid)
             order = np.random.default_rng((self.seed, number)).permutation(len(descriptors))
-            found.append(descriptors[order[:each]])
-        return np.concatenate(found)
+            drawn.append(descriptors[order[:each]])
+        return np.concatenate(drawn)
 
     def write_features(self, shard: Shard) -> int:
         """Write the features of a shard's images; return their number."""
@@ -153,11 +153,11 @@ def learn_codebook(plan: Plan, dataset: Dataset, workers: int, each: Each) -> Co
     if not plan.codebook_path.exists():
         numbers = np.random.default_rng(plan.seed).permutation(dataset.samples("train"))[:SAMPLED].tolist()
         tasks = [tuple(numbers[first : first + A_TASK]) for first in range(0, len(numbers), A_TASK)]
-        found = {}
+        sampled = {}
         for task, descriptors in run_tasks(plan.sample_descriptors, tasks, min(workers, len(tasks))):
-            found[task] = descriptors
+            sampled[task] = descriptors
             each(len(task))
-        descriptors = np.concatenate([found[task] for task in tasks])
+        descriptors = np.concatenate([sampled[task] for task in tasks])
         codebook = CODEBOOKS[plan.baseline].fit(descriptors, **plan.sizes, seed=plan.seed)
         with replacing(plan.codebook_path) as file:
             np.savez(file, **vars(codebook))

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from cli.display import plain
 from pipeline.atomic import writing
 
-if TYPE_CHECKING:  # matplotlib takes half a second to import, which --help should not
+if TYPE_CHECKING:  # importing matplotlib takes half a second, too long for --help
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 Target = Path | io.BytesIO  # where a picture goes: a file, PNG or PDF by suffix, or memory, as PNG

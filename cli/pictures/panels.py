@@ -103,19 +103,19 @@ def grid(rows: Mapping[str, Sequence[Image]], path: Target, title: str, captions
 
 
 def layers(
-    image: Image, found: Mapping[str, npt.NDArray[Any]], path: Target, title: str, towers: int = 2
+    image: Image, outputs: Mapping[str, npt.NDArray[Any]], path: Target, title: str, towers: int = 2
 ) -> None:
     """Draw the image and strips of each convolution's maps, tower a above tower b; fc layers below.
 
-    found: by layer (maps, height, width) or (units,). Of each tower the twelve maps with the highest peaks.
+    outputs: by layer (maps, height, width) or (units,). Of each tower the twelve maps with the highest peaks.
     """
     side, gap, margin, left, top, count = 72, 4, 24, 340, 62, 12
-    tall = sum(towers * (side + gap) + 22 if maps.ndim == 3 else 46 for maps in found.values())
+    tall = sum(towers * (side + gap) + 22 if maps.ndim == 3 else 46 for maps in outputs.values())
     width = left + count * (side + gap) - gap + margin
     figure = new_figure(width, top + max(tall, 240) + margin, title, margin)
     picture(figure, image, margin, top, 224)
     y = float(top)
-    for name, maps in found.items():
+    for name, maps in outputs.items():
         size = "x".join(map(str, maps.shape))
         write(figure, left - 12, y + 12, name, ha="right", va="center", fontsize=11)
         write(figure, left - 12, y + 28, size, ha="right", fontsize=8, color=GREY)
@@ -138,14 +138,14 @@ def layers(
     save(figure, path)
 
 
-def maps(found: npt.NDArray[Any], path: Target, title: str, towers: int = 2) -> None:
+def maps(output: npt.NDArray[Any], path: Target, title: str, towers: int = 2) -> None:
     """Draw every map of a layer, (maps, height, width), tower a's above tower b's, in one range."""
     from matplotlib import colormaps
 
     columns, margin, top, gap = 16, 40, 62, 20
-    zoom = max(1, 1000 // (columns * (found.shape[2] + 1)))
+    zoom = max(1, 1000 // (columns * (output.shape[2] + 1)))
     sheets = []
-    for part in np.array_split(found / (found.max() or 1), towers):
+    for part in np.array_split(output / (output.max() or 1), towers):
         count, height, width = part.shape
         rows = -(-count // columns)
         sheet = np.full((rows * (height + 1) - 1, min(count, columns) * (width + 1) - 1, 3), 255, np.uint8)

@@ -38,13 +38,13 @@ def count_run(run: Trained, dataset: Dataset, split: str) -> tuple[list[str], Co
 
 def count_file(path: Path) -> tuple[list[str], Counts]:
     """Return the same of a file that eval --predictions wrote."""
-    found = predictions.read(path)
-    if (found.labels < 0).any():
+    content = predictions.read(path)
+    if (content.labels < 0).any():
         raise RunError(f"{path} is of images without labels, which cannot be confused")
-    classes = found.probabilities.shape[1]
-    known = [ilsvrc_names().get(wnid, wnid).partition(",")[0] for wnid in found.wnids]
-    names = [*known, *(f"output {output}" for output in range(len(found.wnids), classes))]
-    return names, count(found.labels, found.probabilities.argmax(1), classes)
+    classes = content.probabilities.shape[1]
+    known = [ilsvrc_names().get(wnid, wnid).partition(",")[0] for wnid in content.wnids]
+    names = [*known, *(f"output {output}" for output in range(len(content.wnids), classes))]
+    return names, count(content.labels, content.probabilities.argmax(1), classes)
 
 
 def count(labels: np.ndarray, guesses: np.ndarray, classes: int) -> Counts:

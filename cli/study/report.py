@@ -53,9 +53,9 @@ def look(run: Trained, dataset: Dataset) -> Seen:
     parts = []
     with progress("val", len(batches.samples)) as done:
         for images, labels in batches:
-            found = outputs(run.network, images[:, 0], [hidden, last], run.precision)
-            features = found[hidden].flatten(1).half().cpu().numpy()
-            parts.append((found[last].softmax(1).cpu().numpy(), features, labels.cpu().numpy()))
+            values = outputs(run.network, images[:, 0], [hidden, last], run.precision)
+            features = values[hidden].flatten(1).half().cpu().numpy()
+            parts.append((values[last].softmax(1).cpu().numpy(), features, labels.cpu().numpy()))
             done(len(labels))
     return Seen(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
@@ -70,9 +70,9 @@ def ten_views(run: Trained, dataset: Dataset) -> dict[str, float]:
 def error_table(errors: dict[str, dict[str, float]], dataset: Dataset) -> str:
     classes, shown = len(dataset.classes), dict[str, str]()
     rows = []
-    for name, found in errors.items():
-        shown = top_errors(found, classes)
-        rows.append([name, f"{found['loss']:.4f}", *shown.values()])
+    for name, row in errors.items():
+        shown = top_errors(row, classes)
+        rows.append([name, f"{row['loss']:.4f}", *shown.values()])
     rows += [[name, "", *others] for name, *others in comparison(dataset.classes, "val")]
     note = f"Of {dataset.samples('val'):,} validation images of {classes:,} classes, each counted once."
     headings = ["", "loss", *(f"{name} error" for name in shown)]
