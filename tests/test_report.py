@@ -88,7 +88,7 @@ def test_its_errors_are_those_of_eval(
 ) -> None:
     _, found = report
     for option in ((), ("--ten-crop",)):
-        given = ("--run", trained, "--data", dataset.root, "--device", "cpu", *option)
+        given = ("--run", trained, "--data", dataset.root, "--device", "cpu", "--force", *option)
         run("eval", *given, "--json", tmp_path / "e.json")
         errors = json.loads((tmp_path / "e.json").read_text())
         name = "this run, ten views" if option else "this run, centre crop"
