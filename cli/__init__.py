@@ -1,5 +1,11 @@
 """Define the command line, alexnet-dali: gather the commands, and turn user errors into one line."""
 
+# ruff: noqa: E402 - what comes after the check imports what is checked
+
+from cli import launch
+
+launch.check()
+
 import os
 import sys
 from collections.abc import Iterator

@@ -6,14 +6,14 @@ import shutil
 import subprocess
 import warnings
 from dataclasses import asdict, dataclass
-from importlib.metadata import distributions
+from importlib.metadata import distributions, packages_distributions
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from rich.table import Table
 
-from cli import options
+from cli import launch, options
 from cli.display import console, disk_size, say, write_json
 from pipeline.dataset import open_dataset
 from pipeline.errors import DataError
@@ -68,7 +68,7 @@ def command(data: Path, as_json: bool) -> None:
 def examine(data: Path) -> Machine:
     from pipeline.workers import count_cores
 
-    faults: list[str] = []
+    faults = find_strangers()
     torch = imported("torch", "pip install torch", faults)
     dali = imported("nvidia.dali", "pip install nvidia-dali-cuda120", faults)
     gpus = find_gpus(torch, faults) if torch else []
@@ -100,6 +100,17 @@ def imported(name: str, remedy: str, faults: list[str]) -> Any:
         faults.append(f"{name} cannot be imported ({error}): {remedy}")
         return None
     return module
+
+
+def find_strangers() -> list[str]:
+    """Return a fault for each other installed project whose package has the name of one of ours."""
+    found = packages_distributions()
+    return [
+        f"{other} installs a package {name}, too, and the later one of the two overwrites the other: "
+        "install alexnet-dali in a virtual environment of its own"
+        for name in launch.NAMES
+        for other in sorted(set(found.get(name, [])) - {"alexnet-dali"})
+    ]
 
 
 def find_gpus(torch: Any, faults: list[str]) -> list[Gpu]:
