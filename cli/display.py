@@ -78,6 +78,7 @@ BAR, WIDER = 10, 14  # columns of a bar, and how many more it takes where there 
 GAP = 2
 ECHO = 3  # columns that a live line leaves free: a terminal writes ^C there
 SELDOM, OFTEN = 60.0, 5.0  # seconds between plain lines
+EARLY = 20.0  # seconds before which less than a fiftieth of the work says nothing of the time left
 
 
 class Line:
@@ -92,10 +93,15 @@ class Line:
     def __call__(self, more: int, *fields: str) -> None:
         self.done += more
         self.fields = fields or self.fields
-        now = time.monotonic()
-        if now - self.printed > min(max(OFTEN, (now - self.started) / 10), SELDOM):
+        if self.due:
             what, count, left, *rest = self.parts()
             self.tell("  ".join(filter(None, (what, count, *rest, left))))
+
+    @property
+    def due(self) -> bool:
+        """Tell whether it is time for a plain line: ever more rarely, but at least each minute."""
+        now = time.monotonic()
+        return now - self.printed > min(max(OFTEN, (now - self.started) / 10), SELDOM)
 
     def tell(self, text: str) -> None:
         """Print a plain line now, unless the line is live."""
@@ -104,10 +110,11 @@ class Line:
             self.print(text)
 
     def parts(self) -> list[str]:
-        """Return what it is, how many are done, the time left once a fiftieth is done, and the rest."""
+        """Return what it is, how many are done, the time left once it can be known, and the rest."""
         count = f"{self.done:,} of {self.total:,} {self.unit}" if self.total else ""
         more, left = self.total - self.done, ""
-        if more and 50 * (self.done - self.first) >= self.total - self.first:
+        part = (self.done - self.first) / max(self.total - self.first, 1)
+        if more and part and (part >= 1 / 50 or self.seconds >= EARLY):
             left = f"{short_time(more / self.rate)} left"
         return [self.what, count, left, *(self.fields or [self.speed])]
 

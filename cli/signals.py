@@ -93,12 +93,12 @@ class StopWish:
             self.number, self.received = number, time.monotonic()
             hush()
 
-    def unbroken(self, tell: Callable[[Any], None]) -> Callable[[Any], None]:
+    def unbroken(self, tell: Callable[..., None]) -> Callable[..., None]:
         """Let `tell` survive a lost output; a pipe that has lost its reader is a wish to stop."""
 
-        def told(value: Any) -> None:
+        def told(*values: Any) -> None:
             try:
-                tell(value)
+                tell(*values)
             except OSError as error:
                 hush(every=True)
                 if error.errno == errno.EPIPE:

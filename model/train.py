@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,10 @@ class Watch:
     """Hold callbacks: `stop` returns 0 or an exit status; `step` and `row` are told what happens."""
 
     stop: Callable[[], int] = lambda: 0
-    step: Callable[[int], None] = lambda step: None
+    # the step's number, and what reads the figures of the steps since the last row: that waits for the device
+    step: Callable[[int, Callable[[], Row]], None] = lambda step, figures: None
     row: Callable[[Row], None] = lambda row: None
+    validating: Callable[[int], None] = lambda images: None  # a batch of this process's images is done
 
 
 @dataclass
@@ -129,7 +132,7 @@ class Trainer:
             self.step(images, labels, number, total)
             self.state.step += 1
             self.clock.seen += total
-            self.watch.step(self.state.step)
+            self.watch.step(self.state.step, partial(self._figures, self.step.sums))
             ends = self.state.step == epoch * per_epoch
             if ends or self.state.step % self.log_steps == 0:
                 self._log(self.state.step / per_epoch)
@@ -143,15 +146,8 @@ class Trainer:
     def _log(self, epoch: float) -> None:
         """Write a metrics row for the steps since the last one. Waits for the device."""
         step, recipe = self.state.step, self.step.recipe
-        measured = rates(self.step.replicas.gather_sums(self.step.sums).sum(0))
-        row: Row = {
-            "kind": "train",
-            "step": step,
-            "epoch": epoch,
-            **measured,
-            "lr": self.step.rates.weight[recipe.layers[-1].name],
-            **self.clock.throughput(),
-        }
+        measured = self._figures(self.step.replicas.gather_sums(self.step.sums).sum(0))
+        row: Row = {"kind": "train", "step": step, "epoch": epoch, **measured}
         self._need_finite(measured["loss"])
         guessing = math.log(recipe.classes)
         if step - self.log_steps < self.dead_start <= step and measured["loss"] > 0.998 * guessing:
@@ -164,10 +160,16 @@ class Trainer:
         self.step.sums.zero_()
         self.clock = Clock()
 
+    def _figures(self, sums: torch.Tensor) -> Row:
+        """Return what the steps since the last row came to, by their tally. Waits for the device."""
+        last = self.step.recipe.layers[-1].name
+        return {**rates(sums), "lr": self.step.rates.weight[last], **self.clock.throughput()}
+
     def _validate(self, epoch: int) -> None:
         """Evaluate the validation split and save the best state. The state before it is already on disk."""
 
         def each(images: int) -> None:
+            self.watch.validating(images)
             self._confer(busy=1)
 
         evaluation = self.validate(each)

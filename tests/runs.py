@@ -16,6 +16,11 @@ def train(data: Path, run: Path, *more: object) -> tuple[object, ...]:
     return ("train", "--data", data, "--run", run, *TRAIN, *more)
 
 
+def after_header(text: str) -> list[str]:
+    """The lines that train says after those of what it will do."""
+    return [line for line in text.splitlines() if not line.startswith("  ")]
+
+
 def assert_same(run: Path, calm: Path) -> None:
     """To the last bit: both checkpoints whole, with velocities and all; every row of metrics, none twice."""
     for name in ("last.pt", "best.pt"):

@@ -68,7 +68,8 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[str, State]]:
             patch.setattr(Trainer, "train", lambda trainer: found.append(trainer.step.network.state()))
             result = train(*arguments)
         assert result.exit_code == 0, result.output
-        return result.output.splitlines()[0], found[0]
+        (line,) = (line for line in result.output.splitlines() if line.startswith("begins with"))
+        return line, found[0]
 
     return start
 
@@ -134,5 +135,5 @@ def test_wrong_kinds(dataset: Dataset, tmp_path: Path, name: str, content: bytes
         path.write_bytes(content)
     result = train(dataset, tmp_path / "run", "--width", 0.02, "--init-from", path)
     assert result.exit_code == 1
-    assert text.format(path=path) in result.output and len(result.output.splitlines()) == 1
+    assert text.format(path=path) in result.stderr and len(result.stderr.splitlines()) == 1
     assert not (tmp_path / "run").exists()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from runs import assert_close, assert_same, description, rows, train
+from runs import after_header, assert_close, assert_same, description, rows, train
 from traps import Elsewhere, Trap, die, fail, terminate
 
 from cli import main
@@ -200,7 +200,7 @@ def test_a_process_that_never_comes(dataset: Dataset, tmp_path: Path, rank: int,
         2, *train(dataset.root, tmp_path / "run"), folder=tmp_path, only=rank, before={rank: Impatient()}
     )
     assert commands[0].wait(20) == 1
-    told, failed = commands[0].text.splitlines()
+    told, failed = after_header(commands[0].text)
     assert told.startswith(f"warning: {line}127.0.0.1:") and failed.startswith(f"Error: {line}127.0.0.1:")
     assert "MASTER_ADDR" in failed and not (tmp_path / "run").exists()
 
@@ -246,7 +246,7 @@ def test_an_environment_that_cannot_be(
         monkeypatch.setenv(name, value) if value is not None else monkeypatch.delenv(name, raising=False)
     for command in (train(dataset.root, tmp_path / "run"), ("predict", "x.jpg")):
         result = CliRunner().invoke(main, list(map(str, command)))
-        assert result.exit_code == 1 and words in result.output and len(result.output.splitlines()) == 1
+        assert result.exit_code == 1 and words in result.stderr and len(result.stderr.splitlines()) == 1
     assert not (tmp_path / "run").exists()
 
 

@@ -128,7 +128,7 @@ def test_a_lost_loss_keeps_the_state_before(recipe: Recipe, tmp_path: Path) -> N
 def test_a_state_that_is_not_finite_is_not_saved(recipe: Recipe, tmp_path: Path, what: str) -> None:
     """The last update of an epoch spoils a number of which its own loss cannot tell yet."""
 
-    def spoil(step: int) -> None:
+    def spoil(step: int, figures: object) -> None:
         if step == 6:
             bias = list(trained.step.network.pieces())[-1][2][0]
             (bias.data if what == "weights" else trained.step.optimiser.opposite[bias])[0] = math.inf
@@ -140,6 +140,26 @@ def test_a_state_that_is_not_finite_is_not_saved(recipe: Recipe, tmp_path: Path,
     assert {path.name: checkpoint.read(path)["step"] for path in tmp_path.glob("*.pt")} == {
         "last.pt": 3, "best.pt": 3,
     }  # fmt: skip
+
+
+def test_figures_are_read_between_rows_and_change_nothing(recipe: Recipe, tmp_path: Path) -> None:
+    """What is read after the last step before a row is that row; all rows and weights stay the same bits."""
+    read: dict[int, Row] = {}
+    watch = Watch(step=lambda step, figures: read.update({step: figures()}))
+    with RunDirectory(tmp_path / "calm") as calm_run, RunDirectory(tmp_path / "watched") as watched_run:
+        calm = trainer(recipe, calm_run, batches(), log_steps=2)
+        watched = trainer(recipe, watched_run, batches(), log_steps=2, watch=watch)
+        calm.train()
+        watched.train()
+    timed = {"img_s", "data_time"}
+    rows, expected = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("watched", "calm"))
+    for row, other in zip(rows, expected, strict=True):
+        assert row.keys() == other.keys() and all(row[key] == other[key] for key in row.keys() - timed)
+        if row["kind"] == "train":
+            assert {key: row[key] for key in ("loss", "top1_err", "lr")}.items() <= read[row["step"]].items()
+    assert sorted(read) == [1, 2, 3, 4, 5, 6]
+    for key, tensor in calm.step.network.state().items():
+        assert torch.equal(tensor, watched.step.network.state()[key])
 
 
 def test_a_dead_start_is_called_one(recipe: Recipe, tmp_path: Path) -> None:

@@ -10,13 +10,20 @@ Work = Iterator[int]  # each next() does a piece of the work and returns its num
 Meter = Callable[[float], float]  # works for so many seconds and returns images per second
 
 
-def measure(meters: Mapping[str, Meter], seconds: float) -> dict[str, list[float]]:
-    """Return the images per second of each part in each round."""
-    for meter in meters.values():  # warm up buffers, caches and kernels
+def measure(
+    meters: Mapping[str, Meter], seconds: float, tell: Callable[[str, int], None] = lambda name, done: None
+) -> dict[str, list[float]]:
+    """Return the images per second of each part in each round.
+
+    tell: called before each with its name and how many measurements are done.
+    """
+    for name, meter in meters.items():  # warm up buffers, caches and kernels
+        tell(name, 0)
         meter(0)
     rates: dict[str, list[float]] = {name: [] for name in meters}
-    for _ in range(ROUNDS):
-        for name, meter in meters.items():
+    for number in range(ROUNDS):
+        for place, (name, meter) in enumerate(meters.items()):
+            tell(name, number * len(meters) + place)
             rates[name].append(meter(seconds))
     return rates
 

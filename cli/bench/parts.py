@@ -41,7 +41,9 @@ class AgainAndAgain(EvaluationBatches):
 class Parts:
     """Run all that a training of `recipe` on `dataset` uses, part by part."""
 
-    def __init__(self, dataset: Dataset, recipe: Recipe, machine: Machine, cuda_graph: bool = False) -> None:
+    def __init__(
+        self, dataset: Dataset, recipe: Recipe, machine: Machine, cuda_graph: bool = False, seed: int = 0
+    ) -> None:
         gc.collect()  # earlier Parts: they and their generators refer to each other
         torch.cuda.empty_cache()
         self.dataset, self.recipe = dataset, recipe
@@ -52,7 +54,7 @@ class Parts:
         self.cores = cores(machine.workers)
         self.samples = Samples(dataset, "train")
         record = recorder(cuda_graph, self.devices)
-        self.training_step = make_step(recipe, dataset, self.devices, self.precision, record, seed=0)
+        self.training_step = make_step(recipe, dataset, self.devices, self.precision, record, seed)
         self.network = self.training_step.network
         self.waited = self.trained = 0.0  # seconds
         self.works: dict[str, Work] = {

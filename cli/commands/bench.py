@@ -12,8 +12,8 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from cli import options
-from cli.bench.meter import Meter, measure, rate, ratios, summary
-from cli.display import console, write_json
+from cli.bench.meter import ROUNDS, Meter, measure, rate, ratios, summary
+from cli.display import Line, console, progress, write_json
 from model.recipes import RECIPES, get_recipe
 from pipeline.dataset import open_dataset
 
@@ -64,7 +64,8 @@ def command(
         if beside:
             peers, missing = stack.enter_context(beside(parts))
             meters |= {"normalisations": partial(rate, parts.normalisations()), **peers}
-        rounds = measure(meters, seconds)
+        with progress("starting", ROUNDS * len(meters), unit="measurements") as line:
+            rounds = measure(meters, seconds, partial(tell_part, line))
     result = {**parts.about(), "parts": {name: summary(rates) for name, rates in rounds.items()}}
     if beside:
         result |= {"missing": missing, **ratios(rounds, peers)}
@@ -73,6 +74,12 @@ def command(
     if json_path:
         write_json(json_path, result)
     show(result)
+
+
+def tell_part(line: Line, name: str, done: int) -> None:
+    """Show which part is measured next, after `done` measurements."""
+    line.what = f"measuring {name}"
+    line(done - line.done, f"round {done * ROUNDS // line.total + 1} of {ROUNDS}")
 
 
 def limit(result: dict[str, Any]) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 import click
 
 from cli import options
+from cli.compose.announce import tell_plan
+from cli.signals import StopWish
 from cli.study.recipe import print_recipe
 from model.errors import RunError
 from model.recipes import RECIPES, get_recipe
@@ -55,6 +57,11 @@ from pipeline.dataset import need_labels, open_dataset
     help="Begin with the weights of a run, its .pt or a .safetensors of `export`, as far as they fit and the "
     "recipe wants them.",
 )
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Say what would be done, how long it takes and what disk it needs; write nothing.",
+)
 @click.option("--show-recipe", is_flag=True, help="Print the recipe and its schedule, and exit.")
 def command(
     data: Path,
@@ -65,6 +72,7 @@ def command(
     schedule: str | None,
     classes: int | None,
     width: float | None,
+    dry_run: bool,
     show_recipe: bool,
     **settings: Any,
 ) -> None:
@@ -82,13 +90,18 @@ def command(
     if show_recipe:
         print_recipe(make(classes=classes))
         return
-    from cli.compose.training import TrainSettings, train
-
     dataset = open_dataset(data)
     need_labels(dataset, "train", "val")
     recipe = make(classes=classes or len(dataset.classes))
     if recipe.classes < len(dataset.classes):
         raise RunError(f"--classes {recipe.classes}: {data} has {len(dataset.classes)} classes")
     path = options.run_path(run_name or recipe_name)
-    if status := train(recipe, dataset, path, TrainSettings(**settings)):
+    stop = StopWish(settings["stop_after"])
+    stop.unbroken(tell_plan)(recipe, dataset, path)
+    from cli.compose.forecast import forecast  # torch, which takes seconds
+    from cli.compose.training import TrainSettings, train
+
+    if dry_run:
+        forecast(recipe, dataset, path, TrainSettings(**settings))
+    elif status := train(recipe, dataset, path, TrainSettings(**settings), stop):
         sys.exit(status)

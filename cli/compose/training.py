@@ -7,8 +7,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -19,12 +18,13 @@ import torch
 
 from cli import options
 from cli.compose import trained
+from cli.compose.announce import tell_start
 from cli.compose.devices import choose_devices, recorder, told_plainly, use_device
 from cli.compose.images import read_mean, stream_options, train_batches
-from cli.display import disk_size, progress, say, top_errors, warn
+from cli.compose.watching import watching
+from cli.display import disk_size, say, warn
 from cli.options import Machine
 from cli.signals import StopWish, handled
-from model import schedule
 from model.captured import Record
 from model.errors import RunError
 from model.evaluate import Evaluation, evaluate
@@ -34,12 +34,14 @@ from model.optim import Momentum
 from model.placement import aside
 from model.recipe import Recipe
 from model.replicas import Replicas, joined
-from model.run import Row, RunDirectory
+from model.run import RunDirectory
 from model.step import Step
 from model.train import State, Stopped, Trainer, Watch, take_up
 from pipeline.batches import EvaluationBatches
 from pipeline.dataset import Dataset
 from pipeline.graph import CENTRE_VIEW
+
+COPIES = ("dataset.json", "statistics.npz")  # what predict needs to know if the dataset is gone
 
 
 @dataclass(frozen=True)
@@ -55,14 +57,13 @@ class TrainSettings:
     init_from: str | None
 
 
-def train(recipe: Recipe, dataset: Dataset, path: Path, settings: TrainSettings) -> int:
+def train(recipe: Recipe, dataset: Dataset, path: Path, settings: TrainSettings, stop: StopWish) -> int:
     """Train the run at `path`, from its last checkpoint if there is one; return the exit status."""
     if settings.stop_after is not None and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
         raise RunError("--stop-after under torchrun --max-restarts: it would start the stopped run again")
     devices = choose_devices(settings.machine)
     precision = use_device(devices[0], settings.machine.precision)
     record = recorder(settings.cuda_graph, devices)
-    stop = StopWish(settings.stop_after)
     with (
         handled(signal.SIG_DFL) as change,  # nothing to save yet, and other processes may never join
         told_plainly(recipe.batch_size, devices),
@@ -72,10 +73,9 @@ def train(recipe: Recipe, dataset: Dataset, path: Path, settings: TrainSettings)
         step = make_step(recipe, dataset, devices, precision, record, settings.seed, replicas)
         identity = identify(step, dataset, settings.init_from)
         state = find_state(step, dataset, run, identity, settings)
-        per_epoch = -(-dataset.samples("train") // recipe.batch_size)
-        quiet = not replicas.first
-        classes = len(dataset.classes)
-        with watching(stop, schedule.epochs(recipe), per_epoch, state.step, classes, quiet) as watch:
+        if replicas.first:
+            stop.unbroken(tell_start)(identity, state)
+        with watching(stop, step, dataset, state.step) as watch:
             trainer = make_trainer(step, dataset, run, identity, state, watch, settings)
             change(stop.receive)
             try:
@@ -88,33 +88,6 @@ def train(recipe: Recipe, dataset: Dataset, path: Path, settings: TrainSettings)
             which = "" if path.parent == options.RUNS else f" --run {shlex.quote(options.run_name(path))}"
             say(f"{path} is trained; now: alexnet-dali eval --ten-crop{which}")
     return 0
-
-
-@contextmanager
-def watching(
-    stop: StopWish, epochs: int, per_epoch: int, first: int, classes: int, quiet: bool
-) -> Iterator[Watch]:
-    """Yield what asks whether to stop, and shows each step and each row of the metrics."""
-
-    def tell_step(step: int) -> None:
-        line.what = f"epoch {(step - 1) // per_epoch + 1}/{epochs}"
-        line(step - line.done)
-
-    def tell_row(row: Row) -> None:
-        errors = [f"{name} {error:>7}" for name, error in top_errors(row, classes).items()]
-        fields = [f"loss {row['loss']:.4f}", *errors]
-        if row["kind"] == "val":
-            if not quiet:
-                say("  ".join((f"epoch {row['epoch']:>3}/{epochs}", "validation", *fields)))
-            return
-        fields += [f"{row['img_s']:,.0f} img/s", f"waiting {row['data_time']:.0%}"]
-        line(0, *fields)
-        where = f"epoch {row['epoch']:6.2f}/{epochs}", f"step {row['step']:,}"
-        line.tell("  ".join((*where, *fields, f"lr {row['lr']:g}")))
-
-    what, steps = f"epoch {min(first // per_epoch + 1, epochs)}/{epochs}", epochs * per_epoch
-    with progress(what, steps, first=first, unit="steps", output=True, quiet=quiet) as line:
-        yield Watch(stop, stop.unbroken(tell_step), stop.unbroken(tell_row))
 
 
 def make_step(
@@ -140,8 +113,7 @@ def find_state(
         begin(step.network, settings.init_from, step.replicas)
     if step.replicas.first:
         tell_room(run.path, step.recipe)
-        # what predict needs to know if the dataset is gone
-        known = [dataset.root / name for name in ("dataset.json", "statistics.npz")]
+        known = [dataset.root / name for name in COPIES]
         run.open(state.step, len(state.history), describe(dataset, identity), known)
     return state
 
@@ -175,13 +147,18 @@ def make_trainer(
 
 def tell_room(folder: Path, recipe: Recipe) -> None:
     """Warn where the states that a run keeps may not find room: a new one, last, previous and best."""
-    size = 2 * 4 * sum(shape.parameters for shape in recipe.shapes())  # weights and velocities
+    size = state_size(recipe)
     there, free = sum(path.stat().st_size for path in folder.glob("*.pt")), shutil.disk_usage(folder).free
     if free + there < 4 * size:
         warn(
             f"{folder} will hold up to four states of {disk_size(size)} each, and {disk_size(free)} "
             "are free there"
         )
+
+
+def state_size(recipe: Recipe) -> int:
+    """Return the bytes of a state: weights and velocities."""
+    return 2 * 4 * sum(shape.parameters for shape in recipe.shapes())
 
 
 def begin(network: AlexNet, source: str, replicas: Replicas) -> None:

@@ -1,0 +1,50 @@
+"""Say at once what a training will do: what is known before torch is imported, and then the rest."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cli.display import plural, say
+from model import schedule
+from model.recipe import Recipe
+from pipeline.dataset import Dataset
+
+if TYPE_CHECKING:
+    from model.train import State
+
+
+def tell_plan(recipe: Recipe, dataset: Dataset, path: Path) -> None:
+    """Print, in the first process, the dataset, network, length and folder of a training."""
+    if os.environ.get("RANK") not in (None, "", "0"):
+        return
+    train, val = dataset.samples("train"), dataset.samples("val")
+    width = f", width {recipe.width:g}" if recipe.width != 1 else ""
+    parameters = sum(shape.parameters for shape in recipe.shapes())
+    most = "at most " if recipe.schedule == "plateau" else ""
+    length = f"{plural(schedule.epochs(recipe), 'epoch')} of {plural(-(-train // recipe.batch_size), 'step')}"
+    saved = any(path.glob("*.pt"))
+    tell_rows(
+        data=f"{train:,} training and {val:,} validation images of {len(dataset.classes):,} classes "
+        f"in {dataset.root}",
+        network=f"recipe {recipe.name}{width}, {parameters:,} parameters",
+        training=f"{most}{length}, batches of {recipe.batch_size:,}",
+        run=f"{path}, {'resumed' if saved else 'new'}",
+    )
+
+
+def tell_start(identity: dict[str, Any], state: "State") -> None:
+    """Print the devices, and of a run that is resumed where it stands."""
+    processes = f"{identity['processes']} processes, each on " if identity["processes"] > 1 else ""
+    rows = {"device": f"{processes}{identity['devices']}, {identity['precision']}"}
+    if state.step:
+        rows["start"] = f"after step {state.step:,}"
+    if state.history:
+        last = state.history[-1]
+        rows["start"] += f"; validation after epoch {last['epoch']}: top-1 error {last['top1_err']:.2f} %"
+    tell_rows(**rows)
+
+
+def tell_rows(**rows: str) -> None:
+    """Print a line for each: its name and what it is."""
+    for name, text in rows.items():
+        say(f"  {name:<10}{text}")
