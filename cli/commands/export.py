@@ -42,14 +42,15 @@ def command(run_name: str | None, checkpoint: str, kind: str, out: Path | None, 
     \b
     safetensors  our names; recipe, classes and mean image are in the file,
                  and every command takes it as --run
-    caffe        Caffe's: conv1 reads BGR, dropout's factor in fc7 and fc8
+    caffe        Caffe's names: conv1 reads BGR, dropout's factor in fc7 and fc8
     torchvision  names of torchvision.models.alexnet, one column: zeros where
-                 the towers do not meet. Its shapes are the paper's, not those
-                 of torchvision's narrower network
+                 the towers do not meet. torchvision's own network is narrower
+                 and has no norms: these weights do not load into it
     onnx         pixels 0..255 in, probabilities out; compared with ours in
                  onnxruntime on eight validation images
 
-    The first three are read back by `train --init-from` and by --run.
+    The first three are read back by `train --init-from` and by --run; docs/export.md has the lines of Python
+    that load each format.
     """
     import torch
 
