@@ -18,6 +18,7 @@ from cli import failures, signals
 from cli.commands import (
     baseline,
     bench,
+    completion,
     demo,
     doctor,
     ensemble,
@@ -130,5 +131,6 @@ for module in (
     report,
     baseline,
     reproduce,
+    completion,
 ):
     main.add_command(module.command)

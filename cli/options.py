@@ -11,10 +11,11 @@ import click
 
 from pipeline import atomic
 
+DATA = "data/imagenet"
 data = click.option(
     "--data",
     type=click.Path(path_type=Path),
-    default="data/imagenet",
+    default=DATA,
     envvar="ALEXNET_DALI_DATA",
     show_envvar=True,
     help="The prepared dataset.",

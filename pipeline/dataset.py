@@ -11,9 +11,11 @@ SPLIT/names.txt       each sample's file name in the source, a line each, in the
 import hashlib
 import json
 import math
+import os
 import shlex
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,12 +24,14 @@ from msgspec import Meta, Struct
 
 from pipeline.atomic import replacing
 from pipeline.errors import DataError
+from pipeline.formats import SUFFIXES
 from pipeline.schema import Array, Count, Positive, Sha256, Unfit, map_npy, need_file, read_json
 from pipeline.schema import convert as fitting
 
 FORMAT = 2
 PIXELS = (256, 256, 3)  # uint8, of each image of a raw dataset
 SPLITS = ("train", "val", "test")
+LOOKED_AT = 100  # folders, for images
 WORK = ".work"  # prep's own folder, inside a dataset that is not finished yet
 # One row per sample: its image is bytes [offset, offset + size) of a shard; label -1 where there is none.
 INDEX = np.dtype([("shard", "<u4"), ("offset", "<u8"), ("size", "<u4"), ("label", "<i4")])
@@ -125,7 +129,7 @@ def read_description(root: Path) -> Dataset:
     except FileNotFoundError:
         if (root / WORK).is_dir():
             raise DataError(f"{root} is half prepared; finish it with the same command: {prep}") from None
-        raise DataError(f"no prepared dataset in {root}; make it: {prep}") from None
+        raise DataError(_missing(root)) from None
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from None
     except Unfit as error:
@@ -240,8 +244,27 @@ def read_names(dataset: Dataset, split: str) -> list[str]:
     return names
 
 
-def _prep(root: Path) -> str:
-    return f"alexnet-dali prep --imagenet-root DIR --out {shlex.quote(str(root))}"
+def _missing(root: Path) -> str:
+    """Say how to get a dataset where there is none; where there are images, in another place than theirs."""
+    if not _holds_images(root):
+        return f"no prepared dataset in {root}; make it: {_prep(root)}"
+    images = root.resolve()
+    out = Path("data", images.name)
+    if out.exists() or out.resolve().is_relative_to(images):
+        out = images.with_name(f"{images.name}-prepared")
+    return f"{root} holds images, not a prepared dataset; prepare it first: {_prep(out, root)}"
+
+
+def _holds_images(root: Path) -> bool:
+    """Tell by names whether images, or tars of them, lie in a folder that prep has not made."""
+    folders = islice(os.walk(root, followlinks=True), LOOKED_AT)
+    names = (name.lower() for _, _, files in folders for name in files)
+    return not (root / "statistics.npz").exists() and any(n.endswith((*SUFFIXES, ".tar")) for n in names)
+
+
+def _prep(root: Path, images: Path | str = "DIR") -> str:
+    words = ("alexnet-dali", "prep", "--imagenet-root", str(images), "--out", str(root))
+    return shlex.join(words)
 
 
 def _repair(dataset: Dataset) -> str:

@@ -206,7 +206,7 @@ def test_environment_and_fraction(bigger: Path, tmp_path: Path, monkeypatch: pyt
     assert result.exit_code == 0, result.output
     dataset = open_dataset(out)
     assert (dataset.samples("train"), dataset.samples("val")) == (540, 60)
-    assert re.search("next +alexnet-dali train\n", result.output)
+    assert re.search("next +alexnet-dali train( --device cpu)?\n", result.output)
 
 
 def test_what_is_done_about_orientation_and_flaws_is_said(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """What stands beside errors: the paper's where the classes are ILSVRC's, or else guessing; no idle top-5."""
 
+import hashlib
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,7 @@ from cli.display import top_errors
 from cli.paper.comparison import comparison
 from cli.paper.tables import TABLES
 from pipeline.dataset import Category
+from pipeline.source.names import ilsvrc_names
 
 
 def classes(count: int, first_id: int | None = None) -> list[Category]:
@@ -36,6 +39,19 @@ def test_the_papers_numbers_are_of_ilsvrc_only() -> None:
             f"guessing among {len(others):,} classes"
         ]
     assert len(comparison(classes(1000, first_id=1), "train")) == 1  # whose errors the paper does not say
+
+
+def test_ilsvrc_2012_is_known_by_its_wnids() -> None:
+    wnids = sorted(ilsvrc_names())
+    # as timm 1.0.31 lists them
+    digest = "385e0240499426c022b773be1ae4da780f057b89c9694c7f47199f62746b6edd"
+    assert hashlib.sha256("\n".join(wnids).encode()).hexdigest() == digest
+    found = [Category(number, wnid, wnid, None) for number, wnid in enumerate(wnids)]
+    assert comparison(found, "val")[:2] == [
+        ("1 CNN (ILSVRC-2012 val, ten views)", "40.7 %", "18.2 %"),
+        ("1 CNN, 2012 log (ILSVRC-2012 val, ten views)", "40.66 %", "18.21 %"),
+    ]
+    assert [name for name, *_ in comparison(found[1:], "val")] == ["guessing among 999 classes"]
 
 
 def test_five_guesses_among_five_classes_say_nothing() -> None:

@@ -1,11 +1,12 @@
 """Define alexnet-dali demo: run the three commands on a small ImageNet that is drawn on the spot."""
 
-import shlex
 import shutil
 from pathlib import Path
 
 import click
 
+from cli import options
+from cli.compose.runs import quote, recommend
 from cli.display import say
 from cli.pictures.curves import curves
 from cli.pictures.filters import filters
@@ -38,11 +39,16 @@ def command(out: Path, device: str) -> None:
     filters(weights["conv1.weight"].numpy(), out / "filters.png", "What the first layer learned")
     curves(read_metrics(run / "metrics.jsonl"), out / "curves.png", "The demo's training")
     say(f"pictures: {out / 'filters.png'}, {out / 'curves.png'}")
+    say("next, each by itself:")
+    machine, mistaken = options.Machine(device=device), ("--split", "val", "--only-errors")
+    say(recommend("report", run=run, machine=machine))
+    say(recommend("predict", *mistaken, "--picture", str(out / "mistaken.png"), run=run, machine=machine))
+    say(recommend("show", "filters", "--layer", "conv2", "--out", str(out / "conv2.png"), run=run))
 
 
 def call(*arguments: object) -> None:
     """Show and run a command as if it had been typed."""
     words = [str(argument) for argument in arguments]
     say("")
-    say(f"$ alexnet-dali {shlex.join(words)}")
+    say(f"$ alexnet-dali {' '.join(map(quote, words))}")
     click.get_current_context().find_root().command.main(words, standalone_mode=False)

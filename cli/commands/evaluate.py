@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from cli import options
+from cli.compose.runs import recommend
 from cli.display import plural, print_table, say, top_errors, warn, write_json
 from cli.paper.comparison import comparison
 from pipeline.dataset import Category, has_labels
@@ -62,11 +63,19 @@ def command(
     )
     if labelled:
         print_errors(result, dataset.classes)
+    if split == "val" and (run.source / "run.json").exists():
+        if replicas.world > 1:
+            machine = options.Machine()
+        say(f"next: {recommend('report', data=data, run=run.source, machine=machine)}")
 
 
 def print_errors(result: dict[str, Any], classes: Sequence[Category]) -> None:
     """Print our errors above what they are compared with."""
-    views = "ten views" if result["views"] > 1 else "centre crop"
+    from cli.compose.images import name_views
+
     ours = top_errors(result, len(classes))
-    rows = [(f"this run, {result['split']}, {views}", *ours.values()), *comparison(classes, result["split"])]
+    rows = [
+        (f"this run, {result['split']}, {name_views(result['views'])}", *ours.values()),
+        *comparison(classes, result["split"]),
+    ]
     print_table(("", *(f"{name} error" for name in ours)), rows, line=1)

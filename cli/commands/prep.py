@@ -1,7 +1,5 @@
 """Define alexnet-dali prep: prepare a dataset, once, before the first training."""
 
-import os
-import shlex
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cli import options
+from cli.compose.runs import recommend
 from cli.display import Line, disk_size, plural, progress, say
 from cli.signals import ended_in_order
 from pipeline.dataset import Dataset, find_faults, has_labels
@@ -32,7 +31,7 @@ EXIF = {
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
-    default="data/imagenet",
+    default=options.DATA,
     envvar="ALEXNET_DALI_DATA",
     show_envvar=True,
     help="Where the prepared dataset goes.",
@@ -168,9 +167,6 @@ def _show(dataset: Dataset, rate: float | None) -> None:
     rows["on disk"] = f"{disk_size(size)} in {dataset.root}"
     if rate:
         rows["speed"] = f"{rate:,.0f} images/s"
-    default = next(option.default for option in command.params if option.name == "out")
-    known = str(dataset.root) in (default, os.environ.get("ALEXNET_DALI_DATA"))
-    data = "" if known else f" --data {shlex.quote(str(dataset.root))}"
-    rows["next"] = f"alexnet-dali train{data}"
+    rows["next"] = recommend("train", data=dataset.root, machine=options.Machine())
     for name, value in rows.items():
         say(f"  {name:<10}{value}")

@@ -15,7 +15,8 @@ from pipeline.dataset import need_labels
 
 
 @click.command("report")
-@click.argument("run_name", required=False, metavar="[RUN]")
+@click.argument("argument", required=False, metavar="[RUN]")
+@options.run
 @options.checkpoint
 @options.machine
 @options.run_data
@@ -23,6 +24,7 @@ from pipeline.dataset import need_labels
 @click.option("--out", type=options.output, help="The page.  [default: report.html in the run]")
 @options.force
 def command(
+    argument: str | None,
     run_name: str | None,
     checkpoint: str,
     machine: options.Machine,
@@ -37,7 +39,9 @@ def command(
     from cli.compose.trained import open_run
     from cli.study import report
 
-    run = open_run(run_name, checkpoint, machine)
+    if argument and run_name:
+        raise click.UsageError("name the run once: as RUN or by --run")
+    run = open_run(argument or run_name, checkpoint, machine)
     folder, dataset = run.source, run.data(data)
     need_labels(dataset, "val")
     try:
@@ -60,7 +64,7 @@ def command(
         ("Similar images", report.draw_similar(run, dataset, seen)),
         ("Recipe", report.recipe_tables(run)),
         ("Environment", report.environment(about)),
-        ("Commands", report.commands(about, run)),
+        ("Commands", report.commands(about, run, data, machine)),
     ]
     subtitle = (
         f"AlexNet, recipe {run.recipe.name}, {run.path.name} at step {run.step:,}; written "

@@ -9,6 +9,7 @@ import numpy as np
 
 from cli import options
 from cli.compose.classes import choose_class
+from cli.compose.runs import find_run
 from cli.display import draw, plural, say, write_json
 from cli.pictures import curves as graphs
 from cli.pictures import filters as kernels
@@ -57,17 +58,16 @@ def filters(run_name: str | None, checkpoint: str, layer: str, out: Path) -> Non
 
 @command.command("curves")
 @click.argument("runs", nargs=-1, metavar="[RUN]...")
+@click.option("--run", "more", multiple=True, help="A RUN; may be given several times.")
 @options.out("curves.png")
-def curves(runs: Sequence[str], out: Path) -> None:
+def curves(runs: Sequence[str], more: Sequence[str], out: Path) -> None:
     """Loss and errors over the epochs.
 
     The drops of the learning rate are marked; several runs are drawn over one another. A RUN is a name in
     runs/ or a folder; without one it is the newest.
     """
-    from cli.compose.trained import find_run
-
     metrics = {}
-    for folder in [find_run(name) for name in runs] or [find_run(None)]:
+    for folder in [find_run(name) for name in (*runs, *more)] or [find_run(None)]:
         path = folder / "metrics.jsonl"
         if not path.exists():
             raise RunError(f"{path} is not there: {folder} is no run; runs are made by alexnet-dali train")

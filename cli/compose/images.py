@@ -29,6 +29,11 @@ def choose_views(ten_crop: bool) -> tuple[tuple[int, int, int], ...]:
     return TEN_VIEWS if ten_crop else CENTRE_VIEW
 
 
+def name_views(count: int) -> str:
+    """Return what so many views of an image are called."""
+    return "ten views" if count > 1 else "centre crop"
+
+
 def read_mean(root: Path, recipe: Recipe) -> torch.Tensor:
     """Read the mean image beside a dataset's description; return what the network subtracts."""
     return centre_mean(Statistics.load(root / "statistics.npz").mean, recipe)

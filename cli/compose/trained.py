@@ -10,9 +10,10 @@ import torch
 
 from cli import options
 from cli.compose.devices import choose_devices, use_device
-from cli.compose.images import centre_mean, stream_options
+from cli.compose.images import centre_mean, name_views, stream_options
 from cli.compose.predictions import Predictions, write
-from cli.display import plural, progress, say
+from cli.compose.runs import find_run
+from cli.display import progress, say
 from model import checkpoint
 from model.errors import RunError
 from model.evaluate import Evaluation, evaluate, sound_rates
@@ -37,7 +38,6 @@ from pipeline.graph import CENTRE_VIEW
 from pipeline.schema import Unfit, convert
 from pipeline.statistics import Statistics
 
-LISTED = 10  # runs that a message names, at most
 FILES = 16  # decoded at a time; of 24 megapixels each, 1.2 GB of pixels
 
 
@@ -114,30 +114,6 @@ def open_run(run_name: str | None, state: str, machine: options.Machine) -> Trai
         facts=facts,
         workers=machine.workers,
     )
-
-
-def find_run(name: str | None) -> Path:
-    """Return the folder of the named run, or of the one in runs/ that was saved last."""
-    if name:
-        folder = options.run_path(name)
-        if not folder.is_dir():
-            raise RunError(f"there is no run {folder}; {known_runs(folder.parent)}")
-        return folder
-    states = sorted(Path("runs").glob("*/last.pt"), key=lambda path: path.stat().st_mtime)
-    if not states:
-        raise RunError(
-            "no trained run in runs/; train one (alexnet-dali train) or name its folder with --run"
-        )
-    return states[-1].parent
-
-
-def known_runs(place: Path) -> str:
-    """Return a text with the names of the runs in a folder."""
-    names = sorted({path.parent.name for name in ("run.json", "last.pt") for path in place.glob(f"*/{name}")})
-    if not names:
-        return f"{place} has none: train one (alexnet-dali train)"
-    more = f" and {len(names) - LISTED} others" if len(names) > LISTED else ""
-    return f"{place} has {', '.join(names[:LISTED])}{more}"
 
 
 def open_checkpoint(run_name: str | None, state: str) -> tuple[Path, dict[str, Any]]:
@@ -237,7 +213,7 @@ def evaluate_run(
         rows=replicas.rows,
         **run.image_options(),
     )
-    what = f"{split}, {plural(len(views), 'view')}"
+    what = f"{split}, {name_views(len(views))}"
     evaluation = compute(run, batches, replicas, what, keep=bool(predictions))
     sums, samples = replicas.gather_sums(evaluation.sums).sum(0), dataset.samples(split)
     images = int(sums[0])

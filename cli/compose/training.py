@@ -16,11 +16,11 @@ from typing import Any
 import nvidia.dali
 import torch
 
-from cli import options
 from cli.compose import trained
 from cli.compose.announce import tell_start
 from cli.compose.devices import choose_devices, recorder, told_plainly, use_device
 from cli.compose.images import read_mean, stream_options, train_batches
+from cli.compose.runs import recommend
 from cli.compose.watching import watching
 from cli.display import disk_size, say, warn
 from cli.options import Machine
@@ -85,8 +85,9 @@ def train(recipe: Recipe, dataset: Dataset, path: Path, settings: TrainSettings,
                     say(f"stopped at step {state.step:,}; the same command goes on from there", err=True)
                 return stopped.status
         if replicas.first:
-            which = "" if path.parent == options.RUNS else f" --run {shlex.quote(options.run_name(path))}"
-            say(f"{path} is trained; now: alexnet-dali eval --ten-crop{which}")
+            machine = settings.machine if replicas.world == 1 else Machine()
+            say(f"{path} is trained")
+            say(f"next: {recommend('eval', '--ten-crop', run=path, machine=machine)}")
     return 0
 
 
@@ -112,6 +113,9 @@ def find_state(
     if settings.init_from and state.step == 0:
         begin(step.network, settings.init_from, step.replicas)
     if step.replicas.first:
+        if step.recipe.anew and state.step == 0 and not settings.init_from:
+            name = step.recipe.name
+            warn(f"{name} goes on from another training: without --init-from RUN all layers start at random")
         tell_room(run.path, step.recipe)
         known = [dataset.root / name for name in COPIES]
         run.open(state.step, len(state.history), describe(dataset, identity), known)

@@ -1,7 +1,6 @@
 """Write the sections of the HTML report."""
 
 import io
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +10,10 @@ import numpy as np
 import torch
 
 from cli import options
+from cli.compose.runs import recommend
 from cli.compose.trained import Trained
 from cli.display import progress, top_errors
+from cli.options import Machine
 from cli.paper.comparison import comparison
 from cli.pictures import panels
 from cli.pictures.curves import curves
@@ -187,12 +188,15 @@ def environment(about: dict[str, Any]) -> str:
     return page.table(["", ""], rows)
 
 
-def commands(about: dict[str, Any], run: Trained) -> str:
-    source, data = shlex.quote(options.run_name(run.source)), shlex.quote(about["data"]["path"])
-    given = f"--run {source} --data {data}"
-    return page.text("The run was started by") + page.code(
-        start["command"] for start in about["starts"]
-    ) + page.text("and these make its numbers again:") + page.code(
-        [f"alexnet-dali eval {given}", f"alexnet-dali eval --ten-crop {given}",
-         f"alexnet-dali report --data {data} {source}"]
-    )  # fmt: skip
+def commands(about: dict[str, Any], run: Trained, data: Path | None, machine: Machine) -> str:
+    of_run = "--run", options.run_name(run.source)  # by its name: the page is read when others are the newest
+    made = [
+        recommend(*words, *of_run, data=data, machine=machine)
+        for words in (("eval",), ("eval", "--ten-crop"), ("report",))
+    ]
+    return (
+        page.text("The run was started by")
+        + page.code(start["command"] for start in about["starts"])
+        + page.text("and these make its numbers again:")
+        + page.code(made)
+    )
