@@ -54,7 +54,7 @@ def leave(number: int, frame: FrameType | None) -> None:
 @contextmanager
 def ended_in_order() -> Iterator[None]:
     """End the block at a signal, with a line; for work that is kept piece by piece as it is done."""
-    stop = StopWish(None)
+    stop = StopRequest(None)
 
     def end(number: int, frame: FrameType | None) -> None:
         again = stop()
@@ -72,7 +72,7 @@ def ended_in_order() -> Iterator[None]:
                 say(f"stopped by {name}; the same command goes on from here", err=True)
 
 
-class StopWish:
+class StopRequest:
     """Note requests to stop: call it for the exit status with which to stop, or 0 to go on."""
 
     def __init__(self, minutes: float | None) -> None:

@@ -33,7 +33,7 @@ def tally(probabilities: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return torch.stack([torch.full_like(loss, len(labels)), loss, *wrong])
 
 
-def rates(sums: torch.Tensor) -> dict[str, float]:
+def error_percentages(sums: torch.Tensor) -> dict[str, float]:
     """Return a tally as loss (nats per image) and errors (percent). Waits for the device."""
     images, loss, top1, top5 = sums.tolist()
     return {"loss": loss / images, "top1_err": 100 * top1 / images, "top5_err": 100 * top5 / images}
@@ -41,7 +41,7 @@ def rates(sums: torch.Tensor) -> dict[str, float]:
 
 def sound_rates(sums: torch.Tensor, source: object) -> dict[str, float]:
     """Return `rates`, or raise RunError that names the source if the loss is not finite."""
-    measured = rates(sums)
+    measured = error_percentages(sums)
     if not math.isfinite(measured["loss"]):
         raise RunError(f"{source}: the loss is {measured['loss']}, for {LOST}")
     return measured

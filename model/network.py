@@ -22,7 +22,7 @@ from model.lrn import across_maps, across_places, contrast
 from model.placement import Images, Pieces, bordered, exchange, placed, spread
 from model.recipe import Full, Recipe, Shape
 
-State = dict[str, Tensor]
+StateDict = dict[str, Tensor]
 Masks = list[Pieces]  # per dropout layer, in order, one piece per device: (N, units) bool
 Keys = Sequence[int | Tensor]  # one per dropout layer: signed 64-bit numbers, or int64 () on the device
 RELU_LRN = "relu, lrn"  # two steps fused into one kernel on a GPU
@@ -132,10 +132,10 @@ class AlexNet(nn.Module):
         """Return the towers that hold a layer: all with a part each, or for the last layer the head alone."""
         return [self.head] if shape is self.shapes[-1] else list(self.towers)  # type: ignore[arg-type]
 
-    def _initial(self) -> State:
+    def _initial(self) -> StateDict:
         """Draw normal weights and constant biases in canonical form, so that all placements start alike."""
         draw = torch.Generator().manual_seed(self.seed)
-        state: State = {}
+        state: StateDict = {}
         for shape in self.shapes:
             name, layer, sizes = shape.layer.name, shape.layer, shape.tensors
             state[f"{name}.weight"] = torch.randn(sizes["weight"], generator=draw).mul_(shape.std)
@@ -269,11 +269,11 @@ class AlexNet(nn.Module):
             for kind in shape.tensors:
                 yield shape.layer.name, kind, [getattr(t.part(shape), kind) for t in self.towers_of(shape)]
 
-    def state(self) -> State:
+    def state(self) -> StateDict:
         """Return the parameters on the CPU in canonical form: "conv1.weight" holds both towers' filters."""
         return {f"{name}.{kind}": canonical(pieces) for name, kind, pieces in self.pieces()}
 
-    def load(self, state: State) -> None:
+    def load(self, state: StateDict) -> None:
         """Load a `state` of any placement; RunError names the first tensor of a wrong shape."""
         check_sizes(state, {f"{shape.layer.name}.{kind}": size for shape in self.shapes
                     for kind, size in shape.tensors.items()})  # fmt: skip
@@ -309,7 +309,7 @@ def scatter(whole: Tensor, pieces: Sequence[Tensor]) -> None:
         piece.copy_(part)
 
 
-def check_sizes(state: State, sizes: Mapping[str, tuple[int, ...]]) -> None:
+def check_sizes(state: StateDict, sizes: Mapping[str, tuple[int, ...]]) -> None:
     """Raise RunError unless the state has exactly these tensors of these sizes."""
     for name, size in sizes.items():
         if name not in state:

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.sgd import sgd
 
-from model.network import AlexNet, State, canonical, check_sizes, scatter
+from model.network import AlexNet, StateDict, canonical, check_sizes, scatter
 from model.recipe import Recipe
-from model.schedule import Rates
+from model.schedule import LearningRates
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Momentum:
         }
         self.groups: dict[tuple[float, float], _Group] = {}  # by learning rate and weight decay
 
-    def set_rates(self, rates: Rates) -> None:
+    def set_rates(self, rates: LearningRates) -> None:
         """Set the learning rates of the next steps."""
         self.groups = defaultdict(_Group)
         for name, kind, pieces in self.network.pieces():
@@ -75,14 +75,14 @@ class Momentum:
         """Discard the gradients."""
         self.network.zero_grad()
 
-    def state(self) -> State:
+    def state(self) -> StateDict:
         """Return the velocities, the whole state, on the CPU in canonical form (see `AlexNet.state`)."""
         return {
             f"{name}.{kind}": canonical([self.opposite[piece] for piece in pieces]).neg_()
             for name, kind, pieces in self.network.pieces()
         }
 
-    def load(self, state: State) -> None:
+    def load(self, state: StateDict) -> None:
         """Load the `state` of any placement; RunError names the first velocity of a wrong shape."""
         check_sizes(state, {name: tuple(tensor.shape) for name, tensor in self.state().items()})
         for name, kind, pieces in self.network.pieces():

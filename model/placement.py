@@ -13,7 +13,7 @@ Pieces = list[Tensor]  # one tensor (N, maps, ...) split by maps: one piece per 
 Images = Tensor | list[Tensor]  # (N, 3, side, side) on the first device, or the same on each
 
 
-def aside(
+def prefetch_to_devices(
     batches: Iterator[tuple[Tensor, Tensor]], devices: Sequence[torch.device]
 ) -> Iterator[tuple[Images, Tensor]]:
     """Yield the batches; for two GPUs, images are copied to both while the previous step still computes.

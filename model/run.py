@@ -16,7 +16,7 @@ from model.recipe import Recipe
 from pipeline.atomic import append, create, lock, naming, replacing
 from pipeline.schema import Count, Fingerprint, Place, Unfit, convert, need_file, parse, read_json
 
-Row = dict[str, Any]
+MetricsRow = dict[str, Any]
 OTHER = "another --run (of a baseline: --out)"
 Percent = Annotated[float, Meta(ge=0, le=100)]
 Amount = Annotated[float, Meta(ge=0, le=1e300)]
@@ -90,7 +90,7 @@ class RunDirectory:
                     f"another training is using {path}; wait for it, or give this one {OTHER}"
                 ) from None
 
-    def open(self, step: int, epochs: int, description: Row, copies: Sequence[Path] = ()) -> None:
+    def open(self, step: int, epochs: int, description: MetricsRow, copies: Sequence[Path] = ()) -> None:
         """Continue after `step` steps and `epochs` validations; drop later rows, whose state was lost.
 
         copies: files to copy into the run's folder.
@@ -114,7 +114,7 @@ class RunDirectory:
             self.events = Events(self.path / f"events.out.tfevents.{len(starts):010d}")
             self.events.begin(step + 1)
 
-    def add(self, row: Row) -> None:
+    def add(self, row: MetricsRow) -> None:
         """Append one row of metrics. It must be final: rows are never changed."""
         with write_errors(self.path / "metrics.jsonl"):
             self.metrics.write(json.dumps(row).encode() + b"\n")
@@ -159,7 +159,7 @@ class Events:
         self._write(file_version="brain.Event:2")
         self._write(step=start, session_log=SessionLog(status=SessionLog.START))
 
-    def add(self, row: Row) -> None:
+    def add(self, row: MetricsRow) -> None:
         """Write each number of a row as KIND/NAME."""
         from tensorboard.compat.proto.summary_pb2 import Summary
 
@@ -178,7 +178,7 @@ class Events:
         self.records.close()
 
 
-def read_metrics(path: Path) -> list[Row]:
+def read_metrics(path: Path) -> list[MetricsRow]:
     """Return the rows of a metrics.jsonl, without a last line that a kill cut short."""
     try:
         need_file(path)
@@ -188,7 +188,7 @@ def read_metrics(path: Path) -> list[Row]:
     rows = []
     for number, line in enumerate(lines, 1):
         try:
-            row = parse(line, Row)
+            row = parse(line, MetricsRow)
             convert(row, Training | Validation)  # type: ignore[arg-type]
         except Unfit as error:
             raise RunError(f"{path}, line {number} is damaged: {error}; remove that line") from None
@@ -196,10 +196,10 @@ def read_metrics(path: Path) -> list[Row]:
     return rows
 
 
-def read_about(path: Path) -> Row:
+def read_about(path: Path) -> MetricsRow:
     """Return the content of a run.json; FileNotFoundError if there is none, RunError if damaged."""
     try:
-        about = read_json(path, Row)
+        about = read_json(path, MetricsRow)
         if recipe := convert(about, About).recipe:
             Recipe.from_dict(recipe)
     except (Unfit, RunError) as error:

@@ -15,7 +15,7 @@ REDUCTIONS = 3
 
 
 @dataclass(frozen=True)
-class Rates:
+class LearningRates:
     """Hold one epoch's learning rates by layer name, and whether its images get colour noise."""
 
     weight: dict[str, float]
@@ -28,7 +28,7 @@ def epochs(recipe: Recipe) -> int:
     return recipe.epochs or SCHEDULES[recipe.schedule].epochs
 
 
-def rates(recipe: Recipe, epoch: int, history: Sequence[float] = ()) -> Rates:
+def learning_rates(recipe: Recipe, epoch: int, history: Sequence[float] = ()) -> LearningRates:
     """Return the learning rates of `epoch` (from 1), given the top-1 error after each finished epoch.
 
     If `epochs` is not the schedule's own, changes are stretched to the same fraction of the run.
@@ -43,7 +43,7 @@ def rates(recipe: Recipe, epoch: int, history: Sequence[float] = ()) -> Rates:
             weight[name] = weight[name] if change.weight is None else change.weight
             bias[name] = bias[name] if change.bias is None else change.bias
         noise = noise if change.noise is None else change.noise
-    return Rates(
+    return LearningRates(
         {name: recipe.rate * factor for name, factor in weight.items()},
         {name: recipe.rate * recipe.bias_factor * factor for name, factor in bias.items()},
         noise,
@@ -52,7 +52,7 @@ def rates(recipe: Recipe, epoch: int, history: Sequence[float] = ()) -> Rates:
 
 def noise(recipe: Recipe, epoch: int) -> bool:
     """Return whether images of `epoch` get colour noise; not by errors, as the loader prefetches."""
-    return rates(recipe, epoch).noise
+    return learning_rates(recipe, epoch).noise
 
 
 def divisor(recipe: Recipe, epoch: int) -> float:
@@ -65,14 +65,16 @@ def finished(recipe: Recipe, history: Sequence[float]) -> bool:
     return len(history) >= epochs(recipe) or len(_plateaus(recipe, history)) > REDUCTIONS
 
 
-def stages(recipe: Recipe) -> list[tuple[str, Rates]]:
+def stages(recipe: Recipe) -> list[tuple[str, LearningRates]]:
     """Return each stage's epochs, as "1-24", and rates; for "plateau", "to plateau 1" and so on."""
     if recipe.schedule == "plateau":
         stop = recipe.patience + 1  # epochs of a stage that never improves on its first
-        each = [rates(recipe, 1 + stop * i, [0.0] * (stop * i)) for i in range(REDUCTIONS + 1)]
+        each = [learning_rates(recipe, 1 + stop * i, [0.0] * (stop * i)) for i in range(REDUCTIONS + 1)]
         return [(f"to plateau {i}", stage) for i, stage in enumerate(each, 1)]
     result = []
-    for stage, group in groupby(range(1, epochs(recipe) + 1), key=lambda epoch: rates(recipe, epoch)):
+    for stage, group in groupby(
+        range(1, epochs(recipe) + 1), key=lambda epoch: learning_rates(recipe, epoch)
+    ):
         first, *rest = group
         result.append((f"{first}-{rest[-1]}" if rest else f"{first}", stage))
     return result

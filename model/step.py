@@ -35,9 +35,9 @@ class Step:
         self.sums = torch.zeros(4, dtype=torch.float64, device=network.devices[0])
         full = partial(self._work, total=self.recipe.batch_size)
         self.captured = Captured(full, record) if record else None
-        self.set_rates(schedule.rates(self.recipe, 1), schedule.divisor(self.recipe, 1))
+        self.set_rates(schedule.learning_rates(self.recipe, 1), schedule.divisor(self.recipe, 1))
 
-    def set_rates(self, rates: schedule.Rates, divisor: float) -> None:
+    def set_rates(self, rates: schedule.LearningRates, divisor: float) -> None:
         """Set the learning rates of the next steps, and what their images are divided by."""
         self.rates, self.divisor = rates, divisor
         self.optimiser.set_rates(rates)

@@ -12,9 +12,9 @@ import torch
 
 from model import checkpoint, schedule
 from model.errors import RunError
-from model.evaluate import Evaluation, rates
+from model.evaluate import Evaluation, error_percentages
 from model.placement import Images
-from model.run import Row, RunDirectory
+from model.run import MetricsRow, RunDirectory
 from model.step import Step
 
 
@@ -26,20 +26,20 @@ class Stopped(Exception):
 
 
 @dataclass
-class State:
+class RunState:
     """Hold how far a run is: with the weights, velocities and sums of `Step`, all that resuming needs."""
 
     step: int = 0
-    history: list[Row] = field(default_factory=list)  # the validation after each epoch
+    history: list[MetricsRow] = field(default_factory=list)  # the validation after each epoch
 
 
-def take_up(
+def resume(
     folder: Path,
     step: Step,
     identity: dict[str, Any],
     allow_changes: bool,
     warn: Callable[[str], None],
-) -> State:
+) -> RunState:
     """Resume the run in `folder`: load weights, velocities and sums. A new run starts at step 0.
 
     Only the first process reads the folder, which other machines may not have.
@@ -54,11 +54,11 @@ def take_up(
             raise RunError(f"process {replicas.rank} has another {text}: all must have the first one's")
     saved = replicas.broadcast(saved)
     if saved is None:
-        return State()
+        return RunState()
     step.network.load(saved["weights"])
     step.optimiser.load(saved["velocities"])
     step.sums.copy_(replicas.restore_sums(saved["sums"]))
-    return State(saved["step"], saved["history"])
+    return RunState(saved["step"], saved["history"])
 
 
 @dataclass
@@ -67,8 +67,8 @@ class Watch:
 
     stop: Callable[[], int] = lambda: 0
     # the step's number, and what reads the figures of the steps since the last row: that waits for the device
-    step: Callable[[int, Callable[[], Row]], None] = lambda step, figures: None
-    row: Callable[[Row], None] = lambda row: None
+    step: Callable[[int, Callable[[], MetricsRow]], None] = lambda step, figures: None
+    row: Callable[[MetricsRow], None] = lambda row: None
     validating: Callable[[int], None] = lambda images: None  # a batch of this process's images is done
 
 
@@ -101,7 +101,7 @@ class Trainer:
     validate: Callable[[Callable[[int], None]], Evaluation]
     run: RunDirectory
     identity: dict[str, Any]
-    state: State
+    state: RunState
     watch: Watch = field(default_factory=Watch)
     save_seconds: float = 600
     log_steps: int = 50
@@ -123,7 +123,9 @@ class Trainer:
 
     def _epoch(self, epoch: int, per_epoch: int) -> None:
         recipe = self.step.recipe
-        self.step.set_rates(schedule.rates(recipe, epoch, self._errors()), schedule.divisor(recipe, epoch))
+        self.step.set_rates(
+            schedule.learning_rates(recipe, epoch, self._errors()), schedule.divisor(recipe, epoch)
+        )
         for number in range(self.state.step, epoch * per_epoch):
             asked = time.perf_counter()
             images, labels = next(self.batches)
@@ -147,7 +149,7 @@ class Trainer:
         """Write a metrics row for the steps since the last one. Waits for the device."""
         step, recipe = self.state.step, self.step.recipe
         measured = self._figures(self.step.replicas.gather_sums(self.step.sums).sum(0))
-        row: Row = {"kind": "train", "step": step, "epoch": epoch, **measured}
+        row: MetricsRow = {"kind": "train", "step": step, "epoch": epoch, **measured}
         self._need_finite(measured["loss"])
         guessing = math.log(recipe.classes)
         if step - self.log_steps < self.dead_start <= step and measured["loss"] > 0.998 * guessing:
@@ -160,10 +162,10 @@ class Trainer:
         self.step.sums.zero_()
         self.clock = Clock()
 
-    def _figures(self, sums: torch.Tensor) -> Row:
+    def _figures(self, sums: torch.Tensor) -> MetricsRow:
         """Return what the steps since the last row came to, by their tally. Waits for the device."""
         last = self.step.recipe.layers[-1].name
-        return {**rates(sums), "lr": self.step.rates.weight[last], **self.clock.throughput()}
+        return {**error_percentages(sums), "lr": self.step.rates.weight[last], **self.clock.throughput()}
 
     def _validate(self, epoch: int) -> None:
         """Evaluate the validation split and save the best state. The state before it is already on disk."""
@@ -176,7 +178,7 @@ class Trainer:
         while self._confer(busy=0):  # other processes may have another batch
             pass
         sums = self.step.replicas.gather_sums(evaluation.sums).sum(0)
-        row: Row = {"kind": "val", "step": self.state.step, "epoch": epoch, **rates(sums)}
+        row: MetricsRow = {"kind": "val", "step": self.state.step, "epoch": epoch, **error_percentages(sums)}
         if not math.isfinite(row["loss"]):
             raise RunError(f"the validation loss of epoch {epoch} is {row['loss']}; try --precision float32")
         self._tell(row)
@@ -192,7 +194,7 @@ class Trainer:
             raise Stopped(stop)
         return busy
 
-    def _tell(self, row: Row) -> None:
+    def _tell(self, row: MetricsRow) -> None:
         if self.step.replicas.first:
             self.run.add(row)
         self.watch.row(row)

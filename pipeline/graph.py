@@ -24,11 +24,11 @@ SQUARES: dict[str, Any] = {
     "preallocate_height_hint": STORED,
 }
 
-Source = Callable[[], tuple[Any, ...]]
+BatchSource = Callable[[], tuple[Any, ...]]
 
 
 @pipeline_def  # type: ignore[untyped-decorator]
-def train_graph(source: Source, crop: int, kind: str, gpu: bool) -> tuple[DataNode, ...]:
+def train_graph(source: BatchSource, crop: int, kind: str, gpu: bool) -> tuple[DataNode, ...]:
     """Build the training graph: images (rows, crop, crop, 3) float32 and labels (rows,) int64.
 
     `source` yields per batch: images of a `Dataset.kind`, labels (rows,) int64, top and left (rows,) of the
@@ -62,7 +62,7 @@ def train_graph(source: Source, crop: int, kind: str, gpu: bool) -> tuple[DataNo
 
 @pipeline_def  # type: ignore[untyped-decorator]
 def evaluation_graph(
-    source: Source, crop: int, kind: str, gpu: bool, views: Sequence[tuple[int, int, int]]
+    source: BatchSource, crop: int, kind: str, gpu: bool, views: Sequence[tuple[int, int, int]]
 ) -> tuple[DataNode, ...]:
     """Build the evaluation graph: images (rows, views, crop, crop, 3) uint8, labels (rows,) int64; no noise.
 
@@ -81,7 +81,7 @@ def evaluation_graph(
 
 
 @pipeline_def  # type: ignore[untyped-decorator]
-def decode_graph(source: Source, gpu: bool) -> tuple[DataNode, ...]:
+def decode_graph(source: BatchSource, gpu: bool) -> tuple[DataNode, ...]:
     """Build the graph that decodes only: JPEGs and labels to images (height, width, 3) uint8 and labels."""
     jpegs, labels = fn.external_source(source, num_outputs=2, batch=True, no_copy=True)
     return _decode(jpegs, gpu), labels

@@ -15,11 +15,11 @@ from cli.compose import forecast
 from cli.compose.forecast import count_bytes, count_seconds
 from cli.compose.training import make_step
 from cli.compose.watching import watching
-from cli.signals import StopWish
+from cli.signals import StopRequest
 from model.recipe import Recipe
 from model.recipes import get_recipe
 from model.step import Step
-from model.train import State
+from model.train import RunState
 from pipeline.dataset import Dataset
 from tools.commands import Command
 
@@ -83,7 +83,7 @@ def test_lines_go_by_time(
     monkeypatch.setattr("cli.display.time.monotonic", lambda: now)
     row = {"loss": 1.0, "top1_err": 50.0, "top5_err": 0.0, "img_s": 3 / seconds, "data_time": 0.0, "lr": 0.01}
     printed: list[float] = []
-    with watching(StopWish(None), step, dataset, first=0) as watch:
+    with watching(StopRequest(None), step, dataset, first=0) as watch:
         for number in range(1, 901):
             now += seconds
             watch.step(number, lambda: read.append(number) or row)  # noqa: B023
@@ -107,7 +107,7 @@ def test_a_long_validation_says_how_far_it_is(
 ) -> None:
     now = 0.0
     monkeypatch.setattr("cli.display.time.monotonic", lambda: now)
-    with watching(StopWish(None), step, dataset, first=10) as watch:
+    with watching(StopRequest(None), step, dataset, first=10) as watch:
         for _ in range(3):  # of 3 of the 9 images each
             now += 61
             watch.validating(3)
@@ -144,8 +144,8 @@ def test_a_dry_run_of_a_run_changes_nothing_there(
 def test_what_a_run_takes(dataset: Dataset, trained: Path) -> None:
     recipe: Recipe = get_recipe("original", width=0.05, classes=3, batch_size=16, epochs=2)
     # 28 images by 7 a second and 9 by 3, twice; after the first epoch's two steps half of that
-    assert count_seconds(recipe, dataset, State(), 7, 3) == 14
-    assert count_seconds(recipe, dataset, State(step=2, history=[{}]), 7, 3) == 7
+    assert count_seconds(recipe, dataset, RunState(), 7, 3) == 14
+    assert count_seconds(recipe, dataset, RunState(step=2, history=[{}]), 7, 3) == 7
     files = sum(path.stat().st_size for path in trained.iterdir())
     states = sum(path.stat().st_size for path in trained.glob("*.pt"))
     state = states / len(list(trained.glob("*.pt")))

@@ -19,7 +19,7 @@ from cli.paper import baseline
 from model.baselines import linear
 from model.baselines.fisher import FisherVectors
 from model.baselines.linear import OneVsRest
-from model.baselines.sift import Grid, describe, regions
+from model.baselines.sift import Grid, dense_sift, regions
 from model.baselines.sparse import SparseCodes, pool
 from pipeline.dataset import Dataset, read_names
 from pipeline.source import miniature
@@ -42,22 +42,22 @@ def random_sift(count: int, seed: int = 0) -> np.ndarray:
 
 def test_sift_of_a_grid_at_scales() -> None:
     """(192 - 24) / 8 + 1 = 22 a side, then of 136, 96 and 68 pixels: 15, 10 and 6."""
-    descriptors, places = describe(grey(0), Grid(patch=24, step=8, scales=4))
+    descriptors, places = dense_sift(grey(0), Grid(patch=24, step=8, scales=4))
     assert descriptors.shape == (22**2 + 15**2 + 10**2 + 6**2, 128) and descriptors.dtype == np.uint8
     assert places[0] == pytest.approx((12 / 192, 12 / 192)) and places.min() > 0 and places.max() < 1
     assert np.abs(np.linalg.norm(descriptors.astype(float), axis=1) - 512).max() < 16
-    flat, _ = describe(np.full((64, 64), 9, np.uint8), Grid(patch=24, step=8, scales=9))
+    flat, _ = dense_sift(np.full((64, 64), 9, np.uint8), Grid(patch=24, step=8, scales=9))
     assert flat.shape == (6**2 + 3**2 + 2**2, 128)
 
 
 def test_sift_knows_what_a_mirror_does_and_not_what_light_does() -> None:
     """Transposed, cells are transposed and a gradient's angle is 270 degrees less itself."""
     image, grid = grey(8), Grid(patch=24, step=12, scales=1)
-    found = describe(image, grid)[0].reshape(15, 15, 4, 4, 8).astype(int)
-    turned = describe(np.ascontiguousarray(image.T), grid)[0].reshape(15, 15, 4, 4, 8)
+    found = dense_sift(image, grid)[0].reshape(15, 15, 4, 4, 8).astype(int)
+    turned = dense_sift(np.ascontiguousarray(image.T), grid)[0].reshape(15, 15, 4, 4, 8)
     expected = found.transpose(1, 0, 3, 2, 4)[..., (6 - np.arange(8)) % 8]
     assert np.abs(turned - expected).mean() < 1 < np.abs(turned - found).mean()
-    dim = describe((image // 2 + 90).astype(np.uint8), grid)[0].reshape(found.shape)
+    dim = dense_sift((image // 2 + 90).astype(np.uint8), grid)[0].reshape(found.shape)
     assert np.abs(dim - found).mean() < 3
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from model.placement import aside
+from model.placement import prefetch_to_devices
 from model.replicas import Replicas
 from pipeline.batches import EvaluationBatches, Samples, TrainBatches
 from pipeline.dataset import Dataset, open_dataset, read_names
@@ -168,7 +168,7 @@ def test_a_stream_that_has_ended_stays_so(dataset: Dataset) -> None:
 @pytest.mark.parametrize("end", ["closed", "closed twice", "dropped by a training"])
 def test_a_stream_without_an_end_lets_go(dataset: Dataset, uncollected: list[int], end: str) -> None:
     stream = endless(dataset)
-    given = aside(stream, [CPU["device"]]) if "dropped" in end else stream
+    given = prefetch_to_devices(stream, [CPU["device"]]) if "dropped" in end else stream
     assert len(next(given)[1]) == 8 and held()[0] > uncollected[0]
     if "closed" in end:
         stream.close()

@@ -12,8 +12,8 @@ from click.testing import CliRunner, Result
 from cli import main
 from model import checkpoint
 from model.errors import RunError
-from model.exchange.weights import begin
-from model.network import AlexNet, State
+from model.exchange.weights import load_matching
+from model.network import AlexNet, StateDict
 from model.recipes import get_recipe
 from model.train import Trainer
 from pipeline.dataset import Dataset
@@ -42,7 +42,7 @@ def network(name: str, devices: int = 1, seed: int = 0, classes: int = 7) -> Ale
 def test_what_fits_is_taken(source: str, recipe: str, classes: int, drawn: list[str], devices: int) -> None:
     theirs, fresh = network(source, seed=1).state(), network(recipe, seed=2, classes=classes).state()
     ours = network(recipe, devices, seed=2, classes=classes)
-    assert begin(ours, theirs) == drawn
+    assert load_matching(ours, theirs) == drawn
     for key, tensor in ours.state().items():
         layer = key.partition(".")[0]
         assert torch.equal(tensor, fresh[key] if layer in drawn else theirs[key]), key
@@ -50,7 +50,7 @@ def test_what_fits_is_taken(source: str, recipe: str, classes: int, drawn: list[
 
 def test_nothing_fits() -> None:
     with pytest.raises(RunError, match=r"no layer fits recipe tanh4 at --width 0\.0625"):
-        begin(network("tanh4"), network("original").state())
+        load_matching(network("tanh4"), network("original").state())
 
 
 def train(dataset: Dataset, run: Path, *more: object) -> Result:
@@ -59,11 +59,11 @@ def train(dataset: Dataset, run: Path, *more: object) -> Result:
 
 
 @pytest.fixture
-def begun(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[str, State]]:
+def begun(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[str, StateDict]]:
     """What a training said before its first step, and its weights then."""
 
-    def start(*arguments: Any) -> tuple[str, State]:
-        found: list[State] = []
+    def start(*arguments: Any) -> tuple[str, StateDict]:
+        found: list[StateDict] = []
         with monkeypatch.context() as patch:
             patch.setattr(Trainer, "train", lambda trainer: found.append(trainer.step.network.state()))
             result = train(*arguments)
@@ -75,7 +75,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[str, State]]:
 
 
 def test_a_run_its_pt_and_an_exported_file_are_the_same_beginning(
-    dataset: Dataset, trained: Path, tmp_path: Path, begun: Callable[..., tuple[str, State]]
+    dataset: Dataset, trained: Path, tmp_path: Path, begun: Callable[..., tuple[str, StateDict]]
 ) -> None:
     file = tmp_path / "tiny.safetensors"
     assert CliRunner().invoke(main, ["export", "--run", str(trained), "--out", str(file)]).exit_code == 0

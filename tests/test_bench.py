@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from cli import main
-from cli.bench.meter import measure, rate, ratios, summary
+from cli.bench.meter import images_per_second, measure, ratios, summary
 from cli.commands.bench import limit
 from pipeline.dataset import Dataset
 from tools.compare import peers
@@ -72,7 +72,7 @@ def test_rates_are_images_over_time(monkeypatch: pytest.MonkeyPatch) -> None:
             yield 32
 
     monkeypatch.setattr("time.perf_counter", lambda: now)
-    meter = partial(rate, work())
+    meter = partial(images_per_second, work())
     assert measure({"part": meter}, 10) == {"part": [128, 128, 128]}
     assert summary([2, 9, 3]) == {"img_s": 3, "least": 2, "most": 9}
 
@@ -88,7 +88,7 @@ def test_what_was_ready_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
             yield 32
 
     monkeypatch.setattr("time.perf_counter", lambda: now)
-    assert rate(work(), 10) == 32
+    assert images_per_second(work(), 10) == 32
 
 
 def test_the_limit_is_the_slower_part() -> None:

@@ -20,7 +20,7 @@ from model.captured import WARM, cuda_graph
 from model.network import AlexNet
 from model.recipe import Recipe
 from model.recipes import get_recipe
-from model.run import Row, RunDirectory
+from model.run import MetricsRow, RunDirectory
 from model.train import Watch
 
 EPOCHS = 34  # of three steps, one of them a short batch
@@ -76,10 +76,10 @@ class Recorder:
 
 def trained(
     path: Path, record: object, device: str = "cpu", recipe: Recipe = RECIPE
-) -> tuple[list[Row], dict[str, torch.Tensor]]:
+) -> tuple[list[MetricsRow], dict[str, torch.Tensor]]:
     """The rows of a run of 102 steps, and its last weights and velocities."""
     given = ((images.to(device), labels.to(device)) for images, labels in batches())
-    told: list[Row] = []
+    told: list[MetricsRow] = []
     with RunDirectory(path) as run:
         made = trainer(recipe, run, given, device, log_steps=2, watch=Watch(row=told.append), record=record)
         made.train()
@@ -96,7 +96,8 @@ def test_a_replayed_run_is_the_same_to_the_bit(tmp_path: Path) -> None:
     assert all(torch.equal(tensor, replayed[key]) for key, tensor in state.items())
     assert rows[-1]["step"] == EPOCHS * 3 and IMAGES % 4
     constants = [
-        (schedule.rates(RECIPE, epoch), schedule.divisor(RECIPE, epoch)) for epoch in range(2, EPOCHS)
+        (schedule.learning_rates(RECIPE, epoch), schedule.divisor(RECIPE, epoch))
+        for epoch in range(2, EPOCHS)
     ]
     changes = sum(now != then for now, then in pairwise(constants))
     assert len(recorder.tapes) == 1 + changes > 4  # the first after the first steps

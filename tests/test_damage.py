@@ -46,7 +46,7 @@ TEXTS: dict[str, tuple[Any, Callable[[Path], object]]] = {
     "features.json": ({**FACTS, "split": "val", "precision": "float32"}, similar.read_facts),
     "bench.json": ({"width": 1, "batch_size": 128, "parts": {name: {"img_s": 9.5} for name in (
                     "train", "eval, centre", "eval, ten views")}},
-                   lambda path: cost.read_rates(path, Recipe())),
+                   lambda path: cost.read_speeds(path, Recipe())),
 }  # fmt: skip
 
 

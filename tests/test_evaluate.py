@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from model.errors import RunError
-from model.evaluate import evaluate, rates, sound_rates, tally
+from model.evaluate import error_percentages, evaluate, sound_rates, tally
 
 
 def test_errors_by_sorting() -> None:
@@ -16,7 +16,7 @@ def test_errors_by_sorting() -> None:
     probabilities = random.dirichlet(np.ones(50), size=200)
     labels = random.integers(50, size=200)
     ranked = np.argsort(-probabilities, axis=1)
-    found = rates(tally(torch.tensor(probabilities), torch.tensor(labels)))
+    found = error_percentages(tally(torch.tensor(probabilities), torch.tensor(labels)))
     assert found["top1_err"] == pytest.approx(100 * np.mean(ranked[:, 0] != labels))
     top5 = [label not in best for label, best in zip(labels, ranked[:, :5], strict=True)]
     assert found["top5_err"] == pytest.approx(100 * np.mean(top5))
@@ -25,7 +25,7 @@ def test_errors_by_sorting() -> None:
 
 def test_ties_share_the_places_that_are_left() -> None:
     constant = torch.full((3, 20), 0.05)
-    found = rates(tally(constant, torch.tensor([0, 7, 19])))
+    found = error_percentages(tally(constant, torch.tensor([0, 7, 19])))
     assert found["top1_err"] == pytest.approx(95)  # as guessing among 20
     assert found["top5_err"] == pytest.approx(75)
     assert found["loss"] == pytest.approx(math.log(20))
@@ -36,7 +36,7 @@ def test_ties_share_the_places_that_are_left() -> None:
 
 
 def test_an_impossible_label_costs_a_finite_loss() -> None:
-    assert math.isfinite(rates(tally(torch.tensor([[0.0, 1.0]]), torch.tensor([0])))["loss"])
+    assert math.isfinite(error_percentages(tally(torch.tensor([[0.0, 1.0]]), torch.tensor([0])))["loss"])
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

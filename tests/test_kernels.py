@@ -18,7 +18,7 @@ from model.network import AlexNet
 from model.optim import Momentum
 from model.recipe import ResponseNorm
 from model.recipes import get_recipe
-from model.schedule import rates
+from model.schedule import learning_rates
 
 pytest.importorskip("triton", reason="pip install triton")
 
@@ -109,7 +109,7 @@ def losses(monkeypatch, kernels):
             patch.setattr("model.network.across_maps", kernels.across_maps)
         network = AlexNet(get_recipe("paper", width=1 / 24, classes=3), ["cpu"], seed=0)
         optimiser, found = Momentum(network, network.recipe), []
-        optimiser.set_rates(rates(network.recipe, 1))
+        optimiser.set_rates(learning_rates(network.recipe, 1))
         for step in range(10):
             draw = torch.Generator().manual_seed(step)
             images, labels = torch.randn(2, 3, 224, 224, generator=draw) * 60, torch.tensor([0, step % 3])

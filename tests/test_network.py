@@ -16,7 +16,7 @@ from model.errors import RunError
 from model.network import AlexNet
 from model.optim import Momentum
 from model.recipes import RECIPES, get_recipe
-from model.schedule import rates
+from model.schedule import learning_rates
 
 ONE, TWO = ["cpu"], ["cpu", "cpu"]
 NARROW = {"width": 1 / 16, "classes": 7}
@@ -135,7 +135,7 @@ def test_images_may_lie_on_each_device(name):
 def steps(network, count, first=0, optimiser=None):
     """`count` updates on batches of 3 that depend on the step only."""
     optimiser = optimiser or Momentum(network, network.recipe)
-    optimiser.set_rates(rates(network.recipe, 1))
+    optimiser.set_rates(learning_rates(network.recipe, 1))
     for step in range(first, first + count):
         images, labels = sample(network.recipe, seed=step)
         gradients(network, images.to(network.mean.dtype), labels, step)

@@ -9,7 +9,7 @@ from model.errors import RunError
 from model.network import AlexNet
 from model.optim import Momentum
 from model.recipes import get_recipe
-from model.schedule import Rates, rates
+from model.schedule import LearningRates, learning_rates
 
 RECIPE = get_recipe("original", width=1 / 64, classes=5)
 NAMES = [layer.name for layer in RECIPE.layers]
@@ -18,7 +18,7 @@ NAMES = [layer.name for layer in RECIPE.layers]
 def fixed(weight, bias, conv1=None):
     """Rates that are the same everywhere but in conv1."""
     last = {} if conv1 is None else {"conv1": conv1}
-    return Rates(dict.fromkeys(NAMES, weight) | last, dict.fromkeys(NAMES, bias) | last, noise=True)
+    return LearningRates(dict.fromkeys(NAMES, weight) | last, dict.fromkeys(NAMES, bias) | last, noise=True)
 
 
 PLAN = {0: fixed(1e-2, 2e-2), 30: fixed(1e-3, 2e-2), 50: fixed(1e-3, 2e-3, 1e-5), 70: fixed(1e-4, 2e-3, 0.0),
@@ -68,7 +68,7 @@ def test_rate_zero_freezes():
     optimiser.step()
     before, moving = network.state(), optimiser.state()
     assert moving["conv1.weight"].abs().max() > 0
-    optimiser.set_rates(rates(RECIPE, 72))
+    optimiser.set_rates(learning_rates(RECIPE, 72))
     push(network, 1)
     optimiser.step()
     after, kept = network.state(), optimiser.state()

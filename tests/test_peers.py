@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from cli.bench.parts import Parts
+from cli.bench.parts import Workloads
 from cli.options import Machine
 from model.network import AlexNet
 from model.optim import Momentum
 from model.recipes import get_recipe
-from model.schedule import rates
+from model.schedule import learning_rates
 from pipeline.batches import Samples
 from pipeline.dataset import Dataset
 from tools.compare import peers
@@ -47,7 +47,7 @@ def test_the_same_draws_make_the_same_batch(
     dataset = request.getfixturevalue(kind)
     for module in {peers.PEERS[name].module, peers.PEERS[name].resizer if kind == "originals" else "torch"}:
         pytest.importorskip(module)
-    parts = Parts(dataset, get_recipe(classes=3, width=0.02, batch_size=16), MACHINE)
+    parts = Workloads(dataset, get_recipe(classes=3, width=0.02, batch_size=16), MACHINE)
     ours, ours_labels = next(iter(parts.batches()))
     images, labels = process.submit(first, name, peers.job(parts)).result()
     assert torch.equal(labels, ours_labels)
@@ -67,7 +67,7 @@ def test_webdataset_reads_the_same(dataset: Dataset, process: ProcessPoolExecuto
     """Its order and draws are its own: with one place to crop and no noise, only the flip is left open."""
     pytest.importorskip("webdataset")
     recipe = get_recipe(classes=3, width=0.02, batch_size=16, offsets=1, noise=0.0)
-    job = peers.job(Parts(dataset, recipe, MACHINE))
+    job = peers.job(Workloads(dataset, recipe, MACHINE))
     images, labels = process.submit(first, "webdataset", job).result()
     assert images.shape == (16, 3, 224, 224)
     jpegs, true = Samples(dataset, "train").read(np.arange(28))
@@ -86,7 +86,7 @@ def test_the_plain_step_is_ours(name: str) -> None:
     ours, theirs = AlexNet(recipe, ["cpu"], seed=0).double(), network(recipe).double()
     theirs.load_state_dict(ours.state())
     momentum, rule = Momentum(ours, recipe), optimiser(theirs, recipe)
-    momentum.set_rates(rates(recipe, 1))
+    momentum.set_rates(learning_rates(recipe, 1))
     draw = torch.Generator().manual_seed(0)
     images, labels = 60 * torch.randn(4, 3, 224, 224, generator=draw).double(), torch.arange(4)
     for step in range(4):

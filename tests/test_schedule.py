@@ -3,7 +3,7 @@
 import pytest
 
 from model.recipes import get_recipe
-from model.schedule import epochs, finished, noise, rates, stages, table
+from model.schedule import epochs, finished, learning_rates, noise, stages, table
 
 
 def rows(recipe):
@@ -136,7 +136,7 @@ def test_layers_that_a_network_does_not_have_are_passed_over():
 
 
 def test_rates_by_layer():
-    late = rates(get_recipe("original"), 72)
+    late = learning_rates(get_recipe("original"), 72)
     assert late.weight.pop("conv1") == late.bias.pop("conv1") == 0
     assert set(late.weight) == {"conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8"}
     assert list(late.weight.values()) == pytest.approx([1e-4] * 7)
@@ -145,8 +145,8 @@ def test_rates_by_layer():
 
 
 def test_rates_scale_with_the_first():
-    assert rates(get_recipe("original", rate=0.005), 30).weight["fc8"] == pytest.approx(0.0005)
-    assert rates(get_recipe("original", rate=0.005), 30).bias["fc8"] == pytest.approx(0.01)
+    assert learning_rates(get_recipe("original", rate=0.005), 30).weight["fc8"] == pytest.approx(0.0005)
+    assert learning_rates(get_recipe("original", rate=0.005), 30).bias["fc8"] == pytest.approx(0.01)
 
 
 def test_epochs_stretch_the_schedule():
@@ -163,7 +163,7 @@ def test_epochs_stretch_the_schedule():
 
 def plateaus(history, **overrides):
     recipe = get_recipe("paper", **{"patience": 2, **overrides})
-    found = [rates(recipe, epoch, history).weight["fc8"] for epoch in range(1, len(history) + 2)]
+    found = [learning_rates(recipe, epoch, history).weight["fc8"] for epoch in range(1, len(history) + 2)]
     return found, finished(recipe, history)
 
 
@@ -190,7 +190,10 @@ def test_plateau_is_a_function_of_what_was_known():
     """Later errors do not change earlier rates; nan does not improve; the ceiling ends it all."""
     history = [50.0] * 12
     recipe = get_recipe("paper", patience=2)
-    assert all(rates(recipe, e, history) == rates(recipe, e, history[: e - 1]) for e in range(1, 13))
+    assert all(
+        learning_rates(recipe, e, history) == learning_rates(recipe, e, history[: e - 1])
+        for e in range(1, 13)
+    )
     assert plateaus([50, float("nan"), float("nan")])[0] == pytest.approx([1e-2] * 3 + [1e-3])
     falling = [100 - i for i in range(90)]
     assert finished(recipe, falling)

@@ -15,12 +15,12 @@ from model.errors import RunError
 from model.evaluate import Evaluation, evaluate
 from model.network import AlexNet
 from model.optim import Momentum
-from model.placement import aside
+from model.placement import prefetch_to_devices
 from model.recipe import Recipe
 from model.recipes import get_recipe
-from model.run import Row, RunDirectory, read_metrics
+from model.run import MetricsRow, RunDirectory, read_metrics
 from model.step import Step
-from model.train import State, Stopped, Trainer, Watch
+from model.train import RunState, Stopped, Trainer, Watch
 
 IMAGES = 10  # of an epoch: batches of 4, 4 and 2
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -65,14 +65,14 @@ def trainer(
         validate=validate,
         run=run,
         identity={"recipe": recipe.to_dict(), "dataset": 16 * "0"},
-        state=State(),
+        state=RunState(),
         **more,  # type: ignore[arg-type]
     )
 
 
 def test_rows_say_what_was_computed(recipe: Recipe, tmp_path: Path) -> None:
     """The loss of each row is that of its own images at the weights of their step."""
-    told: list[Row] = []
+    told: list[MetricsRow] = []
     with RunDirectory(tmp_path) as run:
         trained = trainer(recipe, run, batches(), log_steps=2, watch=Watch(row=told.append))
         trained.train()
@@ -86,7 +86,7 @@ def test_rows_say_what_was_computed(recipe: Recipe, tmp_path: Path) -> None:
     optimiser = Momentum(network, recipe)
     losses = []
     for step, (images, labels) in zip(range(6), batches(), strict=False):
-        optimiser.set_rates(schedule.rates(recipe, step // 3 + 1))
+        optimiser.set_rates(schedule.learning_rates(recipe, step // 3 + 1))
         masks, divisor = network.masks(step, 0, len(images)), 1.1  # noise is on to the end of so short a run
         loss = F.cross_entropy(network(images, masks, divisor), labels)
         loss.backward()
@@ -144,7 +144,7 @@ def test_a_state_that_is_not_finite_is_not_saved(recipe: Recipe, tmp_path: Path,
 
 def test_figures_are_read_between_rows_and_change_nothing(recipe: Recipe, tmp_path: Path) -> None:
     """What is read after the last step before a row is that row; all rows and weights stay the same bits."""
-    read: dict[int, Row] = {}
+    read: dict[int, MetricsRow] = {}
     watch = Watch(step=lambda step, figures: read.update({step: figures()}))
     with RunDirectory(tmp_path / "calm") as calm_run, RunDirectory(tmp_path / "watched") as watched_run:
         calm = trainer(recipe, calm_run, batches(), log_steps=2)
@@ -184,7 +184,7 @@ def test_a_stop_is_granted_between_steps_and_batches(recipe: Recipe, tmp_path: P
 def test_batches_for_a_cpu_are_left_alone() -> None:
     given = [(torch.zeros(1), torch.zeros(1)), (torch.ones(1), torch.ones(1))]
     for devices in ["cpu"], ["cpu", "cpu"]:
-        assert list(aside(iter(given), [torch.device(device) for device in devices])) == given
+        assert list(prefetch_to_devices(iter(given), [torch.device(device) for device in devices])) == given
 
 
 @pytest.mark.gpu
@@ -210,7 +210,7 @@ def test_gpu_copies_beside_the_step_change_nothing(recipe: Recipe, tmp_path: Pat
     losses = []
     for name, given in (
         ("plain", made()),
-        ("beside", aside(made(), list(map(torch.device, devices.split(","))))),
+        ("beside", prefetch_to_devices(made(), list(map(torch.device, devices.split(","))))),
     ):
         with RunDirectory(tmp_path / name) as run:
             trainer(recipe, run, given, devices, log_steps=1).train()

@@ -134,8 +134,9 @@ class Elsewhere:
     def __call__(self) -> None:
         from cli.commands import train
         from cli.compose import trained
+        from pipeline import dataset
 
-        original = train.open_dataset
+        original = dataset.open_dataset
         train.open_dataset = trained.open_dataset = lambda root: original(self.data)
 
 

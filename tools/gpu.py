@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 
-from cli.bench.meter import rate
-from cli.bench.parts import Parts
+from cli.bench.meter import images_per_second
+from cli.bench.parts import Workloads
 from cli.options import Machine
 from model.recipes import get_recipe
 from pipeline import graph
@@ -77,7 +77,9 @@ def shares(dataset: Dataset, device: str, batch_size: int, seconds: float) -> di
     speeds = {}
     for share in SHARES:
         graph.SQUARES["hw_decoder_load"] = share
-        speeds[share] = round(rate(Parts(dataset, recipe, Machine(device=device)).works["loader"], seconds))
+        speeds[share] = round(
+            images_per_second(Workloads(dataset, recipe, Machine(device=device)).works["loader"], seconds)
+        )
     del graph.SQUARES["hw_decoder_load"]
     return speeds
 

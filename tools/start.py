@@ -23,7 +23,7 @@ from cli.compose.devices import choose_devices, use_device
 from cli.compose.images import read_mean, stream_options, train_batches
 from cli.options import Machine
 from cli.pictures.canvas import new_figure
-from model.evaluate import Batch, rates
+from model.evaluate import Batch, error_percentages
 from model.network import AlexNet
 from model.optim import Momentum
 from model.recipes import get_recipe
@@ -47,7 +47,7 @@ def start(
             first = images.clone()
             before = network.signals(first, step.divisor)
         step(images, labels, number, len(labels))
-        losses.append(rates(step.sums)["loss"])
+        losses.append(error_percentages(step.sums)["loss"])
         step.sums.zero_()
     return losses, before, network.signals(first, step.divisor)
 

@@ -32,7 +32,7 @@ def summary(rates: list[float]) -> dict[str, float]:
     return {"img_s": statistics.median(rates), "least": min(rates), "most": max(rates)}
 
 
-def rate(work: Work, seconds: float) -> float:
+def images_per_second(work: Work, seconds: float) -> float:
     """Return images per second; what a pipeline has ready is used up first."""
     count(work, seconds / 5)
     images, passed = count(work, seconds)

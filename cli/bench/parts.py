@@ -21,7 +21,7 @@ from cli.compose.images import stream_options, train_batches
 from cli.compose.training import make_step
 from cli.options import Machine
 from model.evaluate import evaluate
-from model.placement import Images, aside, autocast
+from model.placement import Images, autocast, prefetch_to_devices
 from model.recipe import Recipe
 from pipeline import graph
 from pipeline.batches import EvaluationBatches, Feed, Samples, TrainBatches, executor
@@ -30,7 +30,7 @@ from pipeline.image import encode
 from pipeline.prep.shard import prepare_image
 
 
-class AgainAndAgain(EvaluationBatches):
+class EndlessEvaluation(EvaluationBatches):
     """Repeat a split without end."""
 
     def _feed(self) -> Feed:
@@ -38,7 +38,7 @@ class AgainAndAgain(EvaluationBatches):
             yield from super()._feed()
 
 
-class Parts:
+class Workloads:
     """Run all that a training of `recipe` on `dataset` uses, part by part."""
 
     def __init__(
@@ -128,7 +128,7 @@ class Parts:
 
     def on_each(self) -> Iterator[tuple[Images, torch.Tensor]]:
         """Yield batches on the devices, as the steps of training get them."""
-        return aside(iter(self.batches()), self.devices)
+        return prefetch_to_devices(iter(self.batches()), self.devices)
 
     def loader(self) -> Work:
         """Run all that happens to an image before the network."""
@@ -160,7 +160,7 @@ class Parts:
     def evaluation(self, views: tuple[tuple[int, int, int], ...]) -> Work:
         """Evaluate validation images, again and again."""
         size = max(1, self.recipe.batch_size // len(views))
-        for batch in AgainAndAgain(self.dataset, "val", views=views, batch_size=size, **self.images):
+        for batch in EndlessEvaluation(self.dataset, "val", views=views, batch_size=size, **self.images):
             evaluate(self.network, [batch], precision=self.precision)
             self.wait()
             yield len(batch[1])

@@ -12,13 +12,13 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from cli import options
-from cli.bench.meter import ROUNDS, Meter, measure, rate, ratios, summary
+from cli.bench.meter import ROUNDS, Meter, images_per_second, measure, ratios, summary
 from cli.display import Line, console, progress, write_json
 from model.recipes import RECIPES, get_recipe
 from pipeline.dataset import open_dataset
 
 if TYPE_CHECKING:
-    from cli.bench.parts import Parts
+    from cli.bench.parts import Workloads as Parts
 
 # Takes the parts; yields meters of other programs to time beside them, and why some are missing.
 Beside = Callable[["Parts"], AbstractContextManager[tuple[dict[str, Meter], dict[str, str]]]]
@@ -54,16 +54,16 @@ def command(
 
     Three rounds over all parts, one after the other; the figures are medians. Nothing is left behind.
     """
-    from cli.bench.parts import Parts
+    from cli.bench.parts import Workloads
 
     dataset = open_dataset(data)
     recipe = get_recipe(recipe_name, classes=len(dataset.classes), width=width, batch_size=batch_size)
-    parts = Parts(dataset, recipe, machine, cuda_graph)
-    meters: dict[str, Meter] = {name: partial(rate, work) for name, work in parts.works.items()}
+    parts = Workloads(dataset, recipe, machine, cuda_graph)
+    meters: dict[str, Meter] = {name: partial(images_per_second, work) for name, work in parts.works.items()}
     with ExitStack() as stack:
         if beside:
             peers, missing = stack.enter_context(beside(parts))
-            meters |= {"normalisations": partial(rate, parts.normalisations()), **peers}
+            meters |= {"normalisations": partial(images_per_second, parts.normalisations()), **peers}
         with progress("starting", ROUNDS * len(meters), unit="measurements") as line:
             rounds = measure(meters, seconds, partial(tell_part, line))
     result = {**parts.about(), "parts": {name: summary(rates) for name, rates in rounds.items()}}

@@ -21,7 +21,7 @@ from pipeline.errors import DataError
 if TYPE_CHECKING:
     from rich.console import Console
 
-Row = tuple[str, str]
+Line = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,7 @@ def advise_wheels(machine: Machine) -> list[str]:
     return []
 
 
-def rows(machine: Machine) -> list[Row]:
+def rows(machine: Machine) -> list[Line]:
     """Return label and text of each row; an empty label continues the one above."""
     build = f"built for CUDA {machine.torch_cuda}" if machine.torch_cuda else "a CPU build"
     wheels = " and ".join(machine.dali_wheels) or "no wheel of that name"
@@ -236,7 +236,7 @@ def describe_gpu(gpu: Gpu) -> str:
     return text + (f"; out of use: {gpu.fault}" if gpu.fault else "")
 
 
-def show(table: list[Row], screen: "Console") -> None:
+def show(table: list[Line], screen: "Console") -> None:
     if screen.is_terminal:
         grid = Table.grid(padding=(0, 2))
         grid.add_column(style="cyan")

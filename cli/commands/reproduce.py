@@ -13,9 +13,9 @@ from rich.table import Table as Drawn
 from cli import options
 from cli.display import console, say, top_errors, warn, write_json
 from cli.paper.comparison import guessing
-from cli.paper.plan import PlanSettings, Shelf
+from cli.paper.plan import Plan, PlanSettings
 from cli.paper.reproduction import find_lack, open_datasets, tell, work_off
-from cli.paper.tables import TABLES, Errors, Row, Speed, Table
+from cli.paper.tables import TABLES, Errors, SpeedRow, Table, TableRow
 from model.errors import RunError
 
 folder = click.Path(path_type=Path)
@@ -87,7 +87,7 @@ def command(
         "pretrain_2009": pretrain_2009 or pretrain,
         "cifar": cifar,
     }
-    shelf = Shelf(runs, open_datasets(paths), PlanSettings(**settings))
+    shelf = Plan(runs, open_datasets(paths), PlanSettings(**settings))
     steps = shelf.steps(tables.values())
     if dry_run:
         from cli.paper.cost import tell_cost
@@ -126,15 +126,15 @@ def show(table: Table, results: Sequence[dict[str, Any]]) -> None:
     )
     drawn = Drawn(title=f"{table.title}, {tops} error in percent", title_justify="left", box=SIMPLE)
     drawn.add_column("", no_wrap=True)
-    submitted = any(isinstance(row, Row) and row.submitted for row in table.rows)
+    submitted = any(isinstance(row, TableRow) and row.submitted for row in table.rows)
     for heading in ("the paper", *(["on test"] if submitted else []), "2012 logs", "ours"):
         drawn.add_column(heading, justify="right", no_wrap=True)
     drawn.add_column("on", no_wrap=True)
     for row, said in zip(table.rows, results, strict=True):
-        if isinstance(row, Row) and not said["comparable"]:
+        if isinstance(row, TableRow) and not said["comparable"]:
             row = replace(row, paper=UNSAID, log=UNSAID, submitted=None)
-        paper, *rest = speed_cells(row, said) if isinstance(row, Speed) else error_cells(row, said)
-        test = [written((None, row.submitted))] if submitted and isinstance(row, Row) else []
+        paper, *rest = speed_cells(row, said) if isinstance(row, SpeedRow) else error_cells(row, said)
+        test = [written((None, row.submitted))] if submitted and isinstance(row, TableRow) else []
         drawn.add_row(row.name, paper, *test, *rest)
     screen.print(drawn)
     for name, errors in guesses.items():
@@ -144,7 +144,7 @@ def show(table: Table, results: Sequence[dict[str, Any]]) -> None:
             screen.print(f"{said['name']}: {said['why']}")
 
 
-def error_cells(row: Row, said: dict[str, Any]) -> tuple[str, ...]:
+def error_cells(row: TableRow, said: dict[str, Any]) -> tuple[str, ...]:
     """Return the cells of the paper, the logs and ours, and what ours was measured on."""
     sign = "+" if row.over else ""
     shown = said["ours"] and (said["ours"] if said["classes"] > 5 else said["ours"][:1])
@@ -153,7 +153,7 @@ def error_cells(row: Row, said: dict[str, Any]) -> tuple[str, ...]:
     return written(row.paper, sign), written(row.log, sign), ours, on
 
 
-def speed_cells(row: Speed, said: dict[str, Any]) -> tuple[str, ...]:
+def speed_cells(row: SpeedRow, said: dict[str, Any]) -> tuple[str, ...]:
     if not said["ours"]:
         return f"{row.paper:g} times", "-", "-", ""
     slow, fast = said["epochs"]

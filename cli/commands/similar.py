@@ -81,7 +81,7 @@ def command(
         raise RunError(f"{steps} as when {features} was made; make it again with alexnet-dali features")
     sizes = {shape.layer.name: math.prod(shape.out) for shape in run.network.shapes}
     table = read_table(features, len(names), sizes.get(facts.layer, 0))
-    paths, queries = describe(run, images, facts.layer, exif == "honour")
+    paths, queries = features_of(run, images, facts.layer, exif == "honour")
     started = time.monotonic()
     nearest_rows, distances = nearest(queries, table, count, block=max(1, BLOCK // (4 * table.shape[1])))
     seconds = time.monotonic() - started
@@ -129,7 +129,7 @@ def read_table(features: Path, images: int, numbers: int) -> np.ndarray:
         raise RunError(f"{features} is damaged: {error}; make it again with alexnet-dali features") from None
 
 
-def describe(
+def features_of(
     run: "Trained", arguments: Sequence[str], layer: str, upright: bool
 ) -> tuple[list[Path], np.ndarray]:
     """Return the files that can be decoded, and their features, (files, n) float32."""

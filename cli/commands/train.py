@@ -9,7 +9,7 @@ import click
 
 from cli import options
 from cli.compose.announce import tell_plan
-from cli.signals import StopWish
+from cli.signals import StopRequest
 from cli.study.recipe import print_recipe
 from model.errors import RunError
 from model.recipes import RECIPES, get_recipe
@@ -96,7 +96,7 @@ def command(
     if recipe.classes < len(dataset.classes):
         raise RunError(f"--classes {recipe.classes}: {data} has {len(dataset.classes)} classes")
     path = options.run_path(run_name or recipe_name)
-    stop = StopWish(settings["stop_after"])
+    stop = StopRequest(settings["stop_after"])
     stop.unbroken(tell_plan)(recipe, dataset, path)
     from cli.compose.forecast import forecast  # torch, which takes seconds
     from cli.compose.training import TrainSettings, train

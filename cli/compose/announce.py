@@ -10,7 +10,7 @@ from model.recipe import Recipe
 from pipeline.dataset import Dataset
 
 if TYPE_CHECKING:
-    from model.train import State
+    from model.train import RunState
 
 
 def tell_plan(recipe: Recipe, dataset: Dataset, path: Path) -> None:
@@ -32,7 +32,7 @@ def tell_plan(recipe: Recipe, dataset: Dataset, path: Path) -> None:
     )
 
 
-def tell_start(identity: dict[str, Any], state: "State") -> None:
+def tell_start(identity: dict[str, Any], state: "RunState") -> None:
     """Print the devices, and of a run that is resumed where it stands."""
     processes = f"{identity['processes']} processes, each on " if identity["processes"] > 1 else ""
     rows = {"device": f"{processes}{identity['devices']}, {identity['precision']}"}

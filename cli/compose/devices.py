@@ -62,7 +62,7 @@ def cores(workers: int | None) -> int:
 
 
 @contextmanager
-def told_plainly(batch_size: int, devices: list[torch.device]) -> Iterator[None]:
+def machine_errors(batch_size: int, devices: list[torch.device]) -> Iterator[None]:
     """Turn running out of memory into a line that says what to change."""
     try:
         yield

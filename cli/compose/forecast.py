@@ -3,17 +3,17 @@
 import shutil
 from pathlib import Path
 
-from cli.bench.meter import rate
-from cli.bench.parts import Parts
+from cli.bench.meter import images_per_second
+from cli.bench.parts import Workloads
 from cli.compose.announce import tell_rows, tell_start
-from cli.compose.devices import choose_devices, told_plainly
-from cli.compose.training import COPIES, TrainSettings, begin, identify, state_size
+from cli.compose.devices import choose_devices, machine_errors
+from cli.compose.training import COPIES, TrainSettings, begin_with, identify, state_size
 from cli.display import disk_size, short_time, warn
 from model import schedule
 from model.errors import RunError
 from model.recipe import Recipe
 from model.replicas import find_place
-from model.train import State, Trainer, take_up
+from model.train import RunState, Trainer, resume
 from pipeline.dataset import Dataset
 
 SECONDS = 3.0  # for training, and for validation
@@ -24,15 +24,17 @@ def forecast(recipe: Recipe, dataset: Dataset, path: Path, settings: TrainSettin
     """Print what the run at `path` would do, and what its rest takes by the speed of a few steps made now."""
     if find_place().world > 1:
         raise RunError("--dry-run is for one process: start it without torchrun")
-    with told_plainly(recipe.batch_size, choose_devices(settings.machine)):
-        parts = Parts(dataset, recipe, settings.machine, settings.cuda_graph, settings.seed)
+    with machine_errors(recipe.batch_size, choose_devices(settings.machine)):
+        parts = Workloads(dataset, recipe, settings.machine, settings.cuda_graph, settings.seed)
         step = parts.training_step
         identity = identify(step, dataset, settings.init_from)
-        state = take_up(path, step, identity, settings.allow_changes, warn)
+        state = resume(path, step, identity, settings.allow_changes, warn)
         if settings.init_from and state.step == 0:
-            begin(step.network, settings.init_from, step.replicas)
+            begin_with(step.network, settings.init_from, step.replicas)
         tell_start(identity, state)
-        training, validation = (rate(parts.works[name], SECONDS) for name in ("train", "eval, centre"))
+        training, validation = (
+            images_per_second(parts.works[name], SECONDS) for name in ("train", "eval, centre")
+        )
     seconds = count_seconds(recipe, dataset, state, training, validation)
     tell_rows(
         speed=f"training {training:,.3g} images/s, validation {validation:,.3g} images/s",
@@ -42,7 +44,7 @@ def forecast(recipe: Recipe, dataset: Dataset, path: Path, settings: TrainSettin
 
 
 def count_seconds(
-    recipe: Recipe, dataset: Dataset, state: State, training: float, validation: float
+    recipe: Recipe, dataset: Dataset, state: RunState, training: float, validation: float
 ) -> float:
     """Return the seconds to the end of the schedule at these speeds, in images/s."""
     epochs, images = schedule.epochs(recipe), dataset.samples("train")

@@ -18,25 +18,25 @@ import torch
 
 from cli.compose import trained
 from cli.compose.announce import tell_start
-from cli.compose.devices import choose_devices, recorder, told_plainly, use_device
+from cli.compose.devices import choose_devices, machine_errors, recorder, use_device
 from cli.compose.images import read_mean, stream_options, train_batches
 from cli.compose.runs import recommend
 from cli.compose.watching import watching
 from cli.display import disk_size, say, warn
 from cli.options import Machine
-from cli.signals import StopWish, handled
+from cli.signals import StopRequest, handled
 from model.captured import Record
 from model.errors import RunError
 from model.evaluate import Evaluation, evaluate
 from model.exchange import weights
 from model.network import AlexNet
 from model.optim import Momentum
-from model.placement import aside
+from model.placement import prefetch_to_devices
 from model.recipe import Recipe
 from model.replicas import Replicas, joined
 from model.run import RunDirectory
 from model.step import Step
-from model.train import State, Stopped, Trainer, Watch, take_up
+from model.train import RunState, Stopped, Trainer, Watch, resume
 from pipeline.batches import EvaluationBatches
 from pipeline.dataset import Dataset
 from pipeline.graph import CENTRE_VIEW
@@ -57,7 +57,7 @@ class TrainSettings:
     init_from: str | None
 
 
-def train(recipe: Recipe, dataset: Dataset, path: Path, settings: TrainSettings, stop: StopWish) -> int:
+def train(recipe: Recipe, dataset: Dataset, path: Path, settings: TrainSettings, stop: StopRequest) -> int:
     """Train the run at `path`, from its last checkpoint if there is one; return the exit status."""
     if settings.stop_after is not None and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
         raise RunError("--stop-after under torchrun --max-restarts: it would start the stopped run again")
@@ -66,7 +66,7 @@ def train(recipe: Recipe, dataset: Dataset, path: Path, settings: TrainSettings,
     record = recorder(settings.cuda_graph, devices)
     with (
         handled(signal.SIG_DFL) as change,  # nothing to save yet, and other processes may never join
-        told_plainly(recipe.batch_size, devices),
+        machine_errors(recipe.batch_size, devices),
         joined(devices[0], warn) as replicas,
         RunDirectory(path, replicas.first) as run,
     ):
@@ -107,18 +107,18 @@ def make_step(
 
 def find_state(
     step: Step, dataset: Dataset, run: RunDirectory, identity: dict[str, Any], settings: TrainSettings
-) -> State:
+) -> RunState:
     """Find where the run in its folder stands, bring the step there and open the folder for more."""
-    state = take_up(run.path, step, identity, settings.allow_changes, warn)
+    state = resume(run.path, step, identity, settings.allow_changes, warn)
     if settings.init_from and state.step == 0:
-        begin(step.network, settings.init_from, step.replicas)
+        begin_with(step.network, settings.init_from, step.replicas)
     if step.replicas.first:
         if step.recipe.anew and state.step == 0 and not settings.init_from:
             name = step.recipe.name
             warn(f"{name} goes on from another training: without --init-from RUN all layers start at random")
         tell_room(run.path, step.recipe)
         known = [dataset.root / name for name in COPIES]
-        run.open(state.step, len(state.history), describe(dataset, identity), known)
+        run.open(state.step, len(state.history), about_run(dataset, identity), known)
     return state
 
 
@@ -127,7 +127,7 @@ def make_trainer(
     dataset: Dataset,
     run: RunDirectory,
     identity: dict[str, Any],
-    state: State,
+    state: RunState,
     watch: Watch,
     settings: TrainSettings,
 ) -> Trainer:
@@ -138,7 +138,7 @@ def make_trainer(
     batches = train_batches(dataset, step.recipe, step.network.seed, state.step, images)
     return Trainer(
         step=step,
-        batches=aside(iter(batches), devices),
+        batches=prefetch_to_devices(iter(batches), devices),
         images=dataset.samples("train"),
         validate=make_validation(step, dataset, images),
         run=run,
@@ -165,11 +165,11 @@ def state_size(recipe: Recipe) -> int:
     return 2 * 4 * sum(shape.parameters for shape in recipe.shapes())
 
 
-def begin(network: AlexNet, source: str, replicas: Replicas) -> None:
+def begin_with(network: AlexNet, source: str, replicas: Replicas) -> None:
     """Load the weights of another training, as far as they fit, in place of those drawn."""
     path, saved = trained.open_checkpoint(source, "last")
     try:
-        drawn = weights.begin(network, saved["weights"])
+        drawn = weights.load_matching(network, saved["weights"])
     except RunError as error:
         raise RunError(f"--init-from {source}: {error}") from None
     if replicas.first:
@@ -209,7 +209,7 @@ def identify(step: Step, dataset: Dataset, init_from: str | None) -> dict[str, A
     return identity | ({"init_from": init_from} if init_from else {})
 
 
-def describe(dataset: Dataset, identity: dict[str, Any]) -> dict[str, Any]:
+def about_run(dataset: Dataset, identity: dict[str, Any]) -> dict[str, Any]:
     """Return run.json's content: what the run is, and how it was started this time."""
     start = {key: value for key, value in identity.items() if key not in ("recipe", "dataset")}
     return {

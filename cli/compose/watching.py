@@ -4,16 +4,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from cli.display import progress, say, short_time, top_errors
-from cli.signals import StopWish
+from cli.signals import StopRequest
 from model import schedule
-from model.run import Row
+from model.run import MetricsRow
 from model.step import Step
 from model.train import Watch
 from pipeline.dataset import Dataset
 
 
 @contextmanager
-def watching(stop: StopWish, step: Step, dataset: Dataset, first: int) -> Iterator[Watch]:
+def watching(stop: StopRequest, step: Step, dataset: Dataset, first: int) -> Iterator[Watch]:
     """Yield what asks whether to stop, and shows how the training comes on after step `first`.
 
     Rows of metrics come by steps, lines by time: a line shows the last row, or, where none has come since
@@ -25,7 +25,7 @@ def watching(stop: StopWish, step: Step, dataset: Dataset, first: int) -> Iterat
     per_epoch = -(-images // step.recipe.batch_size)
     fresh, validated, share = False, 0, len(step.replicas.rows(dataset.samples("val")))
 
-    def tell_step(number: int, figures: Callable[[], Row]) -> None:
+    def tell_step(number: int, figures: Callable[[], MetricsRow]) -> None:
         nonlocal fresh, validated
         line.what, validated = f"epoch {(number - 1) // per_epoch + 1}/{epochs}", 0
         fields: tuple[str, ...] = ()
@@ -41,7 +41,7 @@ def watching(stop: StopWish, step: Step, dataset: Dataset, first: int) -> Iterat
             fresh = False
         line(number - line.done, *fields)
 
-    def tell_row(row: Row) -> None:
+    def tell_row(row: MetricsRow) -> None:
         nonlocal fresh
         if row["kind"] == "train":
             fresh, line.fields = True, tell_figures(row, classes)
@@ -61,14 +61,14 @@ def watching(stop: StopWish, step: Step, dataset: Dataset, first: int) -> Iterat
         yield Watch(stop, stop.unbroken(tell_step), stop.unbroken(tell_row), stop.unbroken(tell_validating))
 
 
-def tell_errors(row: Row, classes: int) -> tuple[str, ...]:
+def tell_errors(row: MetricsRow, classes: int) -> tuple[str, ...]:
     """Return the loss and the errors."""
     return f"loss {row['loss']:.4f}", *(
         f"{name} {error:>7}" for name, error in top_errors(row, classes).items()
     )
 
 
-def tell_figures(row: Row, classes: int) -> tuple[str, ...]:
+def tell_figures(row: MetricsRow, classes: int) -> tuple[str, ...]:
     """Return the same, the speed and the learning rate."""
     speed = f"{row['img_s']:,.0f} img/s", f"waiting {row['data_time']:.0%}"
     return *tell_errors(row, classes), *speed, f"lr {row['lr']:g}"

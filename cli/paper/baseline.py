@@ -58,7 +58,9 @@ def run_baseline(
     dataset, split = open_dataset(settings.data), settings.split
     folder = settings.out or options.RUNS / f"baseline-{name}"
     workers = settings.workers or count_cores()
-    plan = stages.Plan(name, Grid(*grid), levels, sizes, settings.sample, settings.seed, dataset.root, folder)
+    plan = stages.BaselinePlan(
+        name, Grid(*grid), levels, sizes, settings.sample, settings.seed, dataset.root, folder
+    )
     counts = {each: len(stages.open_samples(dataset.root, each)) for each in ("train", "val", split)}
     need_labels(dataset, "train", "val")
     if not has_labels(dataset, split):
@@ -66,7 +68,7 @@ def run_baseline(
     with ended_in_order(), RunDirectory(folder) as run:
         refuse_changes(plan, dataset)
         state, epochs = stages.read_state(folder, settings.epochs), settings.epochs
-        run.open(state["step"], state["epoch"], describe(plan, dataset))
+        run.open(state["step"], state["epoch"], about_run(plan, dataset))
         with timed("codebook", min(counts["train"], stages.SAMPLED)) as each:
             codebook = stages.learn_codebook(plan, dataset, workers, each)
         tell_reductions(sizes, codebook.sizes)
@@ -89,7 +91,7 @@ def need_libraries() -> None:
         raise RunError("baselines need OpenCV and scikit-learn: pip install 'alexnet-dali[baselines]'")
 
 
-def refuse_changes(plan: stages.Plan, dataset: Dataset) -> None:
+def refuse_changes(plan: stages.BaselinePlan, dataset: Dataset) -> None:
     """Raise RunError if the folder's run has other settings or images."""
     path = plan.folder / "run.json"
     if not path.exists():
@@ -104,7 +106,7 @@ def refuse_changes(plan: stages.Plan, dataset: Dataset) -> None:
         raise RunError(f"{plan.folder} was started with {texts}; go on with that, or use another --out")
 
 
-def describe(plan: stages.Plan, dataset: Dataset) -> dict[str, Any]:
+def about_run(plan: stages.BaselinePlan, dataset: Dataset) -> dict[str, Any]:
     """Return run.json's content: what the run is, and how it was started this time."""
     return {
         "baseline": plan.settings(),
@@ -144,7 +146,7 @@ def timed(what: str, images: int) -> Iterator[stages.Each]:
         say(f"{what:<10} {plural(line.done, 'image')} in {taken}")
 
 
-def write_result(plan: stages.Plan, dataset: Dataset, split: str, evaluation: Evaluation) -> None:
+def write_result(plan: stages.BaselinePlan, dataset: Dataset, split: str, evaluation: Evaluation) -> None:
     """Write predictions.npz and result.json, in place of another split's, and print a line."""
     labels, names = stages.open_samples(dataset.root, split).index["label"], read_names(dataset, split)
     wnids = [category.wnid for category in dataset.classes]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta, Struct
 
-from cli.bench.meter import rate as measure_rate
+from cli.bench.meter import images_per_second as measure_rate
 from cli.display import plural, say
 from cli.paper.tables import BASELINES
 from model.errors import RunError
@@ -15,7 +15,7 @@ from model.recipe import Recipe
 from pipeline.schema import Unfit, read_json
 
 if TYPE_CHECKING:
-    from cli.paper.plan import Shelf, Step
+    from cli.paper.plan import Plan, Step
 
 Rate = Annotated[float, Meta(gt=0, le=1e300)]
 SECONDS = 1.0  # for each part of each net
@@ -33,7 +33,7 @@ class Bench(Struct):
     parts: dict[str, Part]
 
 
-def tell_cost(steps: "Sequence[Step]", shelf: "Shelf", bench_path: Path | None) -> None:
+def tell_cost(steps: "Sequence[Step]", shelf: "Plan", bench_path: Path | None) -> None:
     """Print each command, and the arithmetic of its time: images / (images per second)."""
     rates: dict[str, dict[str, float]] = {}  # by recipe
     total, unknown = 0.0, 0
@@ -45,7 +45,7 @@ def tell_cost(steps: "Sequence[Step]", shelf: "Shelf", bench_path: Path | None) 
             continue
         recipe = shelf.recipe(step.run)
         if recipe.name not in rates:
-            own = read_rates(bench_path, recipe) if bench_path else measure_rates(step.run, shelf)
+            own = read_speeds(bench_path, recipe) if bench_path else measure_speeds(step.run, shelf)
             rates[recipe.name] = own
         rate = rates[recipe.name]
         seconds = sum(images / rate[part] for part, images in step.images.items())
@@ -64,7 +64,7 @@ def spell(seconds: float) -> str:
     return f"{seconds:.1f} seconds"
 
 
-def read_rates(path: Path, recipe: Recipe) -> dict[str, float]:
+def read_speeds(path: Path, recipe: Recipe) -> dict[str, float]:
     """Return images per second by part, from a file of bench --json of this width and batch size."""
     try:
         bench = read_json(path, Bench)
@@ -80,9 +80,9 @@ def read_rates(path: Path, recipe: Recipe) -> dict[str, float]:
     return rates
 
 
-def measure_rates(name: str, shelf: "Shelf") -> dict[str, float]:
+def measure_speeds(name: str, shelf: "Plan") -> dict[str, float]:
     """Measure the same for a run's net, now, on its own images."""
-    from cli.bench.parts import Parts
+    from cli.bench.parts import Workloads
 
-    works = Parts(shelf.images(name), shelf.recipe(name), shelf.machine_of(name)).works
+    works = Workloads(shelf.images(name), shelf.recipe(name), shelf.machine_of(name)).works
     return {part: measure_rate(works[part], SECONDS) for part in ("train", "eval, centre", "eval, ten views")}

@@ -8,7 +8,7 @@ from typing import Any
 from msgspec import Struct
 
 from cli.options import Machine
-from cli.paper.tables import BASELINES, DATA, RUNS, Row, Speed, Table
+from cli.paper.tables import BASELINES, DATA, RUNS, SpeedRow, Table, TableRow
 from model import schedule
 from model.errors import RunError
 from model.recipe import Recipe
@@ -60,7 +60,7 @@ class PlanSettings:
 
 
 @dataclass(frozen=True)
-class Shelf:
+class Plan:
     """Look after the runs in `folder`, by their names in tables.py. data: by the keys of DATA."""
 
     folder: Path
@@ -214,9 +214,9 @@ class Shelf:
             raise RunError(f"{self.folder / name} was made with {', '.join(texts)}; use another --runs")
 
 
-def predictions(row: Row | Speed) -> Iterator[tuple[str, str | None]]:
+def predictions(row: TableRow | SpeedRow) -> Iterator[tuple[str, str | None]]:
     """Yield the runs of a row, with their views if predictions of them are wanted."""
-    if isinstance(row, Speed):
+    if isinstance(row, SpeedRow):
         yield from ((name, None) for name in row.runs)
         return
     yield from ((name, row.views) for name in row.runs)

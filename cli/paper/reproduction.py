@@ -15,9 +15,9 @@ from typing import Any
 from cli.compose.predictions import check_alike, read
 from cli.display import say
 from cli.paper.comparison import find_year
-from cli.paper.plan import Shelf, Step, chain, images_of, predictions
-from cli.paper.tables import Row, Speed
-from cli.signals import OUT_OF_TIME, SIGNALS, StopWish, handled
+from cli.paper.plan import Plan, Step, chain, images_of, predictions
+from cli.paper.tables import SpeedRow, TableRow
+from cli.signals import OUT_OF_TIME, SIGNALS, StopRequest, handled
 from model.run import read_metrics
 from pipeline.dataset import Dataset, open_dataset
 
@@ -52,7 +52,7 @@ def work_off(steps: Sequence[Step]) -> set[str]:
 class Commands:
     """Run processes of alexnet-dali, one at a time. Signals are passed on, and noted."""
 
-    stop: StopWish = field(default_factory=lambda: StopWish(None))
+    stop: StopRequest = field(default_factory=lambda: StopRequest(None))
     child: "subprocess.Popen[bytes] | None" = None
 
     def receive(self, number: int, frame: FrameType | None) -> None:
@@ -77,26 +77,26 @@ class Commands:
         return self.child.wait()
 
 
-def tell(row: Row | Speed, shelf: Shelf, failed: Collection[str]) -> dict[str, Any]:
+def tell(row: TableRow | SpeedRow, shelf: Plan, failed: Collection[str]) -> dict[str, Any]:
     """Return a row for --json: what others say, and ours, or why there is none."""
     names = [each for name, _ in predictions(row) for each in chain(name)]
     lack, broken = find_lack(row, shelf), next((name for name in names if name in failed), None)
     if lack or broken:
         ours = {"ours": None, "why": f"needs {lack}" if lack else f"{broken} failed"}
     else:
-        ours = measure_errors(row, shelf) if isinstance(row, Row) else measure_speed(row, shelf)
+        ours = measure_errors(row, shelf) if isinstance(row, TableRow) else measure_speed(row, shelf)
     images = shelf.data.get(images_of(row.runs[0]))
     classes = len(images.classes) if images else None
-    comparable = isinstance(row, Speed) or not images or find_year(images.classes) is not None
+    comparable = isinstance(row, SpeedRow) or not images or find_year(images.classes) is not None
     return {**asdict(row), **ours, "classes": classes, "comparable": comparable}
 
 
-def find_lack(row: Row | Speed, shelf: Shelf) -> str | None:
+def find_lack(row: TableRow | SpeedRow, shelf: Plan) -> str | None:
     """Return the images that a row needs and are not given."""
     return next(filter(None, (shelf.lack(name) for name, _ in predictions(row))), None)
 
 
-def measure_errors(row: Row, shelf: Shelf) -> dict[str, Any]:
+def measure_errors(row: TableRow, shelf: Plan) -> dict[str, Any]:
     split, ours = shelf.split(row.runs[0]), mean_errors(shelf, row.runs, row.views)
     if row.over:
         whole = mean_errors(shelf, (row.over,), "ten views")
@@ -104,7 +104,7 @@ def measure_errors(row: Row, shelf: Shelf) -> dict[str, Any]:
     return {"ours": ours, "split": split, "images": shelf.images(row.runs[0]).samples(split)}
 
 
-def mean_errors(shelf: Shelf, names: Sequence[str], views: str) -> list[float]:
+def mean_errors(shelf: Plan, names: Sequence[str], views: str) -> list[float]:
     """Return top-1 and top-5 error, in percent, of the mean of the runs' predictions."""
     import torch
 
@@ -120,7 +120,7 @@ def mean_errors(shelf: Shelf, names: Sequence[str], views: str) -> list[float]:
     return [errors["top1_err"], errors["top5_err"]]
 
 
-def measure_speed(row: Speed, shelf: Shelf) -> dict[str, Any]:
+def measure_speed(row: SpeedRow, shelf: Plan) -> dict[str, Any]:
     """Measure speed by the training errors in the metrics, each of the steps since the last."""
     epochs = []
     for name in row.runs:

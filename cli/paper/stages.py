@@ -20,7 +20,7 @@ from PIL import Image
 from model import checkpoint
 from model.baselines.fisher import FisherVectors
 from model.baselines.linear import BATCH, RATE, OneVsRest
-from model.baselines.sift import Grid, describe, regions
+from model.baselines.sift import Grid, dense_sift, regions
 from model.baselines.sparse import SparseCodes
 from model.errors import RunError
 from model.evaluate import Batch, Evaluation, evaluate, sound_rates, tally
@@ -66,7 +66,7 @@ class Classifier(Struct, forbid_unknown_fields=True):
 
 
 @dataclass(frozen=True)
-class Plan:
+class BaselinePlan:
     """Hold all that features depend on, and where they go. Worker processes run its methods."""
 
     baseline: str
@@ -95,7 +95,7 @@ class Plan:
         samples, drawn = open_samples(self.data, "train"), []
         each = -(-self.sample // min(SAMPLED, len(samples)))
         for number in numbers:
-            descriptors, _ = describe(read_grey(samples, number), self.grid)
+            descriptors, _ = dense_sift(read_grey(samples, number), self.grid)
             order = np.random.default_rng((self.seed, number)).permutation(len(descriptors))
             drawn.append(descriptors[order[:each]])
         return np.concatenate(drawn)
@@ -109,7 +109,7 @@ class Plan:
         with replacing(self.features_path(shard)) as file:
             np.lib.format.write_array_header_1_0(file, header)
             for number in numbers.tolist():
-                descriptors, places = describe(read_grey(samples, number), self.grid)
+                descriptors, places = dense_sift(read_grey(samples, number), self.grid)
                 vector = codebook.encode(descriptors, regions(places, self.levels))
                 file.write(vector.astype(np.float16).tobytes())
         return len(numbers)
@@ -124,7 +124,7 @@ def open_samples(root: Path, split: str) -> Samples:
     return Samples(open_dataset(root), split)
 
 
-def open_codebook(plan: Plan) -> Codebook:
+def open_codebook(plan: BaselinePlan) -> Codebook:
     return CODEBOOKS[plan.baseline](**read_codebook(plan.baseline, plan.codebook_path))
 
 
@@ -148,7 +148,7 @@ def read_grey(samples: Samples, number: int) -> np.ndarray:
     return np.asarray(Image.fromarray(pixels).convert("L"))
 
 
-def learn_codebook(plan: Plan, dataset: Dataset, workers: int, each: Each) -> Codebook:
+def learn_codebook(plan: BaselinePlan, dataset: Dataset, workers: int, each: Each) -> Codebook:
     """Return the codebook in the folder, or learn a new one."""
     if not plan.codebook_path.exists():
         numbers = np.random.default_rng(plan.seed).permutation(dataset.samples("train"))[:SAMPLED].tolist()
@@ -164,20 +164,20 @@ def learn_codebook(plan: Plan, dataset: Dataset, workers: int, each: Each) -> Co
     return open_codebook(plan)
 
 
-def missing(plan: Plan, dataset: Dataset, splits: Iterable[str]) -> list[Shard]:
+def missing(plan: BaselinePlan, dataset: Dataset, splits: Iterable[str]) -> list[Shard]:
     """Return the shards that have no features yet."""
     shards = [(split, number) for split in splits for number in range(len(dataset.splits[split]))]
     return [shard for shard in shards if not plan.features_path(shard).exists()]
 
 
-def write_features(plan: Plan, shards: Sequence[Shard], workers: int, each: Each) -> None:
+def write_features(plan: BaselinePlan, shards: Sequence[Shard], workers: int, each: Each) -> None:
     for split, _ in shards:
         make_folder(plan.folder / split)
     for _, images in run_tasks(plan.write_features, shards, min(workers, len(shards))):
         each(images)
 
 
-def read_features(plan: Plan, shard: Shard) -> Batch:
+def read_features(plan: BaselinePlan, shard: Shard) -> Batch:
     """Read a shard's features, (images, n) float16, and labels, (images,) int64."""
     samples, path = open_samples(plan.data, shard[0]), plan.features_path(shard)
     labels = samples.index["label"][samples.index["shard"] == shard[1]].astype(np.int64)
@@ -208,7 +208,7 @@ class Training:
     """Train the classifiers on the features of `plan`, from the `state` that `read_state` found."""
 
     def __init__(
-        self, plan: Plan, dataset: Dataset, features: int, epochs: int, state: dict[str, Any]
+        self, plan: BaselinePlan, dataset: Dataset, features: int, epochs: int, state: dict[str, Any]
     ) -> None:
         self.plan, self.dataset, self.epochs = plan, dataset, epochs
         self.classifiers = OneVsRest(features, len(dataset.classes))

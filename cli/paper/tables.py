@@ -69,7 +69,7 @@ BASELINES = {
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """Ask for the errors of the runs' mean predictions, or how far they exceed another run's."""
 
     name: str
@@ -84,7 +84,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Speed:
+class SpeedRow:
     """Ask how many times as many epochs as `fast` the run `slow` takes to a training error."""
 
     name: str
@@ -101,39 +101,39 @@ class Speed:
 @dataclass(frozen=True)
 class Table:
     title: str
-    rows: tuple[Row | Speed, ...]
+    rows: tuple[TableRow | SpeedRow, ...]
 
 
 WHOLE = "whole images"
-SPARSE = Row("Sparse coding", ("sparse-coding-2010",), (47.1, 28.2), views=WHOLE)
-SIFT = Row("SIFT + FVs", ("sift-fv-2010",), (45.7, 25.7), views=WHOLE)
-CNN = Row("CNN", ("145-2010",), (37.5, 17.0), (37.4727, 16.9987))
-ONE = Row("1 CNN", ("145",), (40.7, 18.2), (40.664, 18.21))
-FIVE = Row("5 CNNs", ("131", "137", "145", "135", "145f"), (38.1, 16.4), submitted=16.4)
-PRETRAINED = Row("1 CNN*", ("146-2011-2012",), (39.0, 16.6), (38.99, 16.622))
+SPARSE = TableRow("Sparse coding", ("sparse-coding-2010",), (47.1, 28.2), views=WHOLE)
+SIFT = TableRow("SIFT + FVs", ("sift-fv-2010",), (45.7, 25.7), views=WHOLE)
+CNN = TableRow("CNN", ("145-2010",), (37.5, 17.0), (37.4727, 16.9987))
+ONE = TableRow("1 CNN", ("145",), (40.7, 18.2), (40.664, 18.21))
+FIVE = TableRow("5 CNNs", ("131", "137", "145", "135", "145f"), (38.1, 16.4), submitted=16.4)
+PRETRAINED = TableRow("1 CNN*", ("146-2011-2012",), (39.0, 16.6), (38.99, 16.622))
 # By the paper "two CNNs that were pre-trained on the entire Fall 2011 release with the aforementioned five";
 # by the file's name four of the five, and three pretrained.
-SEVEN = Row(
+SEVEN = TableRow(
     "7 CNNs*",
     ("141-2009-2012", "146-2009-2012", "131", "137", "145", "146-2011-2012", "145f"),
     (36.7, 15.4),
     submitted=15.3,
 )
 MEMBERS = {
-    "131": Row("net 131", ("131",), log=(40.934, 18.574)),
-    "137": Row("net 137", ("137",), log=(40.782, 18.344)),
-    "145": Row("net 145", ("145",), log=ONE.log),
-    "135": Row("net 135", ("135",), log=(41.07, 18.416)),
-    "145f": Row("net 145f", ("145f",)),
-    "141-2009-2012": Row("net 141, pretrained", ("141-2009-2012",), log=(39.562, 17.206)),
-    "146-2009-2012": Row("net 146, pretrained on 2009", ("146-2009-2012",), log=(39.1, 16.876)),
-    "146-2011-2012": Row("net 146, pretrained on 2011", ("146-2011-2012",), log=PRETRAINED.log),
+    "131": TableRow("net 131", ("131",), log=(40.934, 18.574)),
+    "137": TableRow("net 137", ("137",), log=(40.782, 18.344)),
+    "145": TableRow("net 145", ("145",), log=ONE.log),
+    "135": TableRow("net 135", ("135",), log=(41.07, 18.416)),
+    "145f": TableRow("net 145f", ("145f",)),
+    "141-2009-2012": TableRow("net 141, pretrained", ("141-2009-2012",), log=(39.562, 17.206)),
+    "146-2009-2012": TableRow("net 146, pretrained on 2009", ("146-2009-2012",), log=(39.1, 16.876)),
+    "146-2011-2012": TableRow("net 146, pretrained on 2011", ("146-2011-2012",), log=PRETRAINED.log),
 }
 TABLES = {
     "ilsvrc-2010": Table("Table 1: ILSVRC-2010", (SPARSE, SIFT, CNN)),
     "ilsvrc-2012": Table(
         "Table 2: ILSVRC-2012",
-        (Row("SIFT + FVs", ("sift-fv",), submitted=26.2, views=WHOLE), ONE, FIVE, PRETRAINED, SEVEN),
+        (TableRow("SIFT + FVs", ("sift-fv",), submitted=26.2, views=WHOLE), ONE, FIVE, PRETRAINED, SEVEN),
     ),
     "5-cnns": Table("5 CNNs, one by one", (*(MEMBERS[run] for run in FIVE.runs), FIVE)),
     "7-cnns": Table("7 CNNs*, one by one", (*(MEMBERS[run] for run in SEVEN.runs), SEVEN)),
@@ -142,13 +142,13 @@ TABLES = {
     "ablations": Table(
         "What each part is worth: errors above the whole network's",
         (
-            Row("one GPU's half net", ("half-2010",), (1.7, 1.2), (1.695, 1.2299), over="145-2010"),
-            Row("no LRN", ("no-lrn",), (1.4, 1.2), (1.37, 1.152), over="145"),
-            Row("pooling without overlap", ("no-overlap",), (0.4, 0.3), (0.394, 0.3), over="145"),
-            Row("one view, not ten", ("145-2010",), (1.5, 1.3), (1.552, 1.2966), views="centre",
+            TableRow("one GPU's half net", ("half-2010",), (1.7, 1.2), (1.695, 1.2299), over="145-2010"),
+            TableRow("no LRN", ("no-lrn",), (1.4, 1.2), (1.37, 1.152), over="145"),
+            TableRow("pooling without overlap", ("no-overlap",), (0.4, 0.3), (0.394, 0.3), over="145"),
+            TableRow("one view, not ten", ("145-2010",), (1.5, 1.3), (1.552, 1.2966), views="centre",
                 over="145-2010"),
-            Row("no colour noise", ("no-noise",), (1.0, None), over="145"),
-            Speed("tanh for ReLU, epochs to 25 % (figure 1)", "tanh4", "relu4", error=25, paper=6),
+            TableRow("no colour noise", ("no-noise",), (1.0, None), over="145"),
+            SpeedRow("tanh for ReLU, epochs to 25 % (figure 1)", "tanh4", "relu4", error=25, paper=6),
         ),
     ),
 }  # fmt: skip

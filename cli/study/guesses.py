@@ -28,7 +28,7 @@ FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")  # what formulas begin with, in 
 
 
 @dataclass(frozen=True)
-class Row:
+class GuessRow:
     """Hold what is said of one image."""
 
     name: str
@@ -43,15 +43,15 @@ class Row:
         return self.truth is not None and self.classes[:1] != [self.truth]
 
 
-Sink = Callable[[int, Row], None]  # is told of each row, with the number of its image
+RowSink = Callable[[int, GuessRow], None]  # is told of each row, with the number of its image
 
 
 @dataclass
-class Source:
+class ImageSource:
     """Hold images in order: their names, their rows as they are computed, their pixels."""
 
     names: Sequence[str]
-    rows: Callable[[], Iterator[Row]]
+    rows: Callable[[], Iterator[GuessRow]]
     square: Callable[[int], np.ndarray]  # of an image by its number, (256, 256, 3) uint8
 
 
@@ -66,7 +66,7 @@ class Outputs:
     only_errors: bool
 
 
-def open_sinks(run: Trained, source: Source, asked: Outputs, stack: ExitStack) -> Iterator[Sink]:
+def open_sinks(run: Trained, source: ImageSource, asked: Outputs, stack: ExitStack) -> Iterator[RowSink]:
     """Open where rows go: the files asked for, or else a table on the terminal."""
     classes = run.facts.classes
     if asked.picture:  # opened first, written last: rows are not lost with it
@@ -79,7 +79,7 @@ def open_sinks(run: Trained, source: Source, asked: Outputs, stack: ExitStack) -
         yield lambda number, row: print_row(run, row)
 
 
-def print_row(run: Trained, row: Row) -> None:
+def print_row(run: Trained, row: GuessRow) -> None:
     """Print five lines of the table; an image's own class is marked."""
     name = plain(row.name)
     name = name if len(name) <= 40 else "…" + name[-39:]
@@ -94,7 +94,7 @@ def print_row(run: Trained, row: Row) -> None:
 
 
 @contextmanager
-def json_file(path: str, classes: Sequence[Category]) -> Iterator[Sink]:
+def json_file(path: str, classes: Sequence[Category]) -> Iterator[RowSink]:
     def named(output: int) -> dict[str, Any]:
         if output >= len(classes):
             return {"output": output}
@@ -103,7 +103,7 @@ def json_file(path: str, classes: Sequence[Category]) -> Iterator[Sink]:
     with lines(path) as file:
         before = "["
 
-        def add(number: int, row: Row) -> None:
+        def add(number: int, row: GuessRow) -> None:
             nonlocal before
             guesses = zip(row.classes, row.probabilities, strict=True)
             content = {
@@ -121,7 +121,7 @@ def json_file(path: str, classes: Sequence[Category]) -> Iterator[Sink]:
 
 
 @contextmanager
-def csv_file(path: str, classes: Sequence[Category]) -> Iterator[Sink]:
+def csv_file(path: str, classes: Sequence[Category]) -> Iterator[RowSink]:
     def wnid(output: int | None) -> str:
         return "" if output is None else classes[output].wnid if output < len(classes) else f"{output}"
 
@@ -132,7 +132,7 @@ def csv_file(path: str, classes: Sequence[Category]) -> Iterator[Sink]:
             + [f"{what}_{n}" for n in range(1, GUESSES + 1) for what in ("guess", "words", "probability")]
         )
 
-        def add(number: int, row: Row) -> None:
+        def add(number: int, row: GuessRow) -> None:
             cells = [row.name, row.fault or "", row.note or "", wnid(row.truth)]
             for output, p in zip(row.classes, row.probabilities, strict=True):
                 cells += [wnid(output), first_word(classes, output), f"{p:.6g}"]
@@ -148,11 +148,11 @@ def cell(text: str) -> str:
 
 
 @contextmanager
-def drawing(run: Trained, source: Source, path: Path, asked: Outputs) -> Iterator[Sink]:
+def drawing(run: Trained, source: ImageSource, path: Path, asked: Outputs) -> Iterator[RowSink]:
     """Draw the first `count` rows as a picture, at the end."""
     drawn: list[panels.Guess] = []
 
-    def add(number: int, row: Row) -> None:
+    def add(number: int, row: GuessRow) -> None:
         if row.fault or len(drawn) == asked.count:
             return
         drawn.append(
@@ -174,7 +174,7 @@ def drawing(run: Trained, source: Source, path: Path, asked: Outputs) -> Iterato
         say("no image to draw", err=True)
 
 
-def from_files(run: Trained, arguments: Sequence[str], views: Views, upright: bool) -> Source:
+def from_files(run: Trained, arguments: Sequence[str], views: Views, upright: bool) -> ImageSource:
     paths = find_images(arguments)
     batches = FileBatches(
         paths,
@@ -195,35 +195,35 @@ def from_files(run: Trained, arguments: Sequence[str], views: Views, upright: bo
         found = of_folder(path.absolute().parent.name)
         return wnids.get(path.name.partition("_")[0]) if found is None else found
 
-    def rows() -> Iterator[Row]:
+    def rows() -> Iterator[GuessRow]:
         """Yield rows in the files' order, the broken ones between the others."""
         following = 0
         for number, classes, probabilities in guess(run, batches):
             yield from map(broken, range(following, number))
             fault = None if classes else LOST
             note, path = batches.notes.get(number), paths[number]
-            yield Row(str(path), truth(path), fault, note, classes, probabilities)
+            yield GuessRow(str(path), truth(path), fault, note, classes, probabilities)
             following = number + 1
         yield from map(broken, range(following, len(paths)))
 
-    def broken(number: int) -> Row:
-        return Row(str(paths[number]), truth(paths[number]), batches.faults[number])
+    def broken(number: int) -> GuessRow:
+        return GuessRow(str(paths[number]), truth(paths[number]), batches.faults[number])
 
-    return Source([str(path) for path in paths], rows, lambda number: square(paths[number], upright))
+    return ImageSource([str(path) for path in paths], rows, lambda number: square(paths[number], upright))
 
 
-def from_split(run: Trained, dataset: Dataset, split: str, views: Views) -> Source:
+def from_split(run: Trained, dataset: Dataset, split: str, views: Views) -> ImageSource:
     batches = EvaluationBatches(
         dataset, split, views=views, batch_size=run.batch_size(len(views)), **run.image_options()
     )
     names = read_names(dataset, split)
 
-    def rows() -> Iterator[Row]:
+    def rows() -> Iterator[GuessRow]:
         for name, (label, classes, probabilities) in zip(names, guess(run, batches), strict=True):
             known = label if label >= 0 else None
-            yield Row(name, known, None if classes else LOST, None, classes, probabilities)
+            yield GuessRow(name, known, None if classes else LOST, None, classes, probabilities)
 
-    return Source(names, rows, batches.samples.square)
+    return ImageSource(names, rows, batches.samples.square)
 
 
 def guess(run: Trained, batches: Any) -> Iterator[tuple[int, list[int], list[float]]]:
@@ -244,7 +244,7 @@ class Totals:
     top1: int = 0
     top5: int = 0
 
-    def add(self, row: Row) -> None:
+    def add(self, row: GuessRow) -> None:
         self.images += 1
         self.broken += row.fault not in (None, LOST)
         self.damaged += row.note is not None

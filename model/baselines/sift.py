@@ -18,7 +18,7 @@ class Grid:
     scales: int
 
 
-def describe(grey: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+def dense_sift(grey: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
     """Return descriptors (n, 128) uint8 of norm about 512, and their centres (n, 2), x and y in 0..1.
 
     grey: (H, W) uint8. Scales at which the image is smaller than a patch are skipped.

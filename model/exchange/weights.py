@@ -15,7 +15,7 @@ from msgspec import Struct
 from torch import Tensor
 
 from model.errors import RunError
-from model.network import AlexNet, State, check_sizes
+from model.network import AlexNet, StateDict, check_sizes
 from model.recipe import STORED, Conv, Recipe
 from pipeline.atomic import writing
 from pipeline.schema import Count, Fingerprint, Unfit, convert, need_file, parse
@@ -39,7 +39,7 @@ class Weights:
     """Hold the content of a file."""
 
     recipe: Recipe
-    state: State  # canonical: see AlexNet.state
+    state: StateDict  # canonical: see AlexNet.state
     mean: Tensor
     about: dict[str, Any]  # classes, step, run, dataset
 
@@ -85,7 +85,7 @@ def read(path: Path) -> Weights:
         raise RunError(f"{path} was not written by alexnet-dali export, or is damaged: {error}") from None
 
 
-def _checked(tensors: State, names: "Naming", recipe: Recipe) -> tuple[State, Tensor]:
+def _checked(tensors: StateDict, names: "Naming", recipe: Recipe) -> tuple[StateDict, Tensor]:
     """Return state (still renamed) and mean image in float32; errors unless they fit the recipe."""
     for name, tensor in tensors.items():
         if not tensor.is_floating_point() or not tensor.float().isfinite().all():
@@ -98,7 +98,7 @@ def _checked(tensors: State, names: "Naming", recipe: Recipe) -> tuple[State, Te
     return whole, whole.pop(MEAN)
 
 
-def begin(network: AlexNet, state: State) -> list[str]:
+def load_matching(network: AlexNet, state: StateDict) -> list[str]:
     """Load the layers of `state` that fit; return the others' names, which keep their random initialisation.
 
     A layer fits if all its tensors have the same shapes and the recipe does not retrain it (`anew`). RunError
@@ -118,7 +118,7 @@ def begin(network: AlexNet, state: State) -> list[str]:
     return drawn
 
 
-def _folded(state: State, recipe: Recipe, factor: float) -> State:
+def _folded(state: StateDict, recipe: Recipe, factor: float) -> StateDict:
     """Multiply the weights of each layer after a dropout by `factor`."""
     behind = [b.name for a, b in zip(recipe.layers, recipe.layers[1:], strict=False) if "dropout" in a.then]
     return {
@@ -127,15 +127,15 @@ def _folded(state: State, recipe: Recipe, factor: float) -> State:
     }
 
 
-def _caffe(state: State, recipe: Recipe) -> State:
+def _caffe(state: StateDict, recipe: Recipe) -> StateDict:
     return _folded(_turned(state, recipe), recipe, recipe.keep)
 
 
-def _from_caffe(state: State, recipe: Recipe) -> State:
+def _from_caffe(state: StateDict, recipe: Recipe) -> StateDict:
     return _folded(_turned(state, recipe), recipe, 1 / recipe.keep)
 
 
-def _turned(state: State, recipe: Recipe) -> State:
+def _turned(state: StateDict, recipe: Recipe) -> StateDict:
     """Reverse the colours of kernels that read the image: Caffe reads BGR."""
     first = f"{recipe.layers[0].name}.weight"
     return {name: x.flip(1) if name == first or name.endswith(".colour") else x for name, x in state.items()}
@@ -153,10 +153,10 @@ def _torchvision_names(recipe: Recipe) -> dict[str, str]:
     return {layer.name: place for layer, place in zip(recipe.layers, places, strict=True)}
 
 
-def _torchvision(state: State, recipe: Recipe) -> State:
+def _torchvision(state: StateDict, recipe: Recipe) -> StateDict:
     """Merge both towers into ungrouped convolutions, with zero weights for the other tower's maps."""
     folded = _folded(state, recipe, recipe.keep)
-    result: State = {}
+    result: StateDict = {}
     for name, place in _torchvision_names(recipe).items():
         weight, layer = folded[f"{name}.weight"], _layer(recipe, name)
         if not layer.crossing:
@@ -169,8 +169,8 @@ def _torchvision(state: State, recipe: Recipe) -> State:
     return result
 
 
-def _from_torchvision(state: State, recipe: Recipe) -> State:
-    result: State = {}
+def _from_torchvision(state: StateDict, recipe: Recipe) -> StateDict:
+    result: StateDict = {}
     for name, place in _torchvision_names(recipe).items():
         weight = state[f"{place}.weight"]
         if not _layer(recipe, name).crossing:
@@ -192,7 +192,7 @@ def _blocks(weight: Tensor, towers: int) -> list[Tensor]:
     return [weight[t * rows : (t + 1) * rows, t * columns : (t + 1) * columns] for t in range(towers)]
 
 
-Naming = Callable[[State, Recipe], State]
+Naming = Callable[[StateDict, Recipe], StateDict]
 NAMINGS: dict[str, tuple[Naming, Naming]] = {  # to other programs' names, and back
     "safetensors": (lambda state, recipe: state, lambda state, recipe: state),
     "caffe": (_caffe, _from_caffe),

@@ -34,7 +34,7 @@ def plan(source: Source, size: str, store: str, seed: int, exif: str, work: Path
     return tasks
 
 
-def describe(
+def describe_preparation(
     source: Source, size: str, store: str, seed: int, exif: str, tasks: list[Task]
 ) -> dict[str, Any]:
     """Return what decides the bytes of the dataset, whichever layout the images come in."""

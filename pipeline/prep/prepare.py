@@ -12,7 +12,7 @@ from pipeline.atomic import make_folder
 from pipeline.dataset import Dataset, find_faults, write_description
 from pipeline.errors import DataError
 from pipeline.prep.gather import Gathered
-from pipeline.prep.plan import begin, describe, plan
+from pipeline.prep.plan import begin, describe_preparation, plan
 from pipeline.prep.repair import Progress, Report, count_workers, find_finished, repair
 from pipeline.prep.shard import Record, Task, commit, make_shard
 from pipeline.prep.work import remove, work_folder
@@ -43,7 +43,7 @@ def prepare(
     exif = exif or source.exif
     with work_folder(out) as work:
         tasks = plan(source, size, store, seed, exif, work)
-        made = describe(source, size, store, seed, exif, tasks)
+        made = describe_preparation(source, size, store, seed, exif, tasks)
         begin(work, made)
         for split in source.splits:
             make_folder(out / split)

@@ -7,7 +7,7 @@ from pathlib import Path
 from pipeline.dataset import WORK, Dataset, index_name, read_description, write_description
 from pipeline.errors import DataError
 from pipeline.prep.gather import Gathered
-from pipeline.prep.plan import describe, plan, refuse_other
+from pipeline.prep.plan import describe_preparation, plan, refuse_other
 from pipeline.prep.shard import Record, commit, make_shard
 from pipeline.prep.work import remove, work_folder
 from pipeline.source.find import Source
@@ -64,7 +64,9 @@ def repair(
     faults |= {shard.name for shard in shards if index_name(shard) in faults}
     with work_folder(out) as work:
         tasks = plan(source, dataset.size, dataset.store, seed, exif, work)
-        refuse_other(out, dataset.made, describe(source, dataset.size, dataset.store, seed, exif, tasks))
+        refuse_other(
+            out, dataset.made, describe_preparation(source, dataset.size, dataset.store, seed, exif, tasks)
+        )
         bad = [task for task in tasks if task.name in faults or task.split in whole]
         done, rejected, total = 0, 0, sum(len(task.samples) for task in bad)
         report(Progress(done, total, rejected))

@@ -12,8 +12,8 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from cli.bench.meter import Meter, Work, rate
-from cli.bench.parts import Parts
+from cli.bench.meter import Meter, Work, images_per_second
+from cli.bench.parts import Workloads
 from cli.compose.images import colour_noise
 from tools.compare import loaders, step
 from tools.compare.loaders import Batch, Job, loader
@@ -121,14 +121,14 @@ def serve(name: str, job: Job, pipe: Connection) -> None:
     work = pieces()
     try:
         while True:
-            pipe.send(rate(work, pipe.recv()))
+            pipe.send(images_per_second(work, pipe.recv()))
     except EOFError:
         return
     except Exception as error:
         pipe.send(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
 
 
-def job(parts: Parts) -> Job:
+def job(parts: Workloads) -> Job:
     """Return what the peers are to do: what these parts do."""
     return Job(
         dataset=parts.dataset,
