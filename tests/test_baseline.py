@@ -240,14 +240,14 @@ def test_killed_and_with_more_workers_it_is_the_same(dataset: Dataset, calm: Pat
     kills: dict[str, Callable[[], object]] = {
         # to each worker are given two tasks, and one for each that is done: in all of learning 4 + 2
         "when there are features of the first shard": Trap("pipeline.workers:_give", 6 + 4 + 1, die),
-        "in the second epoch": Trap("cli.paper.stages:Training.train_epoch", 2, die),
+        "in the second epoch": Trap("cli.paper.baseline_stages:Training.train_epoch", 2, die),
     }
     for moment, trap in kills.items():
         command = Command(*words, folder=tmp_path, before=trap)
         assert command.wait() == -9, f"{moment}: {command.text}"
         assert len(list(run.glob("*/*.npy"))) >= 1, moment
     stopped = Command(
-        *words, folder=tmp_path, before=Trap("cli.paper.stages:Training.train_epoch", 1, hang_up)
+        *words, folder=tmp_path, before=Trap("cli.paper.baseline_stages:Training.train_epoch", 1, hang_up)
     )
     assert stopped.wait() == 129
     assert "stopped by SIGHUP; the same command goes on from here" in stopped.text

@@ -15,7 +15,7 @@ from test_checkpoint import CONTENT, DATA, GOOD, RECIPE, WEIGHTS
 
 from cli.commands import similar
 from cli.compose import predictions
-from cli.paper import cost, stages
+from cli.paper import baseline_stages, cost
 from model import checkpoint, run
 from model.errors import RunError
 from model.exchange import weights
@@ -58,9 +58,9 @@ BINARY: dict[str, Callable[[Path], Any]] = {
     "statistics.npz": lambda path: vars(Statistics.load(path)),
     "record.npz": lambda path: vars(Record.load(path)) | {"sums": 0},
     "predictions.npz": lambda path: vars(predictions.read(path)),
-    "codebook.npz": lambda path: stages.read_codebook("sparse-coding", path),
+    "codebook.npz": lambda path: baseline_stages.read_codebook("sparse-coding", path),
     "last.pt": checkpoint.read,
-    "classifier.pt": lambda path: checkpoint.read_content(path, stages.Classifier),
+    "classifier.pt": lambda path: checkpoint.read_content(path, baseline_stages.Classifier),
     "features.npy": read_features,
     "net.safetensors": lambda path: vars(weights.read(path)),
 }

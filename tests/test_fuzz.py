@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 
-from cli.paper import stages
+from cli.paper import baseline_stages
 from pipeline.prep import prepare as prep
 from pipeline.prep import repair
 from pipeline.prep.prepare import prepare
@@ -73,7 +73,7 @@ def test_damage_is_what_it_says() -> None:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", PARTS)
 def test_a_short_run_finds_nothing(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (devkit, prep, repair, stages):  # what make_part changes for a process of its own
+    for module in (devkit, prep, repair, baseline_stages):  # what make_part changes for a process of its own
         monkeypatch.setattr(module, "run_tasks", module.run_tasks)
     monkeypatch.chdir(tmp_path)
     tried = batch(make_part(name, tmp_path), 0, lambda value: None, set())

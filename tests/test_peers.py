@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from cli.bench.parts import Workloads
+from cli.bench.workloads import Workloads
 from cli.options import Machine
 from model.network import AlexNet
 from model.optim import Momentum

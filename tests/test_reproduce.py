@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from traps import Trap, terminate
 
 from cli import main
-from cli.paper import cost, stages
+from cli.paper import baseline_stages, cost
 from cli.paper.reproduction import Commands
 from pipeline.dataset import Dataset
 from tools.commands import Command
@@ -49,7 +49,9 @@ def commands(output: str) -> list[str]:
 
 def use_one_process(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Commands, "run", at_once)
-    patch.setattr(stages, "run_tasks", lambda do, tasks, workers: ((task, do(task)) for task in tasks))
+    patch.setattr(
+        baseline_stages, "run_tasks", lambda do, tasks, workers: ((task, do(task)) for task in tasks)
+    )
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from cli.bench.meter import images_per_second
-from cli.bench.parts import Workloads
+from cli.bench.workloads import Workloads
 from cli.options import Machine
 from model.recipes import get_recipe
 from pipeline import graph

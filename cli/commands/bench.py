@@ -18,7 +18,7 @@ from model.recipes import RECIPES, get_recipe
 from pipeline.dataset import open_dataset
 
 if TYPE_CHECKING:
-    from cli.bench.parts import Workloads as Parts
+    from cli.bench.workloads import Workloads as Parts
 
 # Takes the parts; yields meters of other programs to time beside them, and why some are missing.
 Beside = Callable[["Parts"], AbstractContextManager[tuple[dict[str, Meter], dict[str, str]]]]
@@ -54,7 +54,7 @@ def command(
 
     Three rounds over all parts, one after the other; the figures are medians. Nothing is left behind.
     """
-    from cli.bench.parts import Workloads
+    from cli.bench.workloads import Workloads
 
     dataset = open_dataset(data)
     recipe = get_recipe(recipe_name, classes=len(dataset.classes), width=width, batch_size=batch_size)

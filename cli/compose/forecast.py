@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from cli.bench.meter import images_per_second
-from cli.bench.parts import Workloads
+from cli.bench.workloads import Workloads
 from cli.compose.announce import tell_rows, tell_start
 from cli.compose.devices import choose_devices, machine_errors
 from cli.compose.training import COPIES, TrainSettings, begin_with, identify, state_size

@@ -17,7 +17,7 @@ from typing import Any
 from cli import options
 from cli.compose import predictions
 from cli.display import disk_size, plural, progress, say, top_errors
-from cli.paper import stages
+from cli.paper import baseline_stages
 from cli.paper.comparison import find_year, guessing
 from cli.paper.tables import PAPER_BASELINES
 from cli.signals import ended_in_order
@@ -58,29 +58,29 @@ def run_baseline(
     dataset, split = open_dataset(settings.data), settings.split
     folder = settings.out or options.RUNS / f"baseline-{name}"
     workers = settings.workers or count_cores()
-    plan = stages.BaselinePlan(
+    plan = baseline_stages.BaselinePlan(
         name, Grid(*grid), levels, sizes, settings.sample, settings.seed, dataset.root, folder
     )
-    counts = {each: len(stages.open_samples(dataset.root, each)) for each in ("train", "val", split)}
+    counts = {each: len(baseline_stages.open_samples(dataset.root, each)) for each in ("train", "val", split)}
     need_labels(dataset, "train", "val")
     if not has_labels(dataset, split):
         raise RunError(f"{split} images of {dataset.root} have no labels to count errors by; use --split val")
     with ended_in_order(), RunDirectory(folder) as run:
         refuse_changes(plan, dataset)
-        state, epochs = stages.read_state(folder, settings.epochs), settings.epochs
+        state, epochs = baseline_stages.read_state(folder, settings.epochs), settings.epochs
         run.open(state["step"], state["epoch"], about_run(plan, dataset))
-        with timed("codebook", min(counts["train"], stages.SAMPLED)) as each:
-            codebook = stages.learn_codebook(plan, dataset, workers, each)
+        with timed("codebook", min(counts["train"], baseline_stages.SAMPLED)) as each:
+            codebook = baseline_stages.learn_codebook(plan, dataset, workers, each)
         tell_reductions(sizes, codebook.sizes)
         size = plan.regions * codebook.length
         room = disk_size(2 * size * sum(counts.values()))
         say(f"features   {size:,} numbers an image, {room} in {folder}")
-        left = stages.missing(plan, dataset, counts)
+        left = baseline_stages.missing(plan, dataset, counts)
         images = sum(dataset.splits[each][number].samples for each, number in left)
         check_room(folder, 2 * size * images)
         with timed("features", images) as each:
-            stages.write_features(plan, left, workers, each)
-        training = stages.Training(plan, dataset, size, epochs, state)
+            baseline_stages.write_features(plan, left, workers, each)
+        training = baseline_stages.Training(plan, dataset, size, epochs, state)
         with timed("training", (epochs - state["epoch"]) * counts["train"]) as each:
             training.train(run, each)
         write_result(plan, dataset, split, training.evaluate(split))
@@ -91,7 +91,7 @@ def need_libraries() -> None:
         raise RunError("baselines need OpenCV and scikit-learn: pip install 'alexnet-dali[baselines]'")
 
 
-def refuse_changes(plan: stages.BaselinePlan, dataset: Dataset) -> None:
+def refuse_changes(plan: baseline_stages.BaselinePlan, dataset: Dataset) -> None:
     """Raise RunError if the folder's run has other settings or images."""
     path = plan.folder / "run.json"
     if not path.exists():
@@ -106,7 +106,7 @@ def refuse_changes(plan: stages.BaselinePlan, dataset: Dataset) -> None:
         raise RunError(f"{plan.folder} was started with {texts}; go on with that, or use another --out")
 
 
-def about_run(plan: stages.BaselinePlan, dataset: Dataset) -> dict[str, Any]:
+def about_run(plan: baseline_stages.BaselinePlan, dataset: Dataset) -> dict[str, Any]:
     """Return run.json's content: what the run is, and how it was started this time."""
     return {
         "baseline": plan.settings(),
@@ -137,7 +137,7 @@ def check_room(folder: Path, needed: int) -> None:
 
 
 @contextmanager
-def timed(what: str, images: int) -> Iterator[stages.Each]:
+def timed(what: str, images: int) -> Iterator[baseline_stages.Each]:
     """Show progress, and at the end a line of what it took."""
     with progress(f"{what:<9}", images) as line:
         yield line
@@ -146,9 +146,14 @@ def timed(what: str, images: int) -> Iterator[stages.Each]:
         say(f"{what:<10} {plural(line.done, 'image')} in {taken}")
 
 
-def write_result(plan: stages.BaselinePlan, dataset: Dataset, split: str, evaluation: Evaluation) -> None:
+def write_result(
+    plan: baseline_stages.BaselinePlan, dataset: Dataset, split: str, evaluation: Evaluation
+) -> None:
     """Write predictions.npz and result.json, in place of another split's, and print a line."""
-    labels, names = stages.open_samples(dataset.root, split).index["label"], read_names(dataset, split)
+    labels, names = (
+        baseline_stages.open_samples(dataset.root, split).index["label"],
+        read_names(dataset, split),
+    )
     wnids = [category.wnid for category in dataset.classes]
     content = predictions.Predictions(evaluation.probabilities.numpy(), labels, names, wnids)
     path, beside = plan.folder / "result.json", plan.folder / "predictions.npz"

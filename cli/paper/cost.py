@@ -82,7 +82,7 @@ def read_speeds(path: Path, recipe: Recipe) -> dict[str, float]:
 
 def measure_speeds(name: str, shelf: "Plan") -> dict[str, float]:
     """Measure the same for a run's net, now, on its own images."""
-    from cli.bench.parts import Workloads
+    from cli.bench.workloads import Workloads
 
     works = Workloads(shelf.images(name), shelf.recipe(name), shelf.machine_of(name)).works
     return {part: measure_rate(works[part], SECONDS) for part in ("train", "eval, centre", "eval, ten views")}

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, get_worker_info
 
-from cli.bench.parts import decode
+from cli.bench.workloads import decode
 from model.recipe import Recipe
 from pipeline.batches import Samples
 from pipeline.dataset import Dataset

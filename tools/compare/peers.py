@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from cli.bench.meter import Meter, Work, images_per_second
-from cli.bench.parts import Workloads
+from cli.bench.workloads import Workloads
 from cli.compose.images import colour_noise
 from tools.compare import loaders, step
 from tools.compare.loaders import Batch, Job, loader

@@ -21,7 +21,7 @@ from hypothesis.strategies import SearchStrategy
 
 import pipeline.workers
 from cli.display import plain
-from cli.paper import stages
+from cli.paper import baseline_stages
 from model.errors import RunError
 from pipeline.errors import DataError
 from pipeline.prep import prepare, repair
@@ -195,7 +195,7 @@ def in_this_process() -> None:
 
     workers_of_its_own = pipeline.workers.run_tasks
     devkit.run_tasks = read_kit  # type: ignore[assignment,attr-defined]
-    for module in (prepare, repair, stages):
+    for module in (prepare, repair, baseline_stages):
         module.run_tasks = run_tasks  # type: ignore[attr-defined]
 
 
