@@ -21,21 +21,21 @@ def after_header(text: str) -> list[str]:
     return [line for line in text.splitlines() if not line.startswith("  ")]
 
 
-def assert_same(run: Path, calm: Path) -> None:
+def assert_same(run: Path, undisturbed: Path) -> None:
     """To the last bit: both checkpoints whole, with velocities and all; every row of metrics, none twice."""
     for name in ("last.pt", "best.pt"):
-        assert differing(checkpoint.read(run / name), checkpoint.read(calm / name)) == []
-    assert rows(run) == rows(calm)
+        assert differing(checkpoint.read(run / name), checkpoint.read(undisturbed / name)) == []
+    assert rows(run) == rows(undisturbed)
 
 
-def assert_close(run: Path, calm: Path, tolerance: float) -> None:
+def assert_close(run: Path, undisturbed: Path, tolerance: float) -> None:
     """Each tensor of weights and velocities up to a relative error, losses too; counted errors exactly."""
-    a, b = checkpoint.read(run / "last.pt"), checkpoint.read(calm / "last.pt")
+    a, b = checkpoint.read(run / "last.pt"), checkpoint.read(undisturbed / "last.pt")
     for kind in ("weights", "velocities"):
         for name, tensor in b[kind].items():
             error = (a[kind][name] - tensor).norm() / tensor.norm()
             assert error < tolerance, f"{kind} {name}: {error}"
-    for row, expected in zip(rows(run), rows(calm), strict=True):
+    for row, expected in zip(rows(run), rows(undisturbed), strict=True):
         assert row.keys() == expected.keys()
         for key, value in expected.items():
             close = row[key] == value if key != "loss" else abs(row[key] - value) < tolerance

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from runs import TRAIN
-from traps import Trap, die
+from triggers import Trigger, die
 
 from cli import main
 from cli.compose import forecast
@@ -48,9 +48,11 @@ def test_a_log_begins_with_what_will_be_done(dataset: Dataset, tmp_path: Path, s
         f"  run       {run}, new",
         "  device    CPU x 1, float32",
     ]
-    first = Command(*words(dataset, run), folder=tmp_path, before=Trap("model.step:Step.__call__", 1, die))
+    first = Command(*words(dataset, run), folder=tmp_path, before=Trigger("model.step:Step.__call__", 1, die))
     assert first.wait() == -9 and first.text.splitlines() == header
-    second = Command(*words(dataset, run), folder=tmp_path, before=Trap("model.step:Step.__call__", 11, die))
+    second = Command(
+        *words(dataset, run), folder=tmp_path, before=Trigger("model.step:Step.__call__", 11, die)
+    )
     assert second.wait() == -9
     said = second.text.splitlines()
     assert said[:5] == header

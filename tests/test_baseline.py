@@ -11,7 +11,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from scipy import stats
-from traps import Trap, die, hang_up
+from triggers import Trigger, die, hang_up
 
 from cli import main
 from cli.compose import predictions
@@ -162,9 +162,9 @@ FISHER = ("baseline", "sift-fv", *SMALL, "--components", 8, "--dimensions", 16)
 
 
 @pytest.fixture(scope="module")
-def calm(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def undisturbed(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nothing happened to."""
-    run = tmp_path_factory.mktemp("calm") / "run"
+    run = tmp_path_factory.mktemp("undisturbed") / "run"
     command = Command(*FISHER, "--data", dataset.root, "--out", run, "--workers", 1, folder=run.parent)
     assert command.wait() == 0, command.text
     assert "codebook   28 images in" in command.text and "features   37 images in" in command.text
@@ -194,12 +194,12 @@ def check(run: Path, dataset: Dataset) -> None:
     assert [row["epoch"] for row in rows(run) if row["kind"] == "val"] == [1, 2, 3]
 
 
-def test_sift_and_fisher_vectors(calm: Path, dataset: Dataset) -> None:
-    check(calm, dataset)
-    features = np.load(calm / "train" / "000000.npy")
+def test_sift_and_fisher_vectors(undisturbed: Path, dataset: Dataset) -> None:
+    check(undisturbed, dataset)
+    features = np.load(undisturbed / "train" / "000000.npy")
     assert features.shape == (28, 256) and features.dtype == np.float16
     assert np.abs(np.linalg.norm(features.astype(float), axis=1) - 1).max() < 1e-3
-    again = call(*FISHER, "--data", dataset.root, "--out", calm)  # finished is finished
+    again = call(*FISHER, "--data", dataset.root, "--out", undisturbed)  # finished is finished
     assert "images in" not in again and "guessing among 3 classes: top-1 error 66.67 %\n" in again
 
 
@@ -234,20 +234,22 @@ def test_another_split(dataset_2010: Dataset, tmp_path: Path) -> None:
     assert (run / "result.json").read_bytes() == val
 
 
-def test_killed_and_with_more_workers_it_is_the_same(dataset: Dataset, calm: Path, tmp_path: Path) -> None:
+def test_killed_and_with_more_workers_it_is_the_same(
+    dataset: Dataset, undisturbed: Path, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     words = (*FISHER, "--data", dataset.root, "--out", run, "--workers", 2)
     kills: dict[str, Callable[[], object]] = {
         # to each worker are given two tasks, and one for each that is done: in all of learning 4 + 2
-        "when there are features of the first shard": Trap("pipeline.workers:_give", 6 + 4 + 1, die),
-        "in the second epoch": Trap("cli.paper.baseline_stages:Training.train_epoch", 2, die),
+        "when there are features of the first shard": Trigger("pipeline.workers:_give", 6 + 4 + 1, die),
+        "in the second epoch": Trigger("cli.paper.baseline_stages:Training.train_epoch", 2, die),
     }
-    for moment, trap in kills.items():
-        command = Command(*words, folder=tmp_path, before=trap)
+    for moment, trigger in kills.items():
+        command = Command(*words, folder=tmp_path, before=trigger)
         assert command.wait() == -9, f"{moment}: {command.text}"
         assert len(list(run.glob("*/*.npy"))) >= 1, moment
     stopped = Command(
-        *words, folder=tmp_path, before=Trap("cli.paper.baseline_stages:Training.train_epoch", 1, hang_up)
+        *words, folder=tmp_path, before=Trigger("cli.paper.baseline_stages:Training.train_epoch", 1, hang_up)
     )
     assert stopped.wait() == 129
     assert "stopped by SIGHUP; the same command goes on from here" in stopped.text
@@ -255,19 +257,19 @@ def test_killed_and_with_more_workers_it_is_the_same(dataset: Dataset, calm: Pat
     assert command.wait() == 0, command.text
     assert "codebook   28 images" not in command.text and "training   56 images" in command.text
     for name in ("train/000000.npy", "val/000000.npy", "result.json"):
-        assert (run / name).read_bytes() == (calm / name).read_bytes(), name
-    ours, theirs = (torch.load(path / "classifier.pt") for path in (run, calm))
+        assert (run / name).read_bytes() == (undisturbed / name).read_bytes(), name
+    ours, theirs = (torch.load(path / "classifier.pt") for path in (run, undisturbed))
     assert differing(ours, theirs) == []
-    timeless = [[{**row, "img_s": 0} for row in rows(path)] for path in (run, calm)]
+    timeless = [[{**row, "img_s": 0} for row in rows(path)] for path in (run, undisturbed)]
     assert timeless[0] == timeless[1]
 
 
 def test_what_is_refused(
-    dataset: Dataset, originals: Dataset, calm: Path, trained: Path, tmp_path: Path,
+    dataset: Dataset, originals: Dataset, undisturbed: Path, trained: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     run = tmp_path / "run"
-    shutil.copytree(calm, run)
+    shutil.copytree(undisturbed, run)
     words = (*FISHER, "--data", dataset.root, "--out", run)
     assert "components 8, not 9" in error(*words, "--components", 9)
     assert "seed 0, not 1" in error(*words, "--seed", 1)

@@ -98,7 +98,7 @@ def test_the_beginning_is_read_once(
     source = tmp_path / "pretrained"
     shutil.copytree(trained, source)
     more = ("--recipe", "net146", "--width", 0.05, "--epochs", 2, "--init-from", source)
-    assert train(dataset, tmp_path / "calm", *more).exit_code == 0
+    assert train(dataset, tmp_path / "undisturbed", *more).exit_code == 0
 
     def die(trainer: Trainer, epoch: int) -> None:
         raise RunError("killed")
@@ -110,8 +110,8 @@ def test_the_beginning_is_read_once(
     other = train(dataset, tmp_path / "killed", *more[:-2])
     assert other.exit_code == 1 and f"was started with init from {source}, not None" in other.output
     assert train(dataset, tmp_path / "killed", *more).exit_code == 0
-    calm, killed = (checkpoint.read(tmp_path / name / "last.pt") for name in ("calm", "killed"))
-    assert differing(killed, calm) == []
+    undisturbed, killed = (checkpoint.read(tmp_path / name / "last.pt") for name in ("undisturbed", "killed"))
+    assert differing(killed, undisturbed) == []
 
 
 @pytest.mark.parametrize(

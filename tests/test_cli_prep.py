@@ -71,9 +71,9 @@ def bigger(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def calm(bigger: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def undisturbed(bigger: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The dataset of an undisturbed run. Read it only."""
-    out = tmp_path_factory.mktemp("calm") / "ruhig 静"
+    out = tmp_path_factory.mktemp("undisturbed") / "ruhig 静"
     result = run("--imagenet-root", bigger, "--out", out)
     assert result.exit_code == 0, result.output
     for line in ("classes   3", "train     600 images in 10 shards", "val       9 images in 1 shard"):
@@ -84,7 +84,7 @@ def calm(bigger: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_killed(bigger: Path, calm: Path, tmp_path: Path) -> None:
+def test_killed(bigger: Path, undisturbed: Path, tmp_path: Path) -> None:
     """SIGKILL, three times, at different stages: finished shards stay, the end is the same to the byte."""
     out = tmp_path / "out"
     for shards in (1, 4, 8):
@@ -99,11 +99,11 @@ def test_killed(bigger: Path, calm: Path, tmp_path: Path) -> None:
     result = run("--imagenet-root", bigger, "--out", out)
     assert result.exit_code == 0, result.output
     assert re.search(r"\d\d\d images are done already", result.output)
-    assert files(out) == files(calm)
+    assert files(out) == files(undisturbed)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_stopped(number: signal.Signals, bigger: Path, calm: Path, tmp_path: Path) -> None:
+def test_stopped(number: signal.Signals, bigger: Path, undisturbed: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     process = start("--imagenet-root", bigger, "--out", out, "--workers", 2)
     wait_until(lambda: len(list((out / ".work").glob("*.npz"))) >= 2, process)
@@ -120,7 +120,7 @@ def test_stopped(number: signal.Signals, bigger: Path, calm: Path, tmp_path: Pat
     assert left <= {".npz", ".json", ""}  # no half shard
     result = run("--imagenet-root", bigger, "--out", out)
     assert result.exit_code == 0, result.output
-    assert files(out) == files(calm)
+    assert files(out) == files(undisturbed)
 
 
 def test_second_prep(bigger: Path, tmp_path: Path) -> None:
@@ -136,22 +136,22 @@ def test_second_prep(bigger: Path, tmp_path: Path) -> None:
     assert process.returncode == 0
 
 
-def test_finished(calm: Path) -> None:
-    before = files(calm)
+def test_finished(undisturbed: Path) -> None:
+    before = files(undisturbed)
     started = time.monotonic()
     for arguments, said in ((), "every shard is there"), (("--verify",), "every shard has its checksum"):
-        result = run("--out", calm, *arguments)
+        result = run("--out", undisturbed, *arguments)
         assert result.exit_code == 0, result.output
         assert said in result.output
         assert "train     600 images in 10 shards" in result.output
     assert time.monotonic() - started < 2
-    assert files(calm) == before
-    assert "prepared with --size 256, not original" in run("--out", calm, "--size", "original").output
+    assert files(undisturbed) == before
+    assert "prepared with --size 256, not original" in run("--out", undisturbed, "--size", "original").output
 
 
-def test_damage(bigger: Path, calm: Path, tmp_path: Path) -> None:
+def test_damage(bigger: Path, undisturbed: Path, tmp_path: Path) -> None:
     """Missing, truncated, altered: each is named, and only they are made again."""
-    out = shutil.copytree(calm, tmp_path / "out")
+    out = shutil.copytree(undisturbed, tmp_path / "out")
     (out / "train/000001.tar").unlink()
     os.truncate(out / "train/000002.tar", 4096)
     with open(out / "train/000003.tar", "r+b") as file:
@@ -167,7 +167,7 @@ def test_damage(bigger: Path, calm: Path, tmp_path: Path) -> None:
     result = run("--out", out, "--imagenet-root", bigger, "--verify")
     assert result.exit_code == 0, result.output
     assert f"{out}/train/000003.tar was altered: its checksum differs" in result.output
-    assert files(out) == files(calm)
+    assert files(out) == files(undisturbed)
     assert (out / "train/000004.tar").stat().st_mtime_ns == untouched
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from runs import description
-from traps import Trap, die
+from triggers import Trigger, die
 
 from cli import main, options
 from cli.study.batch import training_images
@@ -134,7 +134,7 @@ def test_no_data_and_no_gpu(tmp_path: Path) -> None:
 
 def test_the_run_describes_itself(dataset: Dataset, tmp_path: Path) -> None:
     words = ["train", "--data", dataset.root, "--device", "cpu,cpu", "--width", 0.02, "--epochs", 1]
-    first = Command(*words, folder=tmp_path, before=Trap("model.train:Trainer._validate", 1, die))
+    first = Command(*words, folder=tmp_path, before=Trigger("model.train:Trainer._validate", 1, die))
     assert first.wait() == -9
     second = Command(*words, folder=tmp_path)
     assert second.wait() == 0, second.text

@@ -1,4 +1,4 @@
-"""Bad weather in training: one clear line, the right exit status, and nothing lost."""
+"""Faults of disk, data and machine in training: one clear line, the right exit status, and nothing lost."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from runs import assert_same, description, train
-from traps import Hold, Shrink, Trap, backwards, exhaust, exhaust_gpu, powerless
+from triggers import Hold, Shrink, Trigger, backwards, exhaust, exhaust_gpu, powerless
 
 from model import checkpoint
 from pipeline.dataset import Dataset, read_index
@@ -26,11 +26,11 @@ def copy(dataset: Dataset, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def calm(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("calm")
-    command = Command(*train(dataset.root, folder / "calm", "--epochs", 1), folder=folder)
+def undisturbed(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    command = Command(*train(dataset.root, folder / "undisturbed", "--epochs", 1), folder=folder)
     assert command.wait() == 0, command.text
-    return folder / "calm"
+    return folder / "undisturbed"
 
 
 def fails(folder: Path, *words: object, before: Callable[[], object] | None = None, status: int = 1) -> str:
@@ -62,7 +62,7 @@ def test_a_dataset_that_was_damaged_since_prep(copy: Path, tmp_path: Path, damag
 
 
 def test_an_image_that_was_altered_since_prep(
-    dataset: Dataset, copy: Path, calm: Path, tmp_path: Path
+    dataset: Dataset, copy: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
     """Named in the epoch, with its offset; what was done before is saved by the time the shard is mended."""
     row = read_index(dataset, "train")[13]
@@ -76,7 +76,7 @@ def test_an_image_that_was_altered_since_prep(
     shard.write_bytes(whole)
     command = Command(*words, folder=tmp_path)
     assert command.wait() == 0, command.text
-    assert_same(run, calm)
+    assert_same(run, undisturbed)
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", disk], check=True)
 
 
-def test_a_full_disk(dataset: Dataset, calm: Path, small_disk: Path, tmp_path: Path) -> None:
+def test_a_full_disk(dataset: Dataset, undisturbed: Path, small_disk: Path, tmp_path: Path) -> None:
     """At every size of what is left, down to nothing: a line, and the state saved before is whole."""
     run = small_disk / "run"
     words = train(dataset.root, run, "--epochs", 1, "--save-minutes", 0)
@@ -107,7 +107,7 @@ def test_a_full_disk(dataset: Dataset, calm: Path, small_disk: Path, tmp_path: P
     assert steps == sorted(steps) and not list(run.glob("*.tmp"))
     command = Command(*words, folder=tmp_path)
     assert command.wait() == 0, command.text
-    assert_same(run, calm)
+    assert_same(run, undisturbed)
 
 
 def fill(file: Path, left: int) -> None:
@@ -116,9 +116,9 @@ def fill(file: Path, left: int) -> None:
     file.write_bytes(bytes(max(0, about.f_bavail * about.f_bsize - left)))
 
 
-def test_a_folder_that_cannot_be_written(dataset: Dataset, calm: Path, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written(dataset: Dataset, undisturbed: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    shutil.copytree(calm, run)
+    shutil.copytree(undisturbed, run)
     before = {path.name: path.read_bytes() for path in run.iterdir()}
     for path in [*run.iterdir(), run]:
         path.chmod(0o555 if path.is_dir() else 0o444)
@@ -129,9 +129,9 @@ def test_a_folder_that_cannot_be_written(dataset: Dataset, calm: Path, tmp_path:
     assert "Not a directory" in fails(tmp_path, *train(dataset.root, run / "lock" / "run"))
 
 
-def test_a_file_that_may_not_be_read(copy: Path, calm: Path, tmp_path: Path) -> None:
+def test_a_file_that_may_not_be_read(copy: Path, undisturbed: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    shutil.copytree(calm, run)
+    shutil.copytree(undisturbed, run)
     words = train(copy, run, "--epochs", 1)
     for path in (run / "last.pt", copy / "train" / "000000.tar", copy / "dataset.json"):
         path.chmod(0)
@@ -140,22 +140,22 @@ def test_a_file_that_may_not_be_read(copy: Path, calm: Path, tmp_path: Path) -> 
         path.chmod(0o644)
 
 
-def test_two_trainings_on_one_run(dataset: Dataset, calm: Path, tmp_path: Path) -> None:
+def test_two_trainings_on_one_run(dataset: Dataset, undisturbed: Path, tmp_path: Path) -> None:
     run, go = tmp_path / "run", tmp_path / "go"
     words = train(dataset.root, run, "--epochs", 1)
-    first = Command(*words, folder=tmp_path, before=Trap(STEP, 3, Hold(go)))
+    first = Command(*words, folder=tmp_path, before=Trigger(STEP, 3, Hold(go)))
     while not (run / "metrics.jsonl").exists():
         assert first.process.is_alive()
     assert f"another training is using {run}" in fails(tmp_path, *words)
     go.touch()
     assert first.wait() == 0, first.text
-    assert_same(run, calm)
+    assert_same(run, undisturbed)
 
 
 @pytest.mark.parametrize("act", [exhaust, exhaust_gpu])
 def test_out_of_memory(dataset: Dataset, tmp_path: Path, act: Callable[[], object]) -> None:
     """Of the machine, really; of a GPU, the error that torch raises there."""
-    line = fails(tmp_path, *train(dataset.root, tmp_path / "run"), before=Trap(STEP, 2, act))
+    line = fails(tmp_path, *train(dataset.root, tmp_path / "run"), before=Trigger(STEP, 2, act))
     assert "out of memory with batches of 3 on cpu: try a smaller --batch-size" in line
 
 
@@ -163,13 +163,13 @@ def test_a_shard_that_shrinks_under_training(copy: Path, tmp_path: Path) -> None
     """The kernel ends a process that reads mapped bytes which are gone; the next start says what is wrong."""
     run, shard = tmp_path / "run", copy / "train" / "000000.tar"
     words = train(copy, run, "--save-minutes", 0)
-    command = Command(*words, folder=tmp_path, before=Trap(STEP, 4, Shrink(shard)))
+    command = Command(*words, folder=tmp_path, before=Trigger(STEP, 4, Shrink(shard)))
     assert command.wait() == -signal.SIGBUS
     assert checkpoint.read(run / "last.pt")["step"] >= 3
     assert f"{shard} ends at byte 100 instead of" in fails(tmp_path, *words)
 
 
-def test_a_clock_set_back_and_data_and_run_moved(copy: Path, calm: Path, tmp_path: Path) -> None:
+def test_a_clock_set_back_and_data_and_run_moved(copy: Path, undisturbed: Path, tmp_path: Path) -> None:
     """To names with spaces and of other scripts."""
     run = tmp_path / "run"
     words = train(copy, run, "--epochs", 1, "--save-minutes", 0, "--stop-after", 0)
@@ -181,5 +181,5 @@ def test_a_clock_set_back_and_data_and_run_moved(copy: Path, calm: Path, tmp_pat
     run.rename(moved)
     command = Command(*train(data, moved, "--epochs", 1), folder=tmp_path, before=backwards)
     assert command.wait() == 0, command.text
-    assert_same(moved, calm)
+    assert_same(moved, undisturbed)
     assert description(moved)["data"]["path"] == str(data)

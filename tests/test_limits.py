@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from runs import train
-from test_weather import fails
+from test_faults import fails
 
 from cli.failures import explain
 from pipeline.dataset import Dataset

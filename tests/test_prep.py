@@ -349,9 +349,9 @@ def test_full_disk(small_disk: Path, source: Source, tmp_path: Path, monkeypatch
     seen: list[Progress] = []
     prepare(source, out, workers=2, max_rejected=ALLOW, report=seen.append)
     assert seen[0].done == 4 * sum(name.endswith(".npz") for name in done)
-    calm = tmp_path / "calm"
-    prepare(source, calm, workers=2, max_rejected=ALLOW)
-    assert files(out) == files(calm)
+    undisturbed = tmp_path / "undisturbed"
+    prepare(source, undisturbed, workers=2, max_rejected=ALLOW)
+    assert files(out) == files(undisturbed)
 
 
 def fail(task: int) -> int:

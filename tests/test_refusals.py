@@ -91,7 +91,7 @@ def refused(number: int) -> Iterator[Refusals]:
 
 
 def sweep(act: Callable[[Path], object], check: Callable[[Path], object], folder: Path) -> int:
-    """Refuse each call in turn, then do it again in peace. How many calls there are."""
+    """Refuse each call in turn, then do it again undisturbed. How many calls there are."""
     number = 0
     while True:
         number += 1
@@ -121,7 +121,7 @@ def test_prep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (16, 16), len(path.name)).save(path)
     source = find_source(tmp_path / "root")
-    calm = files(prepare(source, tmp_path / "calm", max_rejected=1).root)
+    undisturbed = files(prepare(source, tmp_path / "undisturbed", max_rejected=1).root)
 
     def make(out: Path) -> None:
         prepare(source, out, max_rejected=1)
@@ -129,7 +129,7 @@ def test_prep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def check(out: Path) -> None:
         if (out / ".work").exists():  # what could not be removed is removed now
             make(out)
-        assert files(out) == calm
+        assert files(out) == undisturbed
 
     assert sweep(make, check, tmp_path / "out") > 80
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from runs import after_header, assert_close, assert_same, description, rows, train
-from traps import Elsewhere, Trap, die, fail, terminate
+from triggers import Elsewhere, Trigger, die, fail, terminate
 
 from cli import main
 from cli.compose import predictions
@@ -87,10 +87,10 @@ def test_a_process_that_dies_stops_the_others_and_the_run_goes_on(
 ) -> None:
     run = tmp_path / "run"
     words = train(dataset.root, run, *SHORT, "--save-minutes", 0)
-    commands = ranks(3, *words, folder=tmp_path, before={1: Trap(STEP, 5, die)})
+    commands = ranks(3, *words, folder=tmp_path, before={1: Trigger(STEP, 5, die)})
     assert [command.wait(20) for command in commands] == [1, -9, 1]
     assert all(commands[rank].text.strip().split("\n")[-1].startswith(LOST) for rank in (0, 2))
-    commands = ranks(3, *words, folder=tmp_path, before={2: Trap(STEP, 2, fail)})
+    commands = ranks(3, *words, folder=tmp_path, before={2: Trigger(STEP, 2, fail)})
     assert [command.wait(20) for command in commands] == [1, 1, 1]
     assert commands[2].text == "Error: what a user can mend\n" and commands[1].text.startswith(LOST)
     finish(ranks(3, *words, folder=tmp_path))
@@ -101,10 +101,10 @@ def test_a_signal_to_one_process_stops_all(dataset: Dataset, tmp_path: Path) -> 
     """Validation is of two batches in the first process and of three in the second."""
     run = tmp_path / "run"
     words = train(dataset.root, run, "--batch-size", 2, *SHORT)
-    stops = [(3, 1, Trap(STEP, 3, terminate)), (14, 0, Trap(CONFER, 3, terminate)),
-             (14, 1, Trap(CONFER, 3, terminate))]  # fmt: skip
-    for step, rank, trap in stops:
-        commands = ranks(2, *words, folder=tmp_path, before={rank: trap})
+    stops = [(3, 1, Trigger(STEP, 3, terminate)), (14, 0, Trigger(CONFER, 3, terminate)),
+             (14, 1, Trigger(CONFER, 3, terminate))]  # fmt: skip
+    for step, rank, trigger in stops:
+        commands = ranks(2, *words, folder=tmp_path, before={rank: trigger})
         assert [command.wait(20) for command in commands] == [143, 143], commands[0].text
         assert checkpoint.read(run / "last.pt")["step"] == step
         assert f"stopped at step {step};" in commands[0].text and commands[1].text == ""

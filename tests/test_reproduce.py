@@ -13,7 +13,7 @@ import click
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from traps import Trap, terminate
+from triggers import Trigger, terminate
 
 from cli import main
 from cli.paper import baseline_stages, cost
@@ -198,7 +198,7 @@ def test_killed_and_stopped(made: Made, dataset: Dataset, tmp_path: Path) -> Non
     shutil.rmtree(runs / "137")
     given = words(dataset.root, runs, "5-cnns", "--json", tmp_path / "rows.json")
     command = Command(
-        *given, folder=tmp_path, before=Trap("cli.paper.reproduction:subprocess.Popen.wait", 1, terminate)
+        *given, folder=tmp_path, before=Trigger("cli.paper.reproduction:subprocess.Popen.wait", 1, terminate)
     )
     assert command.wait(300) == 143
     assert "stopped; the same command goes on" in command.text

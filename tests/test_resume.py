@@ -1,4 +1,4 @@
-"""A training that is killed or stopped, wherever that may be, ends with the bits of one left in peace."""
+"""A training that is killed or stopped, wherever that may be, ends with the same bits as one that was not."""
 
 import json
 import shutil
@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 from runs import after_header, assert_same, flip, rows, train
-from traps import (
+from triggers import (
     DieRenaming,
     DieWriting,
-    Trap,
+    Trigger,
     break_pipe,
     die,
     fill_log,
@@ -30,12 +30,12 @@ STEP, CONFER = "model.step:Step.__call__", "model.train:Trainer._confer"
 
 
 @pytest.fixture(scope="module")
-def calm(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def undisturbed(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nothing happened to."""
-    folder = tmp_path_factory.mktemp("calm")
-    command = Command(*train(dataset.root, folder / "calm"), folder=folder)
+    folder = tmp_path_factory.mktemp("undisturbed")
+    command = Command(*train(dataset.root, folder / "undisturbed"), folder=folder)
     assert command.wait() == 0, command.text
-    return folder / "calm"
+    return folder / "undisturbed"
 
 
 def errors(data: Path, run: Path) -> dict[str, object]:
@@ -47,67 +47,67 @@ def errors(data: Path, run: Path) -> dict[str, object]:
     return {key: value for key, value in found.items() if key != "run"}
 
 
-def test_killed_wherever_it_hurts(dataset: Dataset, calm: Path, tmp_path: Path) -> None:
+def test_killed_wherever_it_hurts(dataset: Dataset, undisturbed: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     kills: dict[str, Callable[[], object]] = {
-        "before anything is saved": Trap(STEP, 1, die),
+        "before anything is saved": Trigger(STEP, 1, die),
         "in the first checkpoint": DieWriting("new.pt.tmp"),
-        "in the middle of an epoch": Trap(STEP, 4, die),
+        "in the middle of an epoch": Trigger(STEP, 4, die),
         "in a checkpoint": DieWriting("new.pt.tmp"),
         "before a checkpoint is new.pt": DieRenaming("new.pt"),
         "between new.pt and previous.pt": DieRenaming("previous.pt"),
         "without a last.pt": DieRenaming("last.pt"),
         "in its description": DieWriting("run.json.tmp"),
-        "in its metrics, at work": Trap("model.run:RunDirectory.sync", 1, die),
-        "at the end of an epoch": Trap("model.train:Trainer._validate", 1, die),
-        "in validation": Trap(CONFER, 2, die),
+        "in its metrics, at work": Trigger("model.run:RunDirectory.sync", 1, die),
+        "at the end of an epoch": Trigger("model.train:Trainer._validate", 1, die),
+        "in validation": Trigger(CONFER, 2, die),
         "in the best checkpoint": DieWriting("best.pt.tmp"),
         "when it takes back a row": DieWriting("metrics.jsonl.tmp"),
-        "after validation": Trap(STEP, 1, die),
-        "in the second epoch": Trap(STEP, 6, die),
-        "in the last checkpoint": Trap("model.train:Trainer._save", 6, die),
+        "after validation": Trigger(STEP, 1, die),
+        "in the second epoch": Trigger(STEP, 6, die),
+        "in the last checkpoint": Trigger("model.train:Trainer._save", 6, die),
     }
     words = train(dataset.root, run, "--save-minutes", 0)
-    for moment, trap in kills.items():
-        command = Command(*words, folder=tmp_path, before=trap)
+    for moment, trigger in kills.items():
+        command = Command(*words, folder=tmp_path, before=trigger)
         assert command.wait() == -9, f"{moment}: {command.text}"
         if moment == "in validation":  # and a disk that forgets
             flip(run / "last.pt", 0.5)
     command = Command(*words, folder=tmp_path)
     assert command.wait() == 0, command.text
-    assert_same(run, calm)
-    assert errors(dataset.root, run) == errors(dataset.root, calm)
+    assert_same(run, undisturbed)
+    assert errors(dataset.root, run) == errors(dataset.root, undisturbed)
 
 
-def test_stopped_in_training_and_validation(dataset: Dataset, calm: Path, tmp_path: Path) -> None:
+def test_stopped_in_training_and_validation(dataset: Dataset, undisturbed: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     words = train(dataset.root, run)
     stops: list[tuple[int, int, Callable[[], object] | None, tuple[object, ...]]] = [
-        (143, 3, Trap(STEP, 3, terminate), ()),  # SIGTERM: the step is finished and saved
-        (130, 5, Trap(STEP, 2, interrupt), ()),  # Ctrl-C
-        (129, 6, Trap(STEP, 1, hang_up), ()),
+        (143, 3, Trigger(STEP, 3, terminate), ()),  # SIGTERM: the step is finished and saved
+        (130, 5, Trigger(STEP, 2, interrupt), ()),  # Ctrl-C
+        (129, 6, Trigger(STEP, 1, hang_up), ()),
         (75, 7, None, ("--stop-after", 0)),
-        (143, 7, Trap(STEP, 3, insist), ()),  # a second signal: at once, nothing is saved
-        (143, 10, Trap(CONFER, 2, terminate), ()),  # in validation, which is done again
+        (143, 7, Trigger(STEP, 3, insist), ()),  # a second signal: at once, nothing is saved
+        (143, 10, Trigger(CONFER, 2, terminate), ()),  # in validation, which is done again
         (0, 20, None, ()),
     ]
-    for status, step, trap, more in stops:
-        command = Command(*words, *more, folder=tmp_path, before=trap)
+    for status, step, trigger, more in stops:
+        command = Command(*words, *more, folder=tmp_path, before=trigger)
         assert command.wait() == status, command.text
         assert checkpoint.read(run / "last.pt")["step"] == step
         told = f"stopped at step {step}; the same command goes on from there\n" in command.text
-        assert told == (status != 0 and not (trap and trap.act is insist))
-    assert_same(run, calm)
+        assert told == (status != 0 and not (trigger and trigger.act is insist))
+    assert_same(run, undisturbed)
     again = Command(*words, folder=tmp_path)  # finished is finished
     assert again.wait() == 0 and "is trained" in again.text
-    assert_same(run, calm)
+    assert_same(run, undisturbed)
 
 
 @pytest.mark.parametrize(
     ("act", "status"), [(nohup, 0), (fill_log, 0), (break_pipe, 128 + signal.SIGPIPE)], ids=str
 )
 def test_nobody_reads(
-    dataset: Dataset, calm: Path, tmp_path: Path, act: Callable[[], None], status: int
+    dataset: Dataset, undisturbed: Path, tmp_path: Path, act: Callable[[], None], status: int
 ) -> None:
     """Left alone with nohup or a full log it goes on; at the end of a pipe it saves and stops."""
     words = train(dataset.root, tmp_path / "run", "--save-minutes", 60)
@@ -117,20 +117,20 @@ def test_nobody_reads(
         assert checkpoint.read(tmp_path / "run" / "last.pt")["step"] == 1  # what it will do was not read
         again = Command(*words, folder=tmp_path)
         assert again.wait() == 0, again.text
-    assert_same(tmp_path / "run", calm)
+    assert_same(tmp_path / "run", undisturbed)
 
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(
-    dataset: Dataset, calm: Path, tmp_path: Path
+    dataset: Dataset, undisturbed: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    shutil.copytree(calm, run)
+    shutil.copytree(undisturbed, run)
     (run / "last.pt").write_bytes((run / "last.pt").read_bytes()[:5000])
     command = Command(*train(dataset.root, run), folder=tmp_path)
     assert command.wait() == 0, command.text
     assert f"warning: {run}/last.pt is damaged" in command.text
     assert f"going on from {run}/previous.pt, step 20" in command.text
-    assert_same(run, calm)
+    assert_same(run, undisturbed)
     for name in ("last.pt", "previous.pt"):
         flip(run / name, 0.3)
     command = Command(*train(dataset.root, run), folder=tmp_path)
@@ -153,12 +153,12 @@ REFUSED = {
 
 
 def test_changes_are_refused_by_name(
-    dataset: Dataset, originals: Dataset, calm: Path, tmp_path: Path
+    dataset: Dataset, originals: Dataset, undisturbed: Path, tmp_path: Path
 ) -> None:
     found = {}
     for text, words in {**REFUSED, "dataset ": ("--data", originals.root)}.items():
         run = tmp_path / str(len(found))
-        shutil.copytree(calm, run)
+        shutil.copytree(undisturbed, run)
         found[text] = Command(*train(dataset.root, run, *words), folder=tmp_path)
     for text, command in found.items():
         assert command.wait() == 1 and len(after_header(command.text)) == 1, command.text
@@ -167,16 +167,16 @@ def test_changes_are_refused_by_name(
         assert ("--allow-changes" in command.text) == free and ("use another --run" in command.text) != free
 
 
-def test_changes_that_are_allowed(dataset: Dataset, calm: Path, tmp_path: Path) -> None:
+def test_changes_that_are_allowed(dataset: Dataset, undisturbed: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    shutil.copytree(calm, run)
+    shutil.copytree(undisturbed, run)
     words = train(dataset.root, run, "--epochs", 3, "--device", "cpu,cpu")
     command = Command(*words, "--allow-changes", folder=tmp_path)
     assert command.wait() == 0, command.text
     changed = "devices CPU x 1, not CPU x 1 + CPU x 1, epochs 2, not 3"
     assert f"warning: {run} was trained with {changed}; going on" in command.text
     assert [row["step"] for row in rows(run) if row["kind"] == "val"] == [10, 20, 30]
-    assert rows(run)[: len(rows(calm))] == rows(calm)
+    assert rows(run)[: len(rows(undisturbed))] == rows(undisturbed)
     again = Command(*words, folder=tmp_path)  # now it is what the run is
     assert again.wait() == 0, again.text
     refused = Command(*words, "--allow-changes", "--seed", 1, folder=tmp_path)

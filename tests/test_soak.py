@@ -6,7 +6,7 @@ from pathlib import Path
 from tools.soak import Soak
 
 
-def test_a_storm(tmp_path: Path) -> None:
+def test_random_faults(tmp_path: Path) -> None:
     soak = Soak(tmp_path, 15, random.Random(0))
     soak.run()
     assert soak.rounds and soak.struck.total() >= 15

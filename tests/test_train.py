@@ -146,19 +146,22 @@ def test_figures_are_read_between_rows_and_change_nothing(recipe: Recipe, tmp_pa
     """What is read after the last step before a row is that row; all rows and weights stay the same bits."""
     read: dict[int, MetricsRow] = {}
     watch = Watch(step=lambda step, figures: read.update({step: figures()}))
-    with RunDirectory(tmp_path / "calm") as calm_run, RunDirectory(tmp_path / "watched") as watched_run:
-        calm = trainer(recipe, calm_run, batches(), log_steps=2)
+    with (
+        RunDirectory(tmp_path / "undisturbed") as calm_run,
+        RunDirectory(tmp_path / "watched") as watched_run,
+    ):
+        undisturbed = trainer(recipe, calm_run, batches(), log_steps=2)
         watched = trainer(recipe, watched_run, batches(), log_steps=2, watch=watch)
-        calm.train()
+        undisturbed.train()
         watched.train()
     timed = {"img_s", "data_time"}
-    rows, expected = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("watched", "calm"))
+    rows, expected = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("watched", "undisturbed"))
     for row, other in zip(rows, expected, strict=True):
         assert row.keys() == other.keys() and all(row[key] == other[key] for key in row.keys() - timed)
         if row["kind"] == "train":
             assert {key: row[key] for key in ("loss", "top1_err", "lr")}.items() <= read[row["step"]].items()
     assert sorted(read) == [1, 2, 3, 4, 5, 6]
-    for key, tensor in calm.step.network.state().items():
+    for key, tensor in undisturbed.step.network.state().items():
         assert torch.equal(tensor, watched.step.network.state()[key])
 
 

@@ -21,7 +21,7 @@ class Desk:
     """Hold folder/data, folder/run and so on. `commands`: one of each kind, by what it reads."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.calm = folder, folder.with_name(folder.name + "-calm")
+        self.folder, self.undisturbed = folder, folder.with_name(folder.name + "-undisturbed")
         in_this_process()
         folder.mkdir()
         self.out = folder / OUTPUT
@@ -87,7 +87,7 @@ class Desk:
                 *small,
             )
         clear(self.out)
-        shutil.copytree(folder, self.calm, symlinks=True)
+        shutil.copytree(folder, self.undisturbed, symlinks=True)
 
     def half_prepared(self) -> None:
         """Make half/.work, with its plan and records."""
@@ -130,7 +130,7 @@ class Desk:
         """Restore all files as they were."""
         for path in self.folder.iterdir():
             clear(path) if path == self.out else remove(path)
-        shutil.copytree(self.calm, self.folder, symlinks=True, dirs_exist_ok=True)
+        shutil.copytree(self.undisturbed, self.folder, symlinks=True, dirs_exist_ok=True)
 
 
 def clear(folder: Path) -> None:

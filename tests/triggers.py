@@ -17,7 +17,7 @@ from model.errors import RunError
 
 
 @dataclass(frozen=True)
-class Trap:
+class Trigger:
     """Before the `nth` call of `where` ("os:fsync", "model.step:Step.__call__"): `act`."""
 
     where: str
@@ -98,7 +98,7 @@ def hang_up() -> None:
 def nohup() -> None:
     """The connection is lost, of which nohup has this process hear nothing."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    Trap("model.step:Step.__call__", 3, hang_up)()
+    Trigger("model.step:Step.__call__", 3, hang_up)()
 
 
 def break_pipe() -> None:
