@@ -89,13 +89,14 @@ class Output(click.Path):
 
     def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
         if self.suffixes and Path(value).suffix not in self.suffixes:
-            self.fail(f"{value} does not end in {' or '.join(self.suffixes)}", parameter, context)
+            *others, last = self.suffixes
+            self.fail(f"{value} does not end in {', '.join(others)} or {last}", parameter, context)
         if not (self.allow_dash and value == "-"):
             make_ready(Path(value))
         return super().convert(value, parameter, context)
 
 
-output, output_or_dash, picture = Output(), Output(dash=True), Output(".png", ".pdf")
+output, output_or_dash, picture = Output(), Output(dash=True), Output(".png", ".pdf", ".svg")
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ def run_name(path: Path) -> str:
 
 
 def out(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    option = click.option("--out", type=picture, default=name, help="The picture, .png or .pdf.")
+    option = click.option("--out", type=picture, default=name, help="The picture: .png, .pdf or .svg.")
     return lambda command: option(force(command))
 
 

@@ -3,23 +3,39 @@
 import io
 import subprocess
 import sys
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.axis import Tick
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.text import Text
 from PIL import Image
 
 from cli.pictures.canvas import DPI, new_figure
-from cli.pictures.curves import COLOURS, TOP1, compare, curves, finish, loss_and_error, mark_drops
+from cli.pictures.curves import (
+    COLOURS,
+    TOP1,
+    compare,
+    curves,
+    finish,
+    loss_and_error,
+    mark_drops,
+    running_mean,
+)
 from cli.pictures.filters import filters, mosaic, table
+from cli.pictures.panels import Guess, guesses
 
 
 def pixels(path: Path) -> np.ndarray:
+    """The picture at 100 dpi, in which it is laid out; each pixel is four of the file."""
     with Image.open(path) as image:
-        assert image.format == "PNG"
-        return np.asarray(image.convert("RGB"))
+        assert image.format == "PNG" and image.info["dpi"] == pytest.approx((200, 200), abs=0.1)
+        return np.asarray(image.convert("RGB"))[::2, ::2]
 
 
 def step_kernel() -> np.ndarray:
@@ -92,7 +108,7 @@ def metrics(epochs: int) -> list[dict[str, Any]]:
 def test_curves_at_any_length(epochs: int, tmp_path: Path) -> None:
     curves(metrics(epochs), tmp_path / "curves.png", "a run")
     picture = pixels(tmp_path / "curves.png")
-    assert picture.shape == (480, 1200, 3)
+    assert picture.shape == (524, 1200, 3)
     red = tuple(int(TOP1[at : at + 2], 16) for at in (1, 3, 5))
     assert (picture == red).all(axis=-1).any() == (epochs > 0)
 
@@ -143,10 +159,98 @@ def test_one_tower_is_one_sheet(tmp_path: Path) -> None:
     assert pixels(tmp_path / "filters.png").shape[0] == 56 + zoom * 5 + 16 + 16
 
 
-def test_pdf_by_suffix(tmp_path: Path) -> None:
-    curves(metrics(3), tmp_path / "curves.pdf", "a run")
-    filters(np.random.default_rng(0).normal(size=(8, 3, 11, 11)), tmp_path / "filters.pdf", "conv1")
-    assert all((tmp_path / name).read_bytes().startswith(b"%PDF") for name in ("curves.pdf", "filters.pdf"))
+@pytest.mark.parametrize(("suffix", "start"), [("pdf", b"%PDF"), ("svg", b"<?xml"), ("png", b"\x89PNG")])
+def test_each_format_by_suffix_has_the_same_bytes_again(suffix: str, start: bytes, tmp_path: Path) -> None:
+    kernels = np.random.default_rng(0).normal(size=(8, 3, 11, 11))
+    for name in ("one", "two"):
+        curves(metrics(3), tmp_path / f"{name}-curves.{suffix}", "a run", classes=10)
+        filters(kernels, tmp_path / f"{name}-filters.{suffix}", "conv1")
+    for name in ("curves", "filters"):
+        one, two = ((tmp_path / f"{n}-{name}.{suffix}").read_bytes() for n in ("one", "two"))
+        assert one.startswith(start) and one == two
+
+
+def drawn(monkeypatch: pytest.MonkeyPatch, draw: Callable[..., None], *content: Any, **more: Any) -> Figure:
+    """The figure that a picture is, before it is saved."""
+    figures: list[Figure] = []
+    module = sys.modules[draw.__module__]
+    monkeypatch.setattr(module, "save", lambda figure, path: figures.append(figure))
+    draw(*content, path=io.BytesIO(), **more)
+    figures[0].draw_without_rendering()
+    return figures[0]
+
+
+def texts_lie_inside(figure: Figure) -> bool:
+    """Texts of ticks beyond the limits of an axis are not drawn."""
+    edge, ticks = figure.bbox, figure.findobj(Tick)
+    labels = {label for tick in ticks for label in (tick.label1, tick.label2)}
+    boxes = [
+        text.get_window_extent() for text in figure.findobj(Text) if text.get_text() and text not in labels
+    ]
+    return all(b.x0 >= 0 and b.y0 >= 0 and b.x1 <= edge.x1 and b.y1 <= edge.y1 for b in boxes)
+
+
+def points(line: Line2D) -> np.ndarray:
+    """A line's points in pixels, (points, 2)."""
+    return np.asarray(line.get_transform().transform(line.get_xydata()))
+
+
+@pytest.mark.parametrize("runs", [1, 2, 5])
+@pytest.mark.parametrize("epochs", [1, 5])
+def test_no_line_runs_below_the_legend_and_all_text_is_inside(
+    runs: int, epochs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if runs == 1:
+        figure = drawn(monkeypatch, curves, metrics(epochs), title="a run " * 50, classes=1000)
+    else:
+        named = {f"_a run with a rather long name, {n}": metrics(epochs) for n in range(runs)}
+        figure = drawn(monkeypatch, compare, named, title="all " * 60, classes=10)
+    (legend,) = figure.legends
+    assert len(legend.get_texts()) == (4 if runs == 1 else runs + 3)
+    space = legend.get_window_extent()
+    for axes in figure.axes:
+        assert not space.overlaps(axes.get_tightbbox())
+        assert not any(space.contains(x, y) for line in axes.lines for x, y in points(line))
+    assert texts_lie_inside(figure)
+    for axes in figure.axes:  # the last values keep clear of one another
+        heights = sorted(text.get_window_extent().y0 for text in axes.texts if "lr" not in text.get_text())
+        assert all(b - a >= 16 for a, b in pairwise(heights))
+
+
+def test_lines_of_guessing_are_where_guessing_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    loss, error = drawn(monkeypatch, curves, metrics(3), title="a run", classes=10).axes
+    assert [line.get_ydata()[0] for line in loss.lines if list(line.get_xdata()) == [0, 1]] == [np.log(10)]
+    assert [line.get_ydata()[0] for line in error.lines if list(line.get_xdata()) == [0, 1]] == [90]
+
+
+def test_the_running_mean_counts_steps() -> None:
+    """A loss that falls evenly, in rows of 50 and of 2 steps, noisy in the short ones, has an even mean."""
+    ends = np.array([step for epoch in range(20) for step in (52 * epoch + 50, 52 * epoch + 52)], float) / 52
+    middles = ends - np.where(np.arange(40) % 2, 1, 25) / 52
+    values = 5 - middles / 10 + np.where(np.arange(40) % 2, 2.0, 0)
+    found = running_mean(ends, values)
+    assert np.abs(np.diff(found)).max() < 0.3 < np.abs(np.diff(values)).min()
+    assert running_mean(np.array([0.5]), np.array([3.0])).tolist() == [3.0]
+    assert np.allclose(running_mean(np.arange(1.0, 9), np.full(8, 4.0)), 4)
+
+
+def test_text_and_bar_of_a_guess_keep_clear(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = np.zeros((224, 224, 3), np.uint8)
+    names = ["a class with a name that is far too long for its place", *"bcde"]
+    guess = Guess(
+        image,
+        "its own class has a name that is as long as that",
+        names,
+        [0.9, 0.05, 0.03, 0.01, 0.01],
+        0,
+        True,
+    )
+    figure = drawn(monkeypatch, guesses, [guess] * 5, title="Images")
+    written = [text.get_window_extent() for text in figure.texts]
+    bars = [axes.get_window_extent() for axes in figure.axes]
+    assert not any(text.overlaps(bar) for text in written for bar in bars)
+    assert not any(a.overlaps(b) for n, a in enumerate(written) for b in written[:n])
+    assert texts_lie_inside(figure) and "its true class" in [text.get_text() for text in figure.texts]
 
 
 def test_no_display_and_no_pyplot(tmp_path: Path) -> None:

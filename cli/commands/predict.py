@@ -26,7 +26,7 @@ from cli.display import progress
 @click.option(
     "--csv", "csv_path", type=options.output_or_dash, help="Write a line an image; - is the terminal."
 )
-@click.option("--picture", type=options.picture, help="Draw images and guesses, .png or .pdf.")
+@click.option("--picture", type=options.picture, help="Draw images and guesses: .png, .pdf or .svg.")
 @options.force
 @click.option("--count", type=click.IntRange(1), default=8, help="Images in the picture, at most.")
 @click.option("--only-errors", is_flag=True, help="Leave out what was recognised; needs known classes.")

@@ -57,7 +57,7 @@ def command(
         errors["this run, ten views"] = report.ten_views(run, dataset)
     sections = [
         ("Errors", report.error_table(errors, dataset)),
-        ("Training", report.draw_curves(metrics, folder.name)),
+        ("Training", report.draw_curves(metrics, folder.name, len(dataset.classes))),
         ("What conv1 has learned", report.draw_filters(run)),
         ("Guesses", report.draw_guesses(run, dataset, seen)),
         ("Confusions", report.draw_confusion(run, seen)),

@@ -18,7 +18,7 @@ from cli.pictures.canvas import short
 from model.errors import RunError
 from model.recipe import Recipe
 from model.recipes import get_recipe
-from model.run import read_metrics
+from model.run import read_about, read_metrics
 from pipeline.dataset import open_dataset
 
 
@@ -66,17 +66,20 @@ def curves(runs: Sequence[str], more: Sequence[str], out: Path) -> None:
     The drops of the learning rate are marked; several runs are drawn over one another. A RUN is a name in
     runs/ or a folder; without one it is the newest.
     """
-    metrics = {}
+    metrics, classes = {}, set()
     for folder in [find_run(name) for name in (*runs, *more)] or [find_run(None)]:
         path = folder / "metrics.jsonl"
         if not path.exists():
             raise RunError(f"{path} is not there: {folder} is no run; runs are made by alexnet-dali train")
         metrics[str(folder) if folder.name in metrics else folder.name] = read_metrics(path)
+        about = read_about(folder / "run.json") if (folder / "run.json").exists() else {}
+        classes.add((about.get("recipe") or {}).get("classes"))
+    same = classes.pop() if len(classes) == 1 else None
     if len(metrics) == 1:
         ((name, rows),) = metrics.items()
-        draw(out, graphs.curves, rows, title=f"Training of {name}")
+        draw(out, graphs.curves, rows, title=f"Training of {name}", classes=same)
     else:
-        draw(out, graphs.compare, metrics, title=f"Training of {', '.join(metrics)}")
+        draw(out, graphs.compare, metrics, title=f"Training of {', '.join(metrics)}", classes=same)
 
 
 @command.command("confusion")

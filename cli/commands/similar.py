@@ -46,7 +46,7 @@ class Facts(Struct):
 )  # fmt: skip
 @click.option("--count", type=click.IntRange(1), default=6, help="Neighbours of each image.")
 @click.option("--json", "json_path", type=options.output_or_dash, help="Write them; - is the terminal.")
-@click.option("--picture", type=options.picture, help="Draw them, .png or .pdf.")
+@click.option("--picture", type=options.picture, help="Draw them: .png, .pdf or .svg.")
 @options.force
 @click.option("--rows", type=click.IntRange(1), default=8, help="Images in the picture, at most.")
 @options.exif

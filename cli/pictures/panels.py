@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from cli.pictures.canvas import Target, box, new_figure, picture, save, short, write
+from cli.pictures.canvas import Target, box, fit, new_figure, picture, save, short, write
 from cli.pictures.filters import tower_name
 
 Image = npt.NDArray[np.uint8]  # (height, width, 3)
 TRUE, OTHER = "#e58b8b", "#a9c1de"
 GREY = "#555555"
+BAR = 6  # pixels, of the height of a guess's bar
 CELLS = 1000  # rows of a confusion matrix, at most
 
 
@@ -25,27 +26,36 @@ class Guess:
     classes: list[str]
     probabilities: list[float]
     correct: int | None  # which of the guesses is its own class
+    known: bool  # whether its own class is
 
 
 def guesses(panels: Sequence[Guess], path: Target, title: str) -> None:
     """Draw the paper's figure 4, left: under each image its class and five bars, its own in red."""
-    side, gap, margin, bar, top = 196, 36, 28, 19, 62
+    side, gap, margin, line, top = 196, 36, 28, 25, 84
     columns = min(4, len(panels))
-    cell = side + 30 + 5 * bar + 30
+    most = max(len(panel.classes) for panel in panels)
+    cell = side + 34 + most * line + 24
     rows = -(-len(panels) // columns)
-    figure = new_figure(2 * margin + columns * (side + gap) - gap, top + rows * cell, title, margin)
+    width = max(2 * margin + columns * (side + gap) - gap, 420)
+    figure = new_figure(width, top + rows * cell, title, margin)
+    key = [(TRUE, "its true class"), (OTHER, "other classes")] if any(p.known for p in panels) else []
+    for place, (colour, name) in enumerate(key):
+        box(figure, margin + 130 * place, 50, 22, BAR, xticks=[], yticks=[]).set_facecolor(colour)
+        write(figure, margin + 130 * place + 28, 57, name, fontsize=9, color=GREY)
     for number, panel in enumerate(panels):
         y, x = number // columns * cell + top, number % columns * (side + gap) + margin
         picture(figure, panel.image, x, y, side)
-        write(figure, x + side / 2, y + side + 20, short(panel.caption, 26), ha="center", fontsize=10.5)
-        axes = box(
-            figure, x, y + side + 30, side, 5 * bar, xticks=[], yticks=[], xlim=(0, 1), ylim=(4.5, -0.5)
-        )
-        axes.spines[:].set_color("#bbbbbb")
+        caption = write(figure, x + side / 2, y + side + 20, panel.caption, ha="center", fontsize=10.5)
+        fit(caption, side + gap - 8)
+        y += side + 34
         for place, (name, p) in enumerate(zip(panel.classes, panel.probabilities, strict=True)):
-            axes.barh(place, p, height=0.82, color=TRUE if place == panel.correct else OTHER)
-            axes.text(0.02, place, short(name, 24), va="center", fontsize=8.5)
-            axes.text(0.985, place, f"{p:.0%}", va="center", ha="right", fontsize=8, color=GREY)
+            at = y + place * line
+            fit(write(figure, x, at + 12, name, fontsize=8.5), side - 40)
+            write(figure, x + side, at + 12, f"{p:.0%}", ha="right", fontsize=8, color=GREY)
+            bar = box(figure, x, at + 15, side, BAR, xticks=[], yticks=[], xlim=(0, 1), frame_on=False)
+            bar.barh(0, 1, height=1, color="#eef0f3")
+            bar.barh(0, p, height=1, color=TRUE if place == panel.correct else OTHER)
+            bar.set_ylim(-0.5, 0.5)
     save(figure, path)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from cli.compose.classes import find_classes
-from cli.compose.trained import Trained, first_word
+from cli.compose.trained import Trained, first_word, title
 from cli.display import lines, plain, plural, say
 from cli.pictures import panels
 from model.study.layers import predict
@@ -162,13 +162,14 @@ def drawing(run: Trained, source: ImageSource, path: Path, asked: Outputs) -> It
                 classes=[run.name(output) for output in row.classes],
                 probabilities=row.probabilities,
                 correct=row.classes.index(row.truth) if row.truth in row.classes else None,
+                known=row.truth is not None,
             )
         )
 
     yield add
-    title = "Images that were mistaken" if asked.only_errors else "Images and their likeliest classes"
+    what = "Misclassified images" if asked.only_errors else "Images and their likeliest classes"
     if drawn:
-        panels.guesses(drawn, path, title)
+        panels.guesses(drawn, path, f"{what}, {title(run.path)}")
         say(f"drawn: {path}", err=True)
     else:
         say("no image to draw", err=True)

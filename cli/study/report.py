@@ -80,9 +80,9 @@ def error_table(errors: dict[str, dict[str, float]], dataset: Dataset) -> str:
     return page.table(headings, rows, len(shown) + 1, own=len(errors) - 1) + page.text(note, faint=True)
 
 
-def draw_curves(metrics: Sequence[dict[str, Any]], name: str) -> str:
+def draw_curves(metrics: Sequence[dict[str, Any]], name: str, classes: int) -> str:
     drawn = io.BytesIO()
-    curves(metrics, drawn, f"Training of {name}")
+    curves(metrics, drawn, f"Training of {name}", classes)
     return page.picture(drawn, "Loss and errors over the epochs; dotted where the learning rate fell.")
 
 
@@ -105,11 +105,12 @@ def draw_guesses(run: Trained, dataset: Dataset, seen: Seen) -> str:
             classes=[run.name(output) for output in best],
             probabilities=seen.probabilities[row][best].tolist(),
             correct=best.index(own) if own in best else None,
+            known=True,
         )
 
     wrong = np.flatnonzero(seen.probabilities.argmax(1) != seen.labels)
     result = ""
-    for name, rows in (("first", np.arange(len(seen.labels))), ("mistaken", wrong)):
+    for name, rows in (("first", np.arange(len(seen.labels))), ("misclassified", wrong)):
         if len(rows):
             drawn = io.BytesIO()
             panels.guesses([guess(int(row)) for row in rows[:SHOWN]], drawn, f"The {name} images")
