@@ -9,10 +9,8 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from PIL import Image
 
 from cli import main
-from cli.commands import demo
 from cli.compose.runs import quote, recommend
 from cli.options import Machine
 from pipeline.dataset import Dataset, read_description
@@ -88,24 +86,6 @@ def test_what_a_command_would_choose_is_left_out(
     assert recommend("train", data=Path("data/imagenet")) == "alexnet-dali train --data data/imagenet"
 
 
-def test_the_demo_ends_with_lines_that_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(demo, "TRAIN", 8)
-    monkeypatch.setattr(demo, "VAL", 2)
-    monkeypatch.setattr(demo, "TRAINING", [*SMALL])
-    monkeypatch.setattr(demo, "PREPARING", ["--max-rejected", "0.1"])
-    result = run("demo", "--out", "my demo")
-    assert result.exit_code == 0, result.output
-    assert "guessing among 10 classes" in result.output
-    lines = result.output.splitlines()[-3:]
-    assert [read_by_bash(line)[0] for line in lines] == ["report", "predict", "show"]
-    for line in lines:
-        paste(line)
-    for name in ("mistaken.png", "conv2.png"):
-        with Image.open(Path("my demo", name)) as picture:
-            assert min(picture.size) > 100
-
-
 def test_a_folder_of_images_is_prepared_elsewhere(
     folders: Path, archives: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,3 +142,18 @@ def test_completion(shell: str) -> None:
     assert "_ALEXNET_DALI_COMPLETE" in script and "alexnet-dali" in script
     if shell == "bash":
         subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+
+
+def test_a_program_that_is_not_on_path_is_named_as_it_was_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "my venv" / "alexnet-dali"
+    script.parent.mkdir()
+    script.write_text("#!/bin/sh\necho called $1\n")
+    script.chmod(0o755)
+    monkeypatch.setattr("sys.argv", [str(script), "demo"])
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    found = subprocess.run(["bash", "-c", recommend("doctor")], capture_output=True, text=True, check=True)
+    assert found.stdout == "called doctor\n"
+    monkeypatch.setenv("PATH", f"{script.parent}:/usr/bin:/bin")
+    assert recommend("doctor") == "alexnet-dali doctor"

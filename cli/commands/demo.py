@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from cli import options
-from cli.compose.runs import quote, recommend
+from cli.compose.runs import recommend
 from cli.display import say
 from cli.pictures.curves import curves
 from cli.pictures.filters import filters
@@ -50,5 +50,5 @@ def call(*arguments: object) -> None:
     """Show and run a command as if it had been typed."""
     words = [str(argument) for argument in arguments]
     say("")
-    say(f"$ alexnet-dali {' '.join(map(quote, words))}")
+    say(f"$ {recommend(*words)}")
     click.get_current_context().find_root().command.main(words, standalone_mode=False)

@@ -2,6 +2,8 @@
 
 import os
 import shlex
+import shutil
+import sys
 from pathlib import Path
 
 from cli import options
@@ -49,7 +51,7 @@ def recommend(
     data: that of `train`; for other commands only if it is not the one that the run was trained on.
     machine: where to compute; None for a command that has no such options.
     """
-    given, training = ["alexnet-dali", *words], words[0] == "train"
+    given, training = [program(), *words], words[0] == "train"
     default = Path(os.environ.get("ALEXNET_DALI_DATA") or options.DATA)
     if data and not (training and data == default):
         given += ["--data", str(data)]
@@ -58,6 +60,13 @@ def recommend(
     if machine:
         given += device_words(machine, training)
     return " ".join(map(quote, given))
+
+
+def program() -> str:
+    """Return alexnet-dali, or the path by which it was called where PATH does not lead to it."""
+    called = sys.argv[0]
+    apart = Path(called).name == "alexnet-dali" and not shutil.which("alexnet-dali")
+    return called if apart else "alexnet-dali"
 
 
 def device_words(machine: options.Machine, training: bool) -> list[str]:

@@ -128,7 +128,8 @@ def open_checkpoint(run_name: str | None, state: str) -> tuple[Path, dict[str, A
         path = folder / f"{state}.pt"
         if not path.exists():
             there = ", ".join(sorted(state.name for state in folder.glob("*.pt")))
-            what = f"it has {there}" if there else "its training has not saved a state (alexnet-dali train)"
+            first = "training has saved nothing yet; it does after an epoch, or --save-minutes (10)"
+            what = f"it has {there}" if there else first
             raise RunError(f"{folder} has no {path.name}: {what}")
     try:
         return path, checkpoint.read(path)
