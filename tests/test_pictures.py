@@ -27,8 +27,8 @@ from cli.pictures.curves import (
     mark_drops,
     running_mean,
 )
-from cli.pictures.filters import filters, mosaic, table
-from cli.pictures.panels import Guess, guesses
+from cli.pictures.filters import filters, kernels_shown, mosaic, table
+from cli.pictures.panels import Guess, grid, guesses, layers, maps
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -251,6 +251,45 @@ def test_text_and_bar_of_a_guess_keep_clear(monkeypatch: pytest.MonkeyPatch) -> 
     assert not any(text.overlaps(bar) for text in written for bar in bars)
     assert not any(a.overlaps(b) for n, a in enumerate(written) for b in written[:n])
     assert texts_lie_inside(figure) and "its true class" in [text.get_text() for text in figure.texts]
+
+
+def test_activations_have_their_guess_and_the_numbers_of_their_maps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tower b's maps go on counting; the strongest come first."""
+    found = {"conv1": np.zeros((8, 6, 6)), "fc6": np.arange(9.0)}
+    found["conv1"][:, 2, 2] = [1, 3, 2, 4, 8, 5, 7, 6]
+    image = np.zeros((224, 224, 3), np.uint8)
+    figure = drawn(monkeypatch, layers, image, "guess: a class", found, title="Activations " * 20)
+    words = [text.get_text() for text in figure.texts]
+    assert [word for word in words if word.isdecimal() and len(word) == 1][:8] == list("31204675")[:8]
+    assert "guess: a class" in words and texts_lie_inside(figure)
+    figure = drawn(monkeypatch, maps, np.zeros((48, 6, 6)), title="all maps")
+    assert [[t.get_text() for t in a.get_yticklabels()] for a in figure.axes] == [["0", "16"], ["24", "40"]]
+
+
+def test_the_title_of_a_gradient_of_one_image_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = np.zeros((224, 224, 3), np.uint8)
+    figure = drawn(monkeypatch, grid, {"magnitude": [image]}, title="Gradient of log p(class), a run",
+                   captions=["a class whose name is much too long"])  # fmt: skip
+    words = [text.get_text() for text in figure.texts]
+    assert words[0] == "Gradient of log p(class), a run" and words[-1].endswith("…")
+    assert texts_lie_inside(figure)
+
+
+@pytest.mark.parametrize(
+    ("shape", "towers", "text"),
+    [
+        ((96, 3, 11, 11), 2, "96 kernels of 11x11"),
+        ((128, 24, 5, 5), 2, "24 of 64 kernels in each tower, 24 of 24 maps"),
+        ((20, 64, 3, 3), 1, "20 of 20 kernels, 48 of 64 maps"),
+    ],
+)
+def test_a_title_counts_the_kernels_that_are_shown(shape: tuple[int, ...], towers: int, text: str) -> None:
+    weight = np.zeros(shape)
+    assert kernels_shown(weight, towers) == text
+    if shape[1] > 3:
+        high, wide = table(np.array_split(weight, towers)[0]).shape[:2]
+        rows, columns = (high + 1) // (shape[2] + 1), (wide + 1) // (shape[3] + 1)
+        assert text.startswith(f"{rows} of ") and f" {columns} of " in text
 
 
 def test_no_display_and_no_pyplot(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def test_it_stands_alone(report: tuple[str, Page]) -> None:
 
 def test_every_picture_is_one(report: tuple[str, Page]) -> None:
     _, found = report
-    assert len(found.images) in (5, 6)  # the mistaken ones are drawn where there are any
+    assert len(found.images) in (5, 6)  # the misclassified ones are drawn where there are any
     for image in found.images:
         assert min(image.size) > 100 and np.asarray(image.convert("L")).std() > 5
 
@@ -95,6 +95,30 @@ def test_its_errors_are_those_of_eval(
         at = found.words.index(name)
         cells = [word for word in found.words[at + 1 : at + 8] if word.strip()][:2]
         assert cells == [f"{errors['loss']:.4f}", f"{errors['top1_err']:.2f} %"]
+
+
+def test_its_head_says_run_dataset_and_progress(
+    report: tuple[str, Page], trained: Path, dataset: Dataset
+) -> None:
+    text, found = report
+    assert f"<h1>{trained.name} on {dataset.root.name}</h1>" in text and "epoch 2 of 2;" in text
+    rows = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    val = [row for row in rows if row["kind"] == "val"]
+    best = min(val, key=lambda row: row["top1_err"])
+    for name, row in (("last", val[-1]), ("best", best)):
+        at = found.words.index(f"{name}: epoch {row['epoch']}")
+        assert f"{row['loss']:.4f}" in found.words[at : at + 3]
+    assert "prefers-color-scheme: dark" in text
+
+
+def test_a_training_that_has_not_ended_is_called_so() -> None:
+    from cli.study.report import last_and_best, progress_of
+
+    rows = [{"kind": "train", "epoch": 6.5}]
+    assert progress_of(rows, 40) == "epoch 6.5 of 40, unfinished" and progress_of([], 3).startswith(
+        "epoch 0 of 3"
+    )
+    assert "No epoch" in last_and_best(rows, 10)
 
 
 def test_it_names_recipe_environment_and_commands(report: tuple[str, Page], trained: Path) -> None:

@@ -10,6 +10,7 @@ from cli.display import disk_size, say
 from cli.study import page
 from model.errors import RunError
 from model.run import read_about, read_metrics
+from model.schedule import epochs
 from pipeline.atomic import make_ready, replacing, writing
 from pipeline.dataset import need_labels
 
@@ -57,7 +58,7 @@ def command(
         errors["this run, ten views"] = report.ten_views(run, dataset)
     sections = [
         ("Errors", report.error_table(errors, dataset)),
-        ("Training", report.draw_curves(metrics, folder.name, len(dataset.classes))),
+        ("Training", report.draw_training(metrics, folder.name, len(dataset.classes))),
         ("What conv1 has learned", report.draw_filters(run)),
         ("Guesses", report.draw_guesses(run, dataset, seen)),
         ("Confusions", report.draw_confusion(run, seen)),
@@ -67,10 +68,10 @@ def command(
         ("Commands", report.commands(about, run, data, machine)),
     ]
     subtitle = (
-        f"AlexNet, recipe {run.recipe.name}, {run.path.name} at step {run.step:,}; written "
-        f"{time.strftime('%Y-%m-%d %H:%M')}"
+        f"AlexNet, recipe {run.recipe.name}, {report.progress_of(metrics, epochs(run.recipe))}; evaluated: "
+        f"{run.path.name} at step {run.step:,}; written {time.strftime('%Y-%m-%d %H:%M')}"
     )
-    content = page.page(folder.name, subtitle, sections).encode()
+    content = page.page(f"{folder.name} on {dataset.root.resolve().name}", subtitle, sections).encode()
     with replacing(out) if ours else writing(out) as file:  # in the run's folder no link is followed
         file.write(content)
     say(f"{out}: {disk_size(len(content))}, open it in any browser")

@@ -14,7 +14,6 @@ from cli.display import draw, plural, say, write_json
 from cli.pictures import curves as graphs
 from cli.pictures import filters as kernels
 from cli.pictures import panels
-from cli.pictures.canvas import short
 from model.errors import RunError
 from model.recipe import Recipe
 from model.recipes import get_recipe
@@ -46,13 +45,13 @@ def filters(run_name: str | None, checkpoint: str, layer: str, out: Path) -> Non
     if layer not in weights:
         raise RunError(f"{path} has no convolution {layer}; it has {', '.join(weights)}")
     weight = weights[layer].numpy()
-    size = "x".join(map(str, weight.shape[2:]))
+    towers = saved["identity"]["recipe"]["towers"]
     draw(
         out,
         kernels.filters,
         weight,
-        title=f"{layer} of {trained.title(path)}: {len(weight)} kernels of {size}",
-        towers=saved["identity"]["recipe"]["towers"],
+        title=f"{layer} of {trained.title(path)}: {kernels.kernels_shown(weight, towers)}",
+        towers=towers,
     )
 
 
@@ -151,17 +150,22 @@ def activations(
 
     run = trained.open_run(run_name, checkpoint, machine)
     ((_, images),) = trained.read_images(run, [image], exif == "honour")
-    wanted = layer_names(run.network)[:-1] if layer is None else [layer]
-    values = outputs(run.network, images, wanted, run.precision)
-    arrays = {name: value[0].cpu().numpy() for name, value in values.items()}
+    *hidden, last = layer_names(run.network)
+    wanted = hidden if layer is None else [layer]
+    values = outputs(run.network, images, [*wanted, last], run.precision)
+    probabilities = values[last][0].softmax(0)
+    output = int(probabilities.argmax())
+    guess = f"{run.name(output)}, {float(probabilities[output]):.0%}"
+    arrays = {name: values[name][0].cpu().numpy() for name in wanted}
     who, towers = trained.title(run.path), run.recipe.towers
     if layer is None:
         crop = centre(square(image, exif == "honour"), run.recipe.crop)
-        draw(out, panels.layers, crop, arrays, title=f"What {who} makes of {image.name}", towers=towers)
+        title = f"Activations of {who} for {image.name}"
+        draw(out, panels.layers, crop, f"guess: {guess}", arrays, title=title, towers=towers)
     elif arrays[layer].ndim == 1:
         raise RunError(f"{layer} has units, not maps; without --layer they are drawn below the maps")
     else:
-        title = f"{layer} of {who}, shown {image.name}"
+        title = f"{layer} of {who} for {image.name}, guess: {guess}"
         draw(out, panels.maps, arrays[layer], title=title, towers=towers)
 
 
@@ -187,14 +191,14 @@ def gradient(
     """
     import torch
 
-    from cli.compose.trained import open_run, read_images
+    from cli.compose.trained import open_run, read_images, title
     from model.study.layers import gradient as slope
     from pipeline.files import find_images, square
     from pipeline.image import centre
 
     run = open_run(run_name, checkpoint, machine)
     wanted = None if chosen is None else choose_class(run.facts.classes, chosen).index
-    rows: dict[str, list[Any]] = {"image": [], "gradient": [], "its size": []}
+    rows: dict[str, list[Any]] = {"image": [], "gradient": [], "magnitude": []}
     captions = []
     for path, values in read_images(run, find_images(images)[:8], exif == "honour"):
         with torch.no_grad():
@@ -204,13 +208,13 @@ def gradient(
         rows["image"].append(centre(square(path, exif == "honour"), run.recipe.crop))
         rows["gradient"].append(np.rint(127.5 + 127.5 * level.clip(-1, 1)).astype(np.uint8))
         size = np.abs(level).max(2, keepdims=True).clip(0, 1)
-        rows["its size"].append(np.rint(255 * size).astype(np.uint8).repeat(3, axis=2))
-        captions.append(short(run.name(output), 22))
+        rows["magnitude"].append(np.rint(255 * size).astype(np.uint8).repeat(3, axis=2))
+        captions.append(run.name(output))
     draw(
         out,
         panels.grid,
         rows,
-        title="What the class below depends on: the gradient of log p",
+        title=f"Gradient of log p(class), {title(run.path)}",
         captions=captions,
     )
 

@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from cli.pictures.canvas import Target, new_figure, picture, save
 
+ROWS, COLUMNS = 24, 48  # kernels of a tower and maps that a table shows, at most
 WIDE, HIGH = 1152, 480  # pixels: 16 kernels in a row; a tower where its kernels would be taller
 
 
@@ -36,6 +37,16 @@ def filters(weight: npt.NDArray[Any], path: Target, title: str, towers: int = 2)
     save(figure, path)
 
 
+def kernels_shown(weight: npt.NDArray[Any], towers: int = 2) -> str:
+    """Return how many of a convolution's kernels and maps `filters` draws."""
+    count, maps, high, wide = weight.shape
+    if maps == 3:
+        return f"{count} kernels of {high}x{wide}"
+    each = " in each tower" if towers > 1 else ""
+    kernels = count // towers
+    return f"{min(kernels, ROWS)} of {kernels} kernels{each}, {min(maps, COLUMNS)} of {maps} maps"
+
+
 def tower_name(number: int, towers: int) -> str:
     """Return what a tower is called where it is not the only one."""
     return f"tower {'ab'[number]}" if towers > 1 else ""
@@ -58,10 +69,10 @@ def mosaic(kernels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     return sheet
 
 
-def table(kernels: npt.NDArray[Any], rows: int = 24, columns: int = 48) -> npt.NDArray[np.uint8]:
+def table(kernels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     """Arrange kernels in rows and the maps they read in columns; orange above zero, blue below."""
     size = np.abs(kernels).sum(axis=(2, 3))  # (kernels, maps read)
-    kernels = kernels[np.sort(size.sum(1).argsort()[::-1][:rows])][:, :columns]
+    kernels = kernels[np.sort(size.sum(1).argsort()[::-1][:ROWS])][:, :COLUMNS]
     count, read, height, width = kernels.shape
     sheet = np.full((count * (height + 1) - 1, read * (width + 1) - 1, 3), 255, np.uint8)
     for y, kernel in enumerate(kernels):

@@ -82,13 +82,13 @@ def neighbours(rows: Sequence[Neighbours], path: Target, title: str) -> None:
     for number, row in enumerate(rows):
         y = top + number * cell
         picture(figure, row.image, margin, y, side)
-        write(figure, margin, y + side + 15, short(row.caption, 18), fontsize=9)
+        fit(write(figure, margin, y + side + 15, row.caption, fontsize=9), side)
         for place, (image, caption, distance) in enumerate(
             zip(row.near, row.captions, row.distances, strict=True)
         ):
             x = margin + side + first + place * (side + gap)
             picture(figure, image, x, y, side)
-            write(figure, x, y + side + 15, short(caption, 18), fontsize=9)
+            fit(write(figure, x, y + side + 15, caption, fontsize=9), side)
             write(figure, x, y + side + 29, f"{distance:.1f}", fontsize=8, color=GREY)
     save(figure, path)
 
@@ -98,7 +98,7 @@ def grid(rows: Mapping[str, Sequence[Image]], path: Target, title: str, captions
     side, gap, margin, left, top = 150, 8, 20, 164, 62
     columns = max(len(row) for row in rows.values())
     foot = 26 if captions else margin
-    width = left + columns * (side + gap) - gap + margin
+    width = max(left + columns * (side + gap) - gap + margin, 420)
     figure = new_figure(width, top + len(rows) * (side + gap) + foot, title, margin)
     for number, (name, images) in enumerate(rows.items()):
         y = top + number * (side + gap)
@@ -108,22 +108,30 @@ def grid(rows: Mapping[str, Sequence[Image]], path: Target, title: str, captions
     for place, caption in enumerate(captions):
         x = left + place * (side + gap) + side / 2
         y = top + len(rows) * (side + gap) + 10
-        write(figure, x, y, short(caption, 22), ha="center", fontsize=9)
+        fit(write(figure, x, y, caption, ha="center", fontsize=9), side)
     save(figure, path)
 
 
 def layers(
-    image: Image, outputs: Mapping[str, npt.NDArray[Any]], path: Target, title: str, towers: int = 2
+    image: Image,
+    guess: str,
+    outputs: Mapping[str, npt.NDArray[Any]],
+    path: Target,
+    title: str,
+    towers: int = 2,
 ) -> None:
-    """Draw the image and strips of each convolution's maps, tower a above tower b; fc layers below.
+    """Draw the image, the class guessed for it, strips of each convolution's maps, tower a's above tower b's.
 
-    outputs: by layer (maps, height, width) or (units,). Of each tower the twelve maps with the highest peaks.
+    outputs: by layer (maps, height, width) or (units,). Of each tower the twelve maps with the highest peaks,
+    each above its number; fc layers come last.
     """
-    side, gap, margin, left, top, count = 72, 4, 24, 340, 62, 12
-    tall = sum(towers * (side + gap) + 22 if maps.ndim == 3 else 46 for maps in outputs.values())
+    side, gap, below, margin, left, top, count = 72, 4, 16, 24, 340, 62, 12
+    tall = sum(towers * (side + below) + 14 if maps.ndim == 3 else 46 for maps in outputs.values())
     width = left + count * (side + gap) - gap + margin
-    figure = new_figure(width, top + max(tall, 240) + margin, title, margin)
+    figure = new_figure(width, top + max(tall, 270) + margin, title, margin)
     picture(figure, image, margin, top, 224)
+    fit(write(figure, margin, top + 244, guess, fontsize=10), 224)
+    write(figure, margin, top + 264, "below each map: its number", fontsize=8, color=GREY)
     y = float(top)
     for name, maps in outputs.items():
         size = "x".join(map(str, maps.shape))
@@ -135,24 +143,39 @@ def layers(
             axes.imshow(strip, cmap="magma", vmin=0, vmax=1, aspect="auto", interpolation="none")
             y += 46
             continue
+        first = 0  # number of the tower's first map
         for tower, part in enumerate(np.array_split(maps, towers)):
             label = tower_name(tower, towers)
             write(figure, left - 12, y + side - 6, label, ha="right", fontsize=8, color=GREY)
             strongest = part.max(axis=(1, 2)).argsort()[::-1][:count]
             for place, number in enumerate(strongest):
-                axes = box(figure, left + place * (side + gap), y, side, side, xticks=[], yticks=[])
+                x = left + place * (side + gap)
+                axes = box(figure, x, y, side, side, xticks=[], yticks=[])
+                write(
+                    figure,
+                    x + side / 2,
+                    y + side + 11,
+                    str(first + number),
+                    ha="center",
+                    fontsize=7,
+                    color=GREY,
+                )
                 axes.imshow(part[number], cmap="magma", vmin=0, vmax=maps.max() or 1, interpolation="none")
                 axes.spines[:].set_visible(False)
-            y += side + gap
-        y += 22
+            y += side + below
+            first += len(part)
+        y += 14
     save(figure, path)
 
 
 def maps(output: npt.NDArray[Any], path: Target, title: str, towers: int = 2) -> None:
-    """Draw every map of a layer, (maps, height, width), tower a's above tower b's, in one range."""
+    """Draw every map of a layer, (maps, height, width), tower a's above tower b's, in one range.
+
+    Each row has the number of its first map at its left.
+    """
     from matplotlib import colormaps
 
-    columns, margin, top, gap = 16, 40, 62, 20
+    columns, margin, top, gap = 16, 60, 62, 20
     zoom = max(1, 1000 // (columns * (output.shape[2] + 1)))
     sheets = []
     for part in np.array_split(output / (output.max() or 1), towers):
@@ -165,8 +188,16 @@ def maps(output: npt.NDArray[Any], path: Target, title: str, towers: int = 2) ->
         sheets.append(sheet.repeat(zoom, axis=0).repeat(zoom, axis=1))
     high = top + sum(sheet.shape[0] + gap for sheet in sheets)
     figure = new_figure(2 * margin + sheets[0].shape[1], high, title, margin)
-    for number, sheet in enumerate(sheets):
-        picture(figure, sheet, margin, top).set_ylabel(tower_name(number, towers), fontsize=11)
+    first, row = 0, zoom * (output.shape[1] + 1)  # pixels from one row to the next
+    for number, (sheet, part) in enumerate(zip(sheets, np.array_split(output, towers), strict=True)):
+        axes = picture(figure, sheet, margin, top)
+        axes.set_ylabel(tower_name(number, towers), fontsize=11)
+        starts = range(0, len(part), columns)
+        axes.set_yticks(
+            [(place + 0.5) * row for place in range(len(starts))], [str(first + n) for n in starts]
+        )
+        axes.tick_params(length=0, labelsize=7)
+        first += len(part)
         top += sheet.shape[0] + gap
     save(figure, path)
 

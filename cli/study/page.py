@@ -6,11 +6,17 @@ import io
 from collections.abc import Iterable, Sequence
 
 from cli.display import plain
+from cli.pictures.canvas import SHARP
 
 STYLE = """
-:root { --ink: #1f2328; --faint: #59636e; --line: #d8dee4; --red: #c8102e; }
+:root { --ink: #1f2328; --faint: #59636e; --line: #d8dee4; --red: #c8102e; --paper: #fff; --code: #f6f8fa; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6edf3; --faint: #9aa5b1; --line: #3d444d; --red: #ff7b8a; }
+  :root { --paper: #0d1117; --code: #1b222b; }
+}
+:root { color-scheme: light dark; }
 * { box-sizing: border-box; }
-body { margin: 0; background: #fff; color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
+body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
 main { max-width: 72rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: .5rem 0 .2rem; overflow-wrap: anywhere; }
 h2 { font-size: 1.25rem; margin: 2.4rem 0 .6rem; padding-bottom: .3rem; }
@@ -21,7 +27,7 @@ nav { display: flex; flex-wrap: wrap; gap: .2rem 1rem; }
 nav a { color: inherit; }
 .scroll { overflow-x: auto; }
 figure { margin: 1rem 0; }
-img { max-width: 100%; height: auto; display: block; }
+img { max-width: 100%; height: auto; display: block; background: #fff; border-radius: 6px; }
 table { border-collapse: collapse; margin: .6rem 0; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .9rem .25rem 0; text-align: left; vertical-align: top; }
 th, td { border-bottom: 1px solid var(--line); }
@@ -29,11 +35,14 @@ th { font-weight: 600; white-space: nowrap; }
 td:first-child { min-width: 5rem; }
 td.n, th.n { text-align: right; white-space: nowrap; }
 tr.own td { color: var(--red); font-weight: 600; }
-pre { background: #f6f8fa; border-radius: 6px; padding: .8rem; overflow-x: auto; font-size: .85rem; }
+pre { background: var(--code); border-radius: 6px; padding: .8rem; overflow-x: auto; font-size: .85rem; }
 @media (max-width: 40rem) {
   body { font-size: 15px; }
   th, td { padding-right: .6rem; }
-  .wide img { max-width: none; width: 52rem; }
+  .wide img { max-width: none; }
+}
+@media print {
+  :root { --ink: #000; --faint: #444; --line: #ccc; --red: #c8102e; --paper: #fff; --code: #f6f8fa; }
 }
 @media print { main { max-width: none; } h2 { break-after: avoid; } figure { break-inside: avoid; } }
 """
@@ -90,9 +99,10 @@ def table(
 
 
 def picture(png: io.BytesIO, about: str) -> str:
-    """Put a PNG into the page. On a phone a wide one scrolls, so that it can be read."""
+    """Put a PNG of `save` into the page, at its layout's size. On a phone a wide one scrolls, to be read."""
+    width = int.from_bytes(png.getbuffer()[16:20]) // SHARP
     source = f"data:image/png;base64,{base64.b64encode(png.getbuffer()).decode()}"
     return (
-        f'<figure><div class="scroll wide"><img alt="{escape(about)}" src="{source}"></div>'
+        f'<figure><div class="scroll wide"><img width="{width}" alt="{escape(about)}" src="{source}"></div>'
         f"<figcaption>{escape(about)}</figcaption></figure>\n"
     )

@@ -17,7 +17,7 @@ from cli.options import Machine
 from cli.paper.comparison import comparison
 from cli.pictures import panels
 from cli.pictures.curves import curves
-from cli.pictures.filters import filters
+from cli.pictures.filters import filters, kernels_shown
 from cli.study import page
 from cli.study.confusion import confused, count
 from cli.study.recipe import written
@@ -80,17 +80,40 @@ def error_table(errors: dict[str, dict[str, float]], dataset: Dataset) -> str:
     return page.table(headings, rows, len(shown) + 1, own=len(errors) - 1) + page.text(note, faint=True)
 
 
-def draw_curves(metrics: Sequence[dict[str, Any]], name: str, classes: int) -> str:
+def draw_training(metrics: Sequence[dict[str, Any]], name: str, classes: int) -> str:
     drawn = io.BytesIO()
     curves(metrics, drawn, f"Training of {name}", classes)
-    return page.picture(drawn, "Loss and errors over the epochs; dotted where the learning rate fell.")
+    return last_and_best(metrics, classes) + page.picture(
+        drawn, "Loss and errors over the epochs; vertical lines where the learning rate changed."
+    )
+
+
+def progress_of(metrics: Sequence[dict[str, Any]], epochs: int) -> str:
+    """Return how far the training is: "epoch 7 of 40, unfinished"."""
+    reached = max((row["epoch"] for row in metrics), default=0)
+    return f"epoch {reached:.4g} of {epochs}{', unfinished' if reached < epochs else ''}"
+
+
+def last_and_best(metrics: Sequence[dict[str, Any]], classes: int) -> str:
+    """Return a table of the last validation beside the one of the lowest top-1 error."""
+    val = [row for row in metrics if row["kind"] == "val"]
+    if not val:
+        return page.text("No epoch is finished yet.")
+    best = min(val, key=lambda row: row["top1_err"])
+    rows, shown = [], dict[str, str]()
+    for name, row in (("last", val[-1]), ("best", best)):
+        shown = top_errors(row, classes)
+        rows.append([f"{name}: epoch {row['epoch']:g}", f"{row['loss']:.4f}", *shown.values()])
+    headings = ["validation while training", "loss", *(f"{name} error" for name in shown)]
+    return page.table(headings, rows, len(shown) + 1)
 
 
 def draw_filters(run: Trained) -> str:
     drawn, first = io.BytesIO(), run.network.shapes[0].layer.name
     weight = run.network.state()[f"{first}.weight"].numpy()
-    filters(weight, drawn, f"{first}: {len(weight)} kernels", run.recipe.towers)
-    return page.picture(drawn, "Each kernel in its own range of values; of two towers, a above b.")
+    filters(weight, drawn, f"{first}: {kernels_shown(weight, run.recipe.towers)}", run.recipe.towers)
+    towers = " Tower a above tower b." if run.recipe.towers > 1 else ""
+    return page.picture(drawn, f"Each kernel is scaled to its own range.{towers}")
 
 
 def draw_guesses(run: Trained, dataset: Dataset, seen: Seen) -> str:
@@ -113,9 +136,9 @@ def draw_guesses(run: Trained, dataset: Dataset, seen: Seen) -> str:
     for name, rows in (("first", np.arange(len(seen.labels))), ("misclassified", wrong)):
         if len(rows):
             drawn = io.BytesIO()
-            panels.guesses([guess(int(row)) for row in rows[:SHOWN]], drawn, f"The {name} images")
-            what = "and the five likeliest classes, their own in red"
-            result += page.picture(drawn, f"The {name} validation images {what}.")
+            panels.guesses([guess(int(row)) for row in rows[:SHOWN]], drawn, f"{name.capitalize()} images")
+            what = "with their five likeliest classes; the true class is red"
+            result += page.picture(drawn, f"{name.capitalize()} validation images {what}.")
     return result
 
 
@@ -155,7 +178,8 @@ def draw_similar(run: Trained, dataset: Dataset, seen: Seen) -> str:
     )
     hidden = run.network.shapes[-2].layer.name
     return page.picture(
-        drawn, f"By Euclidean distance of what {hidden} hands on; the first column is the image."
+        drawn,
+        f"Nearest neighbours by Euclidean distance between {hidden} activations; the query is on the left.",
     )
 
 
