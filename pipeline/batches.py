@@ -8,6 +8,7 @@ A training stream starts at any step and never ends; an evaluation stream gives 
 import mmap
 import re
 import resource
+import shlex
 from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -274,7 +275,7 @@ class Samples:
         name = read_names(self.dataset, self.split)[number]
         return DataError(
             f"{path}, byte {row['offset']}: {name} cannot be decoded ({reason}); "
-            f"check with alexnet-dali prep --out {self.dataset.root} --verify"
+            f"check with alexnet-dali prep --out {shlex.quote(str(self.dataset.root))} --verify"
         )
 
 

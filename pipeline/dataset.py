@@ -252,7 +252,9 @@ def _missing(root: Path) -> str:
     out = Path("data", images.name)
     if out.exists() or out.resolve().is_relative_to(images):
         out = images.with_name(f"{images.name}-prepared")
-    return f"{root} holds images, not a prepared dataset; prepare it first: {_prep(out, root)}"
+    held = any(path.name == "ILSVRC" or "val" in path.name.lower() for path in images.iterdir())
+    fraction = "" if held else " --val-fraction 0.1"
+    return f"{root} holds images, not a prepared dataset; prepare it first: {_prep(out, root)}{fraction}"
 
 
 def _holds_images(root: Path) -> bool:

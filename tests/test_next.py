@@ -101,6 +101,9 @@ def test_a_folder_of_images_is_prepared_elsewhere(
         assert len(read_description(out).classes) == 3
         assert not out.resolve().is_relative_to(Path(root).resolve())
         assert sorted(Path(root).rglob("*")) == before
+    plain = str(folders / "train")  # class folders alone
+    line = run("train", "--data", plain, "--device", "cpu").output
+    paste(line[line.index("alexnet-dali prep") :].strip(), "--max-rejected", "0.5")
     monkeypatch.chdir(folders)
     line = run("train", "--data", ".", "--device", "cpu").output.strip()
     assert line.endswith(f"--imagenet-root . --out {folders}-prepared")

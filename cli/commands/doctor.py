@@ -14,6 +14,7 @@ import click
 from rich.table import Table
 
 from cli import launch, options
+from cli.compose.runs import recommend
 from cli.display import console, disk_size, say, write_json
 from pipeline.dataset import open_dataset
 from pipeline.errors import DataError
@@ -157,7 +158,7 @@ def free_bytes(folder: Path) -> int:
 
 def describe_dataset(data: Path) -> str:
     if not data.exists():
-        return f"none at {data} yet: alexnet-dali prep --imagenet-root DIR"
+        return f"none at {data} yet: {recommend('prep', '--imagenet-root', 'DIR', '--out', str(data))}"
     try:
         dataset = open_dataset(data)
     except DataError as error:

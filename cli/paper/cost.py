@@ -66,16 +66,17 @@ def spell(seconds: float) -> str:
 
 def read_speeds(path: Path, recipe: Recipe) -> dict[str, float]:
     """Return images per second by part, from a file of bench --json of this width and batch size."""
+    out = f"--json {shlex.quote(str(path))}"
     try:
         bench = read_json(path, Bench)
         rates = {name: bench.parts[name].img_s for name in ("train", "eval, centre", "eval, ten views")}
     except (OSError, Unfit, KeyError) as error:
         what = error.strerror if isinstance(error, OSError) else error
         raise RunError(
-            f"{path} has no images/s of training ({what}); make it with alexnet-dali bench --json {path}"
+            f"{path} has no images/s of training ({what}); make it with alexnet-dali bench {out}"
         ) from None
     if (bench.width, bench.batch_size) != (recipe.width, recipe.batch_size):
-        wanted = f"--width {recipe.width:g} --batch-size {recipe.batch_size}"
+        wanted = f"--width {recipe.width:g} --batch-size {recipe.batch_size} --force {out}"
         raise RunError(f"{path} was measured otherwise; make it with alexnet-dali bench {wanted}")
     return rates
 
