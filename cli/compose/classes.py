@@ -12,8 +12,10 @@ SHOWN = 3  # classes in a message
 def choose_class(classes: Sequence[Category], text: str) -> Category:
     """Return the one class that a text means; RunError if there is none, or several."""
     found = find_classes(classes, text)
-    if not found and text.isascii() and text.isdecimal() and len(text) < 10:
-        found = classes[int(text) : int(text) + 1]
+    if not found and text.isascii() and text.isdecimal():
+        if len(text) < 10 and int(text) < len(classes):
+            return classes[int(text)]
+        raise RunError(f"the network knows no class {text}: numbers are 0 to {len(classes) - 1}")
     if len(found) == 1:
         return found[0]
     if found:

@@ -36,6 +36,7 @@ from pipeline.errors import DataError
 from pipeline.files import FileBatches
 from pipeline.graph import CENTRE_VIEW
 from pipeline.schema import Unfit, convert
+from pipeline.source.names import name_older
 from pipeline.statistics import Statistics
 
 FILES = 16  # decoded at a time; of 24 megapixels each, 1.2 GB of pixels
@@ -102,6 +103,7 @@ def open_run(run_name: str | None, state: str, machine: options.Machine) -> Trai
         machine = replace(machine, device="cpu")
     devices = choose_devices(machine)
     facts = saved.get("facts") or find_facts(path.parent, saved["identity"]["dataset"])
+    facts = replace(facts, classes=name_older(facts.classes))
     network = AlexNet(recipe, devices, seed=0, mean=centre_mean(facts.mean, recipe))
     network.load(saved["weights"])
     return Trained(

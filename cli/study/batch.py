@@ -10,6 +10,7 @@ from cli.compose.trained import first_word
 from model import schedule
 from pipeline.batches import TrainBatches
 from pipeline.order import draws, epoch_order
+from pipeline.source.names import name_older
 
 
 def training_images(
@@ -44,7 +45,8 @@ def training_images(
         "with colour noise": visible(noisy_ones),
         "minus the mean,\nas conv1 reads it": visible(127.5 + (noisy_ones - mean) / divisor / 2),
     }
-    return rows, [first_word(dataset.classes, label) for label in labels[:count].tolist()]
+    classes = name_older(dataset.classes)
+    return rows, [first_word(classes, label) for label in labels[:count].tolist()]
 
 
 def frame(image: Any, top: int, left: int, side: int) -> Any:

@@ -8,11 +8,12 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.dataset import Dataset
+from pipeline.dataset import Category, Dataset
 from pipeline.errors import DataError
 from pipeline.source.devkit import read_file
 from pipeline.source.edition import WNID
@@ -99,6 +100,15 @@ def ilsvrc_names() -> dict[str, str]:
     """Return the words of ILSVRC's 1,000 synsets, by wnid."""
     lines = ILSVRC.read_text(encoding="utf-8").splitlines()
     return dict(line.split("\t") for line in lines if not line.startswith("#"))
+
+
+def name_older(classes: Sequence[Category]) -> tuple[Category, ...]:
+    """Return the classes, with ILSVRC's names for those that an older prep left without."""
+    known = ilsvrc_names()
+    return tuple(
+        replace(each, words=known.get(each.wnid, each.wnid)) if each.words == each.wnid else each
+        for each in classes
+    )
 
 
 def refuse_other_names(dataset: Dataset, path: Path) -> None:
