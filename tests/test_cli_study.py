@@ -328,7 +328,10 @@ def test_the_batch_shown_is_the_batch_trained_on(dataset: Dataset, trained: Path
 def test_confusion_counts_what_a_file_says(tmp_path: Path) -> None:
     """Three classes and one output more: a taken twice for b, c once for what is no class."""
     labels, guesses = np.array([0, 0, 0, 1, 2, 2]), [0, 1, 1, 1, 2, 3]
-    path, out = tmp_path / "p.npz", ("--out", tmp_path / "c.png", "--json", tmp_path / "c.json")
+    path, out = (
+        tmp_path / "p.npz",
+        ("--out", tmp_path / "c.png", "--json", tmp_path / "c.json", "--csv", tmp_path / "c.csv"),
+    )
     content = Predictions(np.eye(4)[guesses], labels, list("uvwxyz"), ["a", "b", "c"])
     predictions.write(path, content)
     result = fine("show", "confusion", "--predictions", path, *out)
@@ -338,7 +341,12 @@ def test_confusion_counts_what_a_file_says(tmp_path: Path) -> None:
         {"true": "a", "taken": "b", "images": 2, "of": 3},
         {"true": "c", "taken": "output 3", "images": 1, "of": 2},
     ]
-    assert result.stdout.splitlines()[0].split() == ["2", "of", "3", "a", "->", "b"]
+    printed = result.stdout.splitlines()
+    assert printed[0] == "most frequent confusions (true -> predicted), p"
+    assert printed[1].split() == ["2", "of", "3", "a", "->", "b"]
+    assert printed[4].split() == ["2", "of", "3", "66.67", "%", "a"]
+    rows = list(csv.reader((tmp_path / "c.csv").read_text().splitlines()))
+    assert rows[1:] == [["a", "3", "2", "66.6667"], ["c", "2", "1", "50.0000"], ["b", "1", "0", "0.0000"]]
     predictions.write(path, replace(content, labels=labels - 1))
     assert "without labels" in error("show", "confusion", "--predictions", path, *out, "--force")
 

@@ -28,7 +28,7 @@ from cli.pictures.curves import (
     running_mean,
 )
 from cli.pictures.filters import filters, kernels_shown, mosaic, table
-from cli.pictures.panels import Guess, grid, guesses, layers, maps
+from cli.pictures.panels import Counts, Guess, Pair, confusion, grid, guesses, layers, maps
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -290,6 +290,38 @@ def test_a_title_counts_the_kernels_that_are_shown(shape: tuple[int, ...], tower
         high, wide = table(np.array_split(weight, towers)[0]).shape[:2]
         rows, columns = (high + 1) // (shape[2] + 1), (wide + 1) // (shape[3] + 1)
         assert text.startswith(f"{rows} of ") and f" {columns} of " in text
+
+
+def drawn_confusion(monkeypatch: pytest.MonkeyPatch, classes: int) -> Figure:
+    """Class n of 100 images has n % 100 wrong, all taken for the next one."""
+    names, every = [f"a class with a long name, {n}" for n in range(classes)], np.arange(classes)
+    wrong = every % 100
+    counts = Counts(np.tile(every, 2), np.concatenate([every, (every + 1) % classes]),
+                    np.concatenate([100 - wrong, wrong]))  # fmt: skip
+    pairs = [Pair(names[n], names[n + 1], n % 100, 100) for n in range(classes - 2, classes - 10, -1)]
+    return drawn(monkeypatch, confusion, counts, names, pairs, title="Confusions " * 30)
+
+
+@pytest.mark.parametrize("classes", [12, 28, 1000])
+def test_a_confusion_matrix_names_its_axes_and_unit(classes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    figure = drawn_confusion(monkeypatch, classes)
+    words = [text.get_text() for text in figure.findobj(Text)]
+    for wanted in ("predicted class", "true class", "percent of the true class's images"):
+        assert any(word.startswith(wanted) for word in words), wanted
+    assert texts_lie_inside(figure)
+    matrix, *_ = figure.axes
+    upright = [text.get_window_extent() for text in figure.texts]
+    labels = [label.get_window_extent() for label in matrix.get_yticklabels()] + [
+        matrix.yaxis.label.get_window_extent()
+    ]
+    assert not any(a.overlaps(b) for a in upright for b in labels)
+    assert not any(matrix.yaxis.label.get_window_extent().overlaps(label) for label in labels[:-1])
+
+
+def test_of_many_classes_those_of_the_highest_error_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    share = drawn_confusion(monkeypatch, 1000).axes[0].images[0].get_array()
+    assert share is not None
+    assert share.shape == (1000, 1000) and np.array_equal(np.diag(share), np.repeat(np.arange(1, 101), 10))
 
 
 def test_no_display_and_no_pyplot(tmp_path: Path) -> None:

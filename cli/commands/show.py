@@ -92,11 +92,15 @@ def curves(runs: Sequence[str], more: Sequence[str], out: Path) -> None:
 @click.option(
     "--json", "json_path", type=options.output, help="Write pairs there, of up to 1,000 classes all counts."
 )
+@click.option(
+    "--csv", "csv_path", type=options.output_or_dash, help="Write each class's error; - for standard output."
+)
 @options.out("confusion.png")
 def confusion(
     predictions: Path | None,
     pairs: int,
     json_path: Path | None,
+    csv_path: str | None,
     out: Path,
     run_name: str | None,
     checkpoint: str,
@@ -104,27 +108,37 @@ def confusion(
     data: Path | None,
     split: str,
 ) -> None:
-    """Which classes are taken for one another, at the first guess."""
-    from cli.compose.trained import open_run
-    from cli.study.confusion import confused, count_file, count_run
+    """Which classes are taken for one another, at the first guess.
+
+    The most frequent confusions and the classes of the highest top-1 error are printed as well.
+    """
+    from cli.compose.trained import open_run, title
+    from cli.study.confusion import confused, count_file, count_run, error_rows, write_errors
 
     if predictions:
-        names, counts = count_file(predictions)
+        (names, counts), who = count_file(predictions), predictions.stem
     else:
         run = open_run(run_name, checkpoint, machine)
-        names, counts = count_run(run, run.data(data), split)
+        (names, counts), who = count_run(run, run.data(data), split), f"{title(run.path)}, {split}"
     mistakes = confused(names, counts)
-    for pair in mistakes[:pairs]:
-        say(f"{pair.images:>7,} of {pair.of:<7,}  {pair.true}  ->  {pair.taken}")
+    if csv_path != "-":
+        say(f"most frequent confusions (true -> predicted), {who}")
+        for pair in mistakes[:pairs]:
+            say(f"{pair.images:>7,} of {pair.of:<7,}  {pair.true}  ->  {pair.taken}")
+        say("highest top-1 error of a class")
+        for name, of, wrong, percent in error_rows(names, counts)[:pairs]:
+            say(f"{wrong:>7,} of {of:<7,}  {percent:6.2f} %  {name}")
+    if csv_path:
+        write_errors(csv_path, names, counts)
     if json_path:
         content = {"classes": names, "pairs": [vars(pair) for pair in mistakes]}
         if len(names) <= panels.CELLS:
             content["counts"] = panels.matrix(counts, len(names)).tolist()
         write_json(json_path, content, indent=None)
     images = counts.images.sum()
-    error = 1 - counts.images[counts.true == counts.taken].sum() / max(1, images)
-    title = f"Confusions among {plural(int(images), 'image')}: top-1 error {100 * error:.1f} %"
-    draw(out, panels.confusion, counts, names, mistakes[:pairs], title=title)
+    error = 100 * (1 - counts.images[counts.true == counts.taken].sum() / max(1, images))
+    heading = f"Confusions of {who}: top-1 error {error:.1f} % of {plural(int(images), 'image')}"
+    draw(out, panels.confusion, counts, names, mistakes[:pairs], title=heading)
 
 
 @command.command("activations")

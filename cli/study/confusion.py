@@ -1,5 +1,6 @@
 """Count and rank confused classes."""
 
+import csv
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,8 +8,9 @@ import numpy as np
 
 from cli.compose import predictions
 from cli.compose.trained import Trained
-from cli.display import progress
-from cli.pictures.panels import Counts, Pair
+from cli.display import lines, progress
+from cli.pictures.panels import Counts, Pair, by_error, class_errors
+from cli.study.guesses import cell
 from model.errors import RunError
 from model.evaluate import LOST
 from model.study.layers import predict
@@ -51,6 +53,25 @@ def count(labels: np.ndarray, guesses: np.ndarray, classes: int) -> Counts:
     """Count how often each pair of true class and first guess occurs. labels, guesses: (images,)."""
     pairs, images = np.unique(labels.astype(np.int64) * classes + guesses, return_counts=True)
     return Counts(pairs // classes, pairs % classes, images)
+
+
+def write_errors(path: str, names: Sequence[str], counts: Counts) -> None:
+    """Write each class's top-1 error as CSV, the highest first; - is the terminal."""
+    with lines(path) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["class", "images", "wrong", "top1_error_percent"])
+        for name, images, wrong, error in error_rows(names, counts):
+            writer.writerow([cell(name), images, wrong, f"{error:.4f}"])
+
+
+def error_rows(names: Sequence[str], counts: Counts) -> list[tuple[str, int, int, float]]:
+    """Return name, images, wrong ones and their percentage of each class with images, the highest first."""
+    images, wrong = class_errors(counts, len(names))
+    return [
+        (names[n], int(images[n]), int(wrong[n]), 100 * float(wrong[n] / images[n]))
+        for n in by_error(counts, len(names))
+        if images[n]
+    ]
 
 
 def confused(names: Sequence[str], counts: Counts) -> list[Pair]:

@@ -19,7 +19,7 @@ from cli.pictures import panels
 from cli.pictures.curves import curves
 from cli.pictures.filters import filters, kernels_shown
 from cli.study import page
-from cli.study.confusion import confused, count
+from cli.study.confusion import confused, count, error_rows
 from cli.study.recipe import written
 from model import schedule
 from model.evaluate import evaluate, sound_rates, tally
@@ -147,9 +147,12 @@ def draw_confusion(run: Trained, seen: Seen) -> str:
     counts = count(seen.labels, seen.probabilities.argmax(1), len(names))
     drawn = io.BytesIO()
     panels.confusion(
-        counts, names, confused(names, counts)[:16], drawn, "First guesses of the validation images"
+        counts, names, confused(names, counts)[:16], drawn, "Confusions of the validation images"
     )
-    return page.picture(drawn, "In percent of the true class, and the pairs most often confused.")
+    errors = [[name, f"{of:,}", f"{error:.2f} %"] for name, of, _, error in error_rows(names, counts)[:16]]
+    about = "Rows: true class, columns: predicted class, in percent of the row."
+    table = page.table(["class (highest error first)", "images", "top-1 error"], errors, 2)
+    return page.picture(drawn, f"{about} Right: the most frequent confusions.") + table
 
 
 def draw_similar(run: Trained, dataset: Dataset, seen: Seen) -> str:
