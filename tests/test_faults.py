@@ -34,12 +34,13 @@ def undisturbed(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 def fails(folder: Path, *words: object, before: Callable[[], object] | None = None, status: int = 1) -> str:
-    """The one line with which a command fails; metrics may stand before it."""
+    """The one line with which a command fails; what train tells may stand before it."""
     command = Command(*words, folder=folder, before=before)
     assert command.wait() == status, command.text
     *others, last = command.text.splitlines()
     assert last.startswith("Error: ") and "Traceback" not in command.text, command.text
-    assert all(line.startswith(("epoch ", "Corrupt JPEG", "warning: ")) for line in others), command.text
+    known = ("  ", "step ", "epoch ", "Corrupt JPEG", "warning: ")
+    assert all(line.startswith(known) for line in others), command.text
     return last
 
 

@@ -58,6 +58,7 @@ def watching(stop: StopRequest, step: Step, dataset: Dataset, first: int) -> Ite
     quiet, what = not step.replicas.first, f"epoch {min(first // per_epoch + 1, epochs)}/{epochs}"
     steps = epochs * per_epoch
     with progress(what, steps, first=first, unit="steps", output=True, quiet=quiet) as line:
+        line.fields = ("starting",)
         yield Watch(stop, stop.unbroken(tell_step), stop.unbroken(tell_row), stop.unbroken(tell_validating))
 
 
