@@ -185,7 +185,10 @@ def test_a_run_that_is_not_there_or_not_trained(
     for words, text in (
         (["eval", "--run", "nett"], f"there is no run runs/nett; runs has {names} and 2 others"),
         (["report", "nett"], "there is no run runs/nett"),
-        (["predict", "--split", "val", "--run", "net02"], "runs/net02 has no last.pt: its training has not"),
+        (
+            ["predict", "--split", "val", "--run", "net02"],
+            "runs/net02 has no last.pt: training has saved nothing yet; it does after",
+        ),
         (["show", "filters", "--run", "net03", "--checkpoint", "best"], "net03 has no best.pt: it has previ"),
     ):
         result = run(*words)
