@@ -165,6 +165,7 @@ def word(run: "Trained", label: int) -> str | None:
 def draw(
     run: "Trained", dataset: Dataset, split: str, result: Sequence[dict[str, Any]], path: Path, upright: bool
 ) -> None:
+    from cli.compose.trained import title
     from pipeline.batches import Samples
     from pipeline.files import square
     from pipeline.image import centre
@@ -182,5 +183,8 @@ def draw(
         )
 
     display.draw(
-        path, panels.neighbours, [neighbours(each) for each in result], title="The most similar images"
+        path,
+        panels.neighbours,
+        [neighbours(each) for each in result],
+        title=f"The most similar images, {title(run.path)}",
     )

@@ -133,7 +133,8 @@ def draw_guesses(run: Trained, dataset: Dataset, seen: Seen) -> str:
 
     wrong = np.flatnonzero(seen.probabilities.argmax(1) != seen.labels)
     result = ""
-    for name, rows in (("first", np.arange(len(seen.labels))), ("misclassified", wrong)):
+    # An image of the first picture is not repeated in the second.
+    for name, rows in (("first", np.arange(len(seen.labels))), ("misclassified", wrong[wrong >= SHOWN])):
         if len(rows):
             drawn = io.BytesIO()
             panels.guesses([guess(int(row)) for row in rows[:SHOWN]], drawn, f"{name.capitalize()} images")
