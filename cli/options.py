@@ -20,6 +20,9 @@ data = click.option(
     show_envvar=True,
     help="The prepared dataset.",
 )
+split = click.option(
+    "--split", type=click.Choice(["val", "train", "test"]), default="val", help="Which images."
+)
 gpus = click.option(
     "--gpus", metavar="N[,N]", help="One GPU for the whole network, or two: a tower on each.  [default: 0]"
 )
@@ -89,8 +92,7 @@ class Output(click.Path):
 
     def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
         if self.suffixes and Path(value).suffix not in self.suffixes:
-            *others, last = self.suffixes
-            self.fail(f"{value} does not end in {', '.join(others)} or {last}", parameter, context)
+            self.fail(f"{value} does not end in {' or '.join(self.suffixes)}", parameter, context)
         if not (self.allow_dash and value == "-"):
             make_ready(Path(value))
         return super().convert(value, parameter, context)

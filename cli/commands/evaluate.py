@@ -16,7 +16,7 @@ from pipeline.dataset import Category, has_labels
 @click.command("eval")
 @options.using_network
 @options.run_data
-@click.option("--split", type=click.Choice(["val", "train", "test"]), default="val", help="Which images.")
+@options.split
 @click.option(
     "--ten-crop", is_flag=True, help="Average the paper's ten views: corners, centre, and mirrored."
 )

@@ -25,21 +25,21 @@ if TYPE_CHECKING:
 @options.using_network
 @options.run_data
 @click.option("--layer", default="fc7", help="Whose output.")
-@click.option("--split", type=click.Choice(["val", "train", "test"]), default="val", help="Which images.")
+@options.split
 @click.option(
     "--type", "dtype", type=click.Choice(["float32", "float16"]), default="float32", help="Of the numbers."
 )
 @click.option("--out", type=options.Output(".npy"), help="The .npy file.  [default: SPLIT-LAYER.npy]")
 @options.force
 def command(
-    run_name: str | None,
-    checkpoint: str,
-    machine: options.Machine,
-    data: Path | None,
     layer: str,
     split: str,
     dtype: str,
     out: Path | None,
+    run_name: str | None,
+    checkpoint: str,
+    machine: options.Machine,
+    data: Path | None,
 ) -> None:
     """What a layer makes of each image of a split.
 

@@ -224,13 +224,8 @@ def gradient(
         size = np.abs(level).max(2, keepdims=True).clip(0, 1)
         rows["magnitude"].append(np.rint(255 * size).astype(np.uint8).repeat(3, axis=2))
         captions.append(run.name(output))
-    draw(
-        out,
-        panels.grid,
-        rows,
-        title=f"Gradient of log p(class), {title(run.path)}",
-        captions=captions,
-    )
+    what = f"Gradient of log p(class), {title(run.path)}"
+    draw(out, panels.grid, rows, title=what, captions=captions)
 
 
 @command.command("batch")
