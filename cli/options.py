@@ -92,7 +92,8 @@ class Output(click.Path):
 
     def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
         if self.suffixes and Path(value).suffix not in self.suffixes:
-            self.fail(f"{value} does not end in {' or '.join(self.suffixes)}", parameter, context)
+            listed = " or ".join(filter(None, (", ".join(self.suffixes[:-1]), self.suffixes[-1])))
+            self.fail(f"{value} does not end in {listed}", parameter, context)
         if not (self.allow_dash and value == "-"):
             make_ready(Path(value))
         return super().convert(value, parameter, context)
