@@ -91,7 +91,7 @@ def draw_training(metrics: Sequence[dict[str, Any]], name: str, classes: int) ->
 def progress_of(metrics: Sequence[dict[str, Any]], epochs: int) -> str:
     """Return how far the training is: "epoch 7 of 40, unfinished"."""
     reached = max((row["epoch"] for row in metrics), default=0)
-    return f"epoch {reached:.4g} of {epochs}{', unfinished' if reached < epochs else ''}"
+    return f"epoch {reached:.3g} of {epochs}{', unfinished' if reached < epochs else ''}"
 
 
 def last_and_best(metrics: Sequence[dict[str, Any]], classes: int) -> str:
