@@ -20,7 +20,6 @@ T = TypeVar("T")
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Positive = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 Fingerprint = Annotated[str, Meta(pattern="^[0-9a-f]{16,64}$")]  # of a dataset, or the beginning of it
-Finite = Annotated[float, Meta(ge=-1e300, le=1e300)]  # NaN is neither
 Place = Annotated[str, Meta(min_length=1)]  # a path
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 EXPANSION = 200  # how many times its size a compressed file may hold
