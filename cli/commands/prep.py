@@ -26,7 +26,8 @@ EXIF = {
 @click.option(
     "--imagenet-root",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="ImageNet: the archives of 2012 or 2010, or class folders or tars, or Kaggle's ILSVRC.",
+    help="Folder of ImageNet or of your own images: class folders, class tars, the archives of 2012 or 2010, "
+    "or Kaggle's ILSVRC.",
 )
 @click.option(
     "--out",
@@ -34,44 +35,49 @@ EXIF = {
     default=options.DATA,
     envvar="ALEXNET_DALI_DATA",
     show_envvar=True,
-    help="Where the prepared dataset goes.",
+    help="Folder of the prepared dataset.",
 )
 @click.option(
     "--size",
     type=click.Choice(["256", "original"]),
     default="256",
-    help="Store the centre 256x256 of each image, or the image as it came.",
+    help="Stored images: `256` is the centre square, resized to 256x256; `original` is the unchanged file.",
 )
 @click.option(
     "--store",
     type=click.Choice(["jpeg", "raw"]),
     default="jpeg",
-    help="Store JPEGs, or raw pixels: nothing to decode, 252 GB for ImageNet instead of some 75.",
+    help="Stored format: JPEG, or raw pixels, which need no decoding but about 252 GB for ImageNet instead "
+    "of 75.",
 )
-@click.option("--seed", type=options.SEED, default=0, help="Of the order of train.")
+@click.option("--seed", type=options.SEED, default=0, help="Random seed for shuffling the training images.")
 @click.option(
     "--val-fraction",
     type=options.Number(0, 1, min_open=True, max_open=True),
-    help="Of a root without val: the part of each class that becomes val.",
+    help="Fraction of each class to hold out for validation, if the root has no val.",
 )
 @click.option(
     "--names",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="TSV or CSV file that names the classes: columns folder and name.  [default: ILSVRC's own names]",
+    help="TSV or CSV file of class names, with the columns folder and name.  [default: ILSVRC's own names]",
 )
 @click.option(
     "--exif",
     type=click.Choice(["honour", "ignore"]),
-    help="Turn images as their EXIF orientation says.  [default: honour; ignore for ILSVRC's own]",
+    help="EXIF orientation: `honour` turns images upright, `ignore` takes the pixels as stored.  "
+    "[default: honour; ignore for ILSVRC's own]",
 )
-@click.option("--workers", type=options.THREADS, help="Processes.  [default: one a core]")
+@click.option("--workers", type=options.THREADS, help="Number of worker processes.  [default: one per core]")
 @click.option(
     "--max-rejected",
     type=options.Number(0, 1),
     default=0.001,
-    help="The part of the images that may be unusable; one image always may.",
+    help="Stop if more than this fraction of the images cannot be decoded. A single bad image never stops "
+    "prep.",
 )
-@click.option("--verify", is_flag=True, help="Of a finished dataset: read every byte and compare checksums.")
+@click.option(
+    "--verify", is_flag=True, help="Check a finished dataset: read every byte and compare checksums."
+)
 def command(
     imagenet_root: Path | None,
     out: Path,
@@ -85,10 +91,11 @@ def command(
     max_rejected: float,
     verify: bool,
 ) -> None:
-    """Make the dataset that train and eval read.
+    """Convert images into a prepared dataset.
 
-    Stopped at any point, the same command goes on where it was. On a finished dataset it checks the shards,
-    and makes those again that are missing or damaged.
+    Every other command reads the prepared dataset instead of ImageNet's archives or your class folders. A
+    stopped prep resumes with the same command. For a finished dataset, the same command checks the shards
+    and makes missing or damaged ones again.
     """
     from pipeline.prep.prepare import prepare
     from pipeline.prep.repair import find_finished, repair

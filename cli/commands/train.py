@@ -1,4 +1,4 @@
-"""Define alexnet-dali train: train a network, or go on with a run."""
+"""Define alexnet-dali train: train a network, or resume a run."""
 
 import sys
 from functools import partial
@@ -22,45 +22,76 @@ from pipeline.dataset import need_labels, open_dataset
 @options.machine
 @options.cuda_graph
 @click.option(
-    "--recipe", "recipe_name", type=click.Choice(list(RECIPES)), default="original", help="The numbers."
+    "--recipe",
+    "recipe_name",
+    type=click.Choice(list(RECIPES)),
+    default="original",
+    help="Network and hyper-parameters: `original` is the released 2012 code, `paper` the printed text. "
+    "--show-recipe prints each of them.",
 )
 @click.option("--run", "run_name", help="Name of the run, or a path.  [default: the recipe's name, in runs/]")
-@click.option("--epochs", type=options.EPOCHS, help="Stretches the schedule.  [default: the schedule's own]")
 @click.option(
-    "--batch-size", type=options.SEVERAL, help="Images an update, over all processes.  [default: 128]"
+    "--epochs",
+    type=options.EPOCHS,
+    help="Number of epochs. The learning-rate schedule is stretched or shrunk to fit.  "
+    "[default: the schedule's own]",
 )
 @click.option(
-    "--schedule", type=click.Choice(list(SCHEDULES)), help="Of learning rates.  [default: the recipe's]"
+    "--batch-size",
+    type=options.SEVERAL,
+    help="Images per update, summed over all processes.  [default: 128]",
 )
-@click.option("--classes", type=click.IntRange(2, 2**20), help="Outputs.  [default: the dataset's classes]")
-@click.option("--width", type=options.WIDTH, help="Of every layer: 0.25 is a quarter.  [default: 1]")
 @click.option(
-    "--seed", type=options.SEED, default=0, help="Of the initial weights and all else that is drawn."
+    "--schedule",
+    type=click.Choice(list(SCHEDULES)),
+    help="Learning-rate schedule; --show-recipe prints it. Those with a number follow the notes of 2012.  "
+    "[default: the recipe's]",
+)
+@click.option(
+    "--classes",
+    type=click.IntRange(2, 2**20),
+    help="Number of outputs, at least the classes of the dataset.  [default: the dataset's classes]",
+)
+@click.option(
+    "--width",
+    type=options.WIDTH,
+    help="Scale of the number of maps and units in every layer; 0.25 makes the network a quarter as wide.  "
+    "[default: 1]",
+)
+@click.option(
+    "--seed",
+    type=options.SEED,
+    default=0,
+    help="Random seed of initial weights, shuffling, crops, flips, colour noise and dropout.",
 )
 @click.option(
     "--save-minutes",
     type=options.MINUTES,
     default=10.0,
-    help="Between checkpoints, beside the one each epoch.",
+    help="Save a checkpoint every so many minutes, besides the one after each epoch.",
 )
 @click.option(
-    "--stop-after", type=options.MINUTES, metavar="MINUTES", help="Save and stop then, with exit status 75."
+    "--stop-after",
+    type=options.MINUTES,
+    metavar="MINUTES",
+    help="Save and stop after so many minutes, with exit status 75.",
 )
 @click.option(
     "--allow-changes",
     is_flag=True,
-    help="Go on though epochs, schedule, processes, devices, precision or versions changed.",
+    help="Resume even if epochs, schedule, processes, devices, precision or versions differ. The result is "
+    "then not bit-identical.",
 )
 @click.option(
     "--init-from",
     metavar="RUN|FILE",
-    help="Begin with the weights of a run, its .pt or a .safetensors of `export`, as far as they fit and the "
-    "recipe wants them.",
+    help="Start from the weights of a run, its .pt or a .safetensors of `export`. Layers that do not fit, or "
+    "that the recipe retrains, start at random; one line lists them.",
 )
 @click.option(
     "--dry-run",
     is_flag=True,
-    help="Say what would be done, how long it takes and what disk it needs; write nothing.",
+    help="Print what would be done, how long it takes and how much disk it needs. Write nothing.",
 )
 @click.option("--show-recipe", is_flag=True, help="Print the recipe and its schedule, and exit.")
 def command(
@@ -76,13 +107,14 @@ def command(
     show_recipe: bool,
     **settings: Any,
 ) -> None:
-    """Train, or go on with a run that was stopped.
+    """Train a network, or resume a stopped run.
 
-    The run's folder holds run.json, metrics.jsonl, TensorBoard events, last.pt and best.pt. SIGTERM,
-    SIGHUP and Ctrl-C save and stop; the same command goes on, to the same bits as if nothing had happened.
+    The run's folder holds run.json, metrics.jsonl, TensorBoard events, last.pt and best.pt. SIGTERM, SIGHUP
+    and Ctrl-C save a checkpoint and stop. The same command resumes, and the result is bit-identical to that
+    of a run without a stop.
 
     Exit status: 0 trained, 75 stopped by --stop-after, 143 by SIGTERM, 129 by SIGHUP, 130 by Ctrl-C, 141 by
-    the end of a pipe that is printed to, 1 failed.
+    the end of the pipe that is printed to, 1 failed.
     """
     make = partial(
         get_recipe, recipe_name, epochs=epochs, batch_size=batch_size, schedule=schedule, width=width
@@ -94,7 +126,7 @@ def command(
     need_labels(dataset, "train", "val")
     recipe = make(classes=classes or len(dataset.classes))
     if recipe.classes < len(dataset.classes):
-        raise RunError(f"--classes {recipe.classes}: {data} has {len(dataset.classes)} classes")
+        raise RunError(f"--classes {recipe.classes} is too few: {data} has {len(dataset.classes)} classes")
     path = options.run_path(run_name or recipe_name)
     stop = StopRequest(settings["stop_after"])
     stop.unbroken(tell_plan)(recipe, dataset, path)
