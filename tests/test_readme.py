@@ -7,7 +7,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import click
 from click.testing import CliRunner
 
 from cli import main
@@ -19,42 +18,11 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
-def test_every_file_it_names_exists() -> None:
-    named = set(re.findall(r"`((?:pipeline|model|cli|tools|docs|tests)/[\w./-]+)`", README))
-    assert len(named) >= 8
-    assert [path for path in named if not (ROOT / path).exists()] == []
-
-
-def test_every_command_is_documented_and_every_documented_command_exists() -> None:
-    named = set(re.findall(r"alexnet-dali ([a-z]+)", README))
-    assert named - set(main.commands) == set()
-    assert set(main.commands) - named == set()
-
-
-def options(command: click.Command) -> set[str]:
-    """Its own, and those of its subcommands."""
-    parts = command.commands.values() if isinstance(command, click.Group) else ()
-    own = {name for parameter in command.params for name in parameter.opts}
-    return own.union(*(options(part) for part in parts))
-
-
-def test_every_option_it_shows_exists() -> None:
-    for command, words in re.findall(r"alexnet-dali ([a-z]+)([^`\n|&]*)", README):
-        shown = set(re.findall(r"(--[a-z0-9-]+)", words))
-        assert shown - options(main.commands[command]) == set(), command
-
-
 def test_every_command_and_option_has_help() -> None:
     for command in main.commands.values():
         assert command.help
         for parameter in command.params:
             assert parameter.to_info_dict()["param_type_name"] == "argument" or parameter.help, parameter.name
-
-
-def test_every_room_is_named() -> None:
-    rooms = {f"{path.parent.name}/{path.name}" for name in ("pipeline", "model", "cli", "tools")
-             for path in (ROOT / name).iterdir() if path.is_dir() and path.name != "__pycache__"}  # fmt: skip
-    assert set(re.findall(r"^\| `(\w+/\w+)` \|", README, re.MULTILINE)) == rooms
 
 
 ONE_BATCH = re.findall(r"^\d+\. `([\w/.]+)`", README.partition("## One batch")[2], re.MULTILINE)
