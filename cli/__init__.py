@@ -106,7 +106,10 @@ def in_one_line() -> Iterator[None]:
 @click.group(cls=Boundary, context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="alexnet-dali")
 def main() -> None:
-    """AlexNet (Krizhevsky, Sutskever, Hinton 2012), trained the way a GPU wants to be fed.
+    """Train AlexNet on ImageNet or your own images.
+
+    This is the network of Krizhevsky, Sutskever and Hinton (2012). NVIDIA DALI decodes and augments the
+    images, on a GPU if there is one. Three commands prepare, train and evaluate:
 
     \b
     alexnet-dali prep --imagenet-root DIR

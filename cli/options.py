@@ -18,26 +18,31 @@ data = click.option(
     default=DATA,
     envvar="ALEXNET_DALI_DATA",
     show_envvar=True,
-    help="The prepared dataset.",
+    help="Folder of the prepared dataset.",
 )
 split = click.option(
-    "--split", type=click.Choice(["val", "train", "test"]), default="val", help="Which images."
+    "--split", type=click.Choice(["val", "train", "test"]), default="val", help="Split whose images are read."
 )
 gpus = click.option(
-    "--gpus", metavar="N[,N]", help="One GPU for the whole network, or two: a tower on each.  [default: 0]"
+    "--gpus",
+    metavar="N[,N]",
+    help="GPU number. Two numbers put each of the network's two towers on its own GPU.  [default: 0]",
 )
 device = click.option(
-    "--device", metavar="NAME[,NAME]", help="Torch devices instead of --gpus: cpu, or cpu,cpu."
+    "--device",
+    metavar="NAME[,NAME]",
+    help="Device instead of --gpus: cpu or cuda:N. cpu,cpu computes the two towers apart, as on two GPUs.",
 )
 precision = click.option(
     "--precision",
     type=click.Choice(["bfloat16", "tf32", "float32"]),
-    help="Of convolutions and matrix products.  [default: bfloat16 on GPUs since Ampere, else float32]",
+    help="Number format of convolutions and matrix products.  "
+    "[default: bfloat16 on GPUs since Ampere, else float32]",
 )
 cuda_graph = click.option(
     "--cuda-graph",
     is_flag=True,
-    help="Record the step and launch it as one. Off: nobody has measured it yet.",
+    help="Experimental: replay the training step as one CUDA graph, in one process on one GPU.",
 )
 
 
@@ -56,7 +61,7 @@ class Number(click.FloatRange):
 # The limits are those of a recipe, of torch's generators, and of what DALI can start threads for.
 SEVERAL, EPOCHS, THREADS = click.IntRange(1, 2**20), click.IntRange(1, 100_000), click.IntRange(1, 1024)
 WIDTH, SEED, MINUTES = Number(0, 1000, min_open=True), click.IntRange(0, 2**64 - 1), Number(0, 1e6)
-workers = click.option("--workers", type=THREADS, help="Cores for decoding.  [default: all]")
+workers = click.option("--workers", type=THREADS, help="CPU threads for decoding.  [default: one per core]")
 RUNS = Path("runs")
 
 
@@ -139,18 +144,23 @@ def run_name(path: Path) -> str:
 
 
 def out(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    option = click.option("--out", type=picture, default=name, help="The picture: .png, .pdf or .svg.")
+    option = click.option("--out", type=picture, default=name, help="Picture to write: .png, .pdf or .svg.")
     return lambda command: option(force(command))
 
 
 run = click.option(
-    "--run", "run_name", help="A run, its .pt or a .safetensors of `export`.  [default: the newest in runs/]"
+    "--run",
+    "run_name",
+    help="Name or folder of a run, its .pt or a .safetensors of `export`.  [default: the newest in runs/]",
 )
 checkpoint = click.option(
-    "--checkpoint", type=click.Choice(["last", "best"]), default="last", help="Which of its states."
+    "--checkpoint",
+    type=click.Choice(["last", "best"]),
+    default="last",
+    help="Checkpoint of the run; best is the epoch of the lowest top-1 validation error.",
 )
 run_data = click.option(
-    "--data", type=click.Path(path_type=Path), help="The prepared dataset.  [default: the one of the run]"
+    "--data", type=click.Path(path_type=Path), help="Folder of the prepared dataset.  [default: the run's]"
 )
 
 
@@ -158,7 +168,7 @@ exif = click.option(
     "--exif",
     type=click.Choice(["honour", "ignore"]),
     default="honour",
-    help="Turn image files as their EXIF orientation says, or take them as they are stored.",
+    help="EXIF orientation: `honour` turns images upright, `ignore` takes the pixels as stored.",
 )
 
 

@@ -30,14 +30,20 @@ IMAGENET = 1_281_167  # training images of ILSVRC-2012
 @options.machine
 @options.cuda_graph
 @click.option(
-    "--recipe", "recipe_name", type=click.Choice(list(RECIPES)), default="original", help="Whose step."
+    "--recipe",
+    "recipe_name",
+    type=click.Choice(list(RECIPES)),
+    default="original",
+    help="Recipe whose training step is timed.",
 )
-@click.option("--width", type=options.WIDTH, help="Of every layer.  [default: 1]")
-@click.option("--batch-size", type=options.SEVERAL, help="Images a step.  [default: the recipe's]")
 @click.option(
-    "--seconds", type=options.Number(0, 1e6, min_open=True), default=5.0, help="For a part in a round."
+    "--width", type=options.WIDTH, help="Scale of the number of maps and units in every layer.  [default: 1]"
 )
-@click.option("--json", "json_path", type=options.output, help="Write the result there.")
+@click.option("--batch-size", type=options.SEVERAL, help="Images per step.  [default: the recipe's]")
+@click.option(
+    "--seconds", type=options.Number(0, 1e6, min_open=True), default=5.0, help="Seconds per part and round."
+)
+@click.option("--json", "json_path", type=options.output, help="Write the result to this JSON file.")
 @options.force
 def command(
     data: Path,
@@ -50,9 +56,10 @@ def command(
     json_path: Path | None,
     beside: Beside | None = None,
 ) -> None:
-    """Say how many images a second each part does by itself and all do together, and which is the limit.
+    """Measure each part and name the bottleneck.
 
-    Three rounds over all parts, one after the other; the figures are medians. Nothing is left behind.
+    The parts are storage, decoding, loading, the training step, all of training, evaluation and prep. Each is
+    timed in three rounds, and the printed images/s are medians. Nothing but --json is written.
     """
     from cli.bench.workloads import Workloads
 

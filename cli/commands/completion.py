@@ -10,7 +10,9 @@ from cli.display import say
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def command(context: click.Context, shell: str) -> None:
-    """Print a script that lets SHELL complete commands, options and choices.
+    """Print a script for completion in a shell.
+
+    SHELL then completes commands, options and choices when you press Tab. To set it up:
 
     \b
     bash  eval "$(alexnet-dali completion bash)"          in ~/.bashrc

@@ -19,10 +19,18 @@ TRAINING = ["--width", "0.25", "--batch-size", "32", "--epochs", "20"]
 
 
 @click.command("demo")
-@click.option("--out", type=click.Path(path_type=Path), default="demo", help="Folder for all that it makes.")
-@click.option("--device", default="cpu", help="Where to train.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default="demo",
+    help="Folder for everything that the demo makes.",
+)
+@click.option("--device", default="cpu", help="Device to train on.")
 def command(out: Path, device: str) -> None:
-    """Prepare, train and evaluate on drawn images: no data, no GPU, a few minutes."""
+    """Prepare, train and evaluate drawn images.
+
+    The demo needs neither data nor a GPU and takes a few minutes on a CPU.
+    """
     from model import checkpoint
     from pipeline.source import miniature
 

@@ -52,10 +52,11 @@ class Machine:
 
 @click.command("doctor")
 @options.data
-@click.option("--json", "as_json", is_flag=True, help="The same facts for a program to read.")
+@click.option("--json", "as_json", is_flag=True, help="Print the same facts as JSON.")
 def command(data: Path, as_json: bool) -> None:
-    """Say what this machine can do: versions, GPUs, cores, disk, and what that means for training.
+    """Check this machine: GPUs, disk, versions.
 
+    The last lines say what that means for training.
     The exit status is 0 when training is possible, on any device, and 1 when torch or DALI is missing.
     """
     machine = examine(data)

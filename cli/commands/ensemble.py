@@ -19,10 +19,16 @@ from pipeline.dataset import read_description
 @click.argument(
     "files", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path), metavar="PREDICTIONS..."
 )
-@click.option("--weights", metavar="W,W...", help="One a file.  [default: all equal]")
-@click.option("--search", is_flag=True, help="Look for the weights of the lowest top-5 error, as in 2012.")
-@click.option("--out", type=options.output, help="Write the average, .npz, as eval would.")
-@click.option("--submission", type=options.output, help="Write the challenge's text.")
+@click.option(
+    "--weights", metavar="W,W...", help="Weight of each file, with commas between them.  [default: all equal]"
+)
+@click.option(
+    "--search", is_flag=True, help="Search for the weights with the lowest top-5 error, as in 2012."
+)
+@click.option(
+    "--out", type=options.output, help="Write the average as an .npz file like that of eval --predictions."
+)
+@click.option("--submission", type=options.output, help="Write a submission file for the challenge.")
 @options.force
 @options.data
 def command(
@@ -33,11 +39,11 @@ def command(
     submission: Path | None,
     data: Path,
 ) -> None:
-    """The average of several networks' predictions.
+    """Average the predictions of several networks.
 
-    PREDICTIONS are files of eval --predictions, of the same images. Look for weights on validation images
-    (--search), then give them for the test images (--weights). A submission is five ids of the development
-    kit a line, in the order of the images' names; --data is where the ids are from.
+    PREDICTIONS are files of eval --predictions for the same images. Search for weights on validation images
+    (--search), then give them for the test images (--weights). A submission has one line per image, in the
+    order of the images' names: five ids of the development kit, which are read from --data.
     """
     import torch
 

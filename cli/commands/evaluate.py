@@ -18,10 +18,14 @@ from pipeline.dataset import Category, has_labels
 @options.run_data
 @options.split
 @click.option(
-    "--ten-crop", is_flag=True, help="Average the paper's ten views: corners, centre, and mirrored."
+    "--ten-crop",
+    is_flag=True,
+    help="Average the paper's ten views: four corners and the centre, each also mirrored.",
 )
-@click.option("--json", "json_path", type=options.output, help="Write the result there.")
-@click.option("--predictions", type=options.output, help="Write probabilities, labels, names (.npz).")
+@click.option("--json", "json_path", type=options.output, help="Write the result to this JSON file.")
+@click.option(
+    "--predictions", type=options.output, help="Write probabilities, labels and names to this .npz file."
+)
 @options.force
 def command(
     run_name: str | None,
@@ -33,10 +37,10 @@ def command(
     json_path: Path | None,
     predictions: Path | None,
 ) -> None:
-    """Top-1 and top-5 error of a trained network, every image counted once.
+    """Measure top-1 and top-5 error of a run.
 
-    --data may be another dataset of the same classes; the mean that is subtracted is that of the training.
-    Of test images only those of ILSVRC-2010 have labels; of others there are only --predictions. Several
+    Every image is counted once. --data may be another dataset of the same classes; the mean image is that of
+    the training data. Test images have labels in ILSVRC-2010 only; for others give --predictions. Several
     processes (torchrun) share the images.
     """
     from cli.compose.images import choose_views

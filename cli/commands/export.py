@@ -28,29 +28,36 @@ CHECKED, TOLERANCE = 8, 1e-4  # images, and by how much a probability may differ
 @click.command("export")
 @options.run
 @options.checkpoint
-@click.option("--format", "kind", type=click.Choice(list(ENDINGS)), default="safetensors", help="See above.")
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(list(ENDINGS)),
+    default="safetensors",
+    help="Format of the file, as listed above.",
+)
 @click.option(
     "--out",
     type=options.output,
-    help="The file.  [default: RUN.safetensors, RUN.caffe.safetensors and so on]",
+    help="File to write.  [default: RUN.safetensors, RUN.caffe.safetensors and so on]",
 )
 @options.force
 @options.run_data
 def command(run_name: str | None, checkpoint: str, kind: str, out: Path | None, data: Path | None) -> None:
-    """Write a network as one file for other programs.
+    """Write a network for other programs.
 
     \b
-    safetensors  our names; recipe, classes and mean image are in the file,
-                 and every command takes it as --run
-    caffe        Caffe's names: conv1 reads BGR, dropout's factor in fc7 and fc8
-    torchvision  names of torchvision.models.alexnet, one column: zeros where
-                 the towers do not meet. torchvision's own network is narrower
-                 and has no norms: these weights do not load into it
-    onnx         pixels 0..255 in, probabilities out; compared with ours in
-                 onnxruntime on eight validation images
+    safetensors  parameter names of this project; the file also holds recipe,
+                 classes and mean image, and every command takes it as --run
+    caffe        Caffe's names; conv1 reads BGR, and the factor of dropout is
+                 in the weights of fc7 and fc8
+    torchvision  names as in torchvision.models.alexnet; grouped convolutions
+                 are expanded with zeros. It does not load into that network,
+                 which is narrower and has no response normalisation
+    onnx         pixels of 0..255 in, probabilities out; checked against this
+                 network in onnxruntime on eight validation images
 
-    The first three are read back by `train --init-from` and by --run; docs/export.md has the lines of Python
-    that load each format.
+    `train --init-from` and --run also read the first three. docs/export.md has the lines of Python that load
+    each format.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Define alexnet-dali features: write what a layer makes of each image."""
+"""Define alexnet-dali features: save a layer's activations for each image."""
 
 import json
 import time
@@ -24,12 +24,16 @@ if TYPE_CHECKING:
 @click.command("features")
 @options.using_network
 @options.run_data
-@click.option("--layer", default="fc7", help="Whose output.")
+@click.option("--layer", default="fc7", help="Layer whose activations are saved.")
 @options.split
 @click.option(
-    "--type", "dtype", type=click.Choice(["float32", "float16"]), default="float32", help="Of the numbers."
+    "--type",
+    "dtype",
+    type=click.Choice(["float32", "float16"]),
+    default="float32",
+    help="Data type of the saved activations.",
 )
-@click.option("--out", type=options.Output(".npy"), help="The .npy file.  [default: SPLIT-LAYER.npy]")
+@click.option("--out", type=options.Output(".npy"), help="File to write, .npy.  [default: SPLIT-LAYER.npy]")
 @options.force
 def command(
     layer: str,
@@ -41,11 +45,12 @@ def command(
     machine: options.Machine,
     data: Path | None,
 ) -> None:
-    """What a layer makes of each image of a split.
+    """Save a layer's activations for each image.
 
-    A row an image, for `similar` and other programs; of fc7 these are the paper's 4096 numbers. They are
-    what the next layer reads: after ReLU, pooling and norms, and dropout's factor. Beside FILE.npy come
-    FILE.txt, a name a line, and FILE.json: how it was made.
+    The array has one row per image, for `similar` and other programs; for fc7 these are the paper's 4096
+    numbers. Values are taken after ReLU, pooling, normalisation and dropout scaling, as the next layer reads
+    them. FILE.txt, with one image name per line, and FILE.json, which says how FILE.npy was made, are written
+    beside it.
     """
     from cli.compose.trained import open_run
 

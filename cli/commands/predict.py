@@ -14,22 +14,40 @@ from cli.display import progress
 @click.command("predict")
 @click.argument("images", nargs=-1, metavar="[IMAGE|FOLDER|PATTERN]...")
 @options.using_network
-@click.option("--ten-crop", is_flag=True, help="Average ten views: corners, centre, and mirrored.")
 @click.option(
-    "--split", type=click.Choice(["val", "train", "test"]), help="Of a prepared dataset, not files."
+    "--ten-crop",
+    is_flag=True,
+    help="Average the paper's ten views: four corners and the centre, each also mirrored.",
+)
+@click.option(
+    "--split",
+    type=click.Choice(["val", "train", "test"]),
+    help="Classify this split of the prepared dataset instead of files.",
 )
 @options.run_data
 @options.exif
 @click.option(
-    "--json", "json_path", type=options.output_or_dash, help="Write a list of objects; - is the terminal."
+    "--json",
+    "json_path",
+    type=options.output_or_dash,
+    help="Write a JSON list with one object per image; - for standard output.",
 )
 @click.option(
-    "--csv", "csv_path", type=options.output_or_dash, help="Write a line an image; - is the terminal."
+    "--csv",
+    "csv_path",
+    type=options.output_or_dash,
+    help="Write one CSV line per image; - for standard output.",
 )
-@click.option("--picture", type=options.picture, help="Draw images and guesses: .png, .pdf or .svg.")
+@click.option(
+    "--picture", type=options.picture, help="Draw images and guesses to this .png, .pdf or .svg file."
+)
 @options.force
-@click.option("--count", type=click.IntRange(1), default=8, help="Images in the picture, at most.")
-@click.option("--only-errors", is_flag=True, help="Leave out what was recognised; needs known classes.")
+@click.option("--count", type=click.IntRange(1), default=8, help="Largest number of images in the picture.")
+@click.option(
+    "--only-errors",
+    is_flag=True,
+    help="Show only images whose first guess is wrong. Their true class must be known.",
+)
 def command(
     images: Sequence[str],
     run_name: str | None,
@@ -45,12 +63,12 @@ def command(
     count: int,
     only_errors: bool,
 ) -> None:
-    """The five likeliest classes of each image.
+    """Print the five likeliest classes per image.
 
-    Images are decoded, resized and cropped as in evaluation. The class of an image is known where its
-    folder is called by the class's wnid or name (n01440764, tench), or its own name begins with the wnid.
-    An image that cannot be decoded is a row that says why; a damaged JPEG is decoded as far as it goes,
-    with a note.
+    Images are decoded, resized and cropped as in evaluation. The true class of an image is known if its
+    folder has the class's wnid or name (n01440764, tench), or if its file name begins with the wnid. The row
+    of an image that cannot be decoded says why. A damaged JPEG is decoded as far as possible, and its row
+    says so.
     """
     if bool(images) == bool(split):
         raise click.UsageError("give images, folders or patterns, or else --split")

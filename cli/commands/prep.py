@@ -50,7 +50,12 @@ EXIF = {
     help="Stored format: JPEG, or raw pixels, which need no decoding but about 252 GB for ImageNet instead "
     "of 75.",
 )
-@click.option("--seed", type=options.SEED, default=0, help="Random seed for shuffling the training images.")
+@click.option(
+    "--seed",
+    type=options.SEED,
+    default=0,
+    help="Random seed for shuffling the training images and for --val-fraction.",
+)
 @click.option(
     "--val-fraction",
     type=options.Number(0, 1, min_open=True, max_open=True),

@@ -21,8 +21,12 @@ from pipeline.dataset import need_labels
 @options.checkpoint
 @options.machine
 @options.run_data
-@click.option("--ten-crop", is_flag=True, help="Evaluate the paper's ten views, too: ten times the work.")
-@click.option("--out", type=options.output, help="The page.  [default: report.html in the run]")
+@click.option(
+    "--ten-crop", is_flag=True, help="Evaluate the paper's ten views, too, which takes ten times as long."
+)
+@click.option(
+    "--out", type=options.output, help="HTML file to write.  [default: report.html in the run's folder]"
+)
 @options.force
 def command(
     argument: str | None,
@@ -33,9 +37,10 @@ def command(
     ten_crop: bool,
     out: Path | None,
 ) -> None:
-    """Write all there is to say of a run as one HTML file, to send or to keep.
+    """Write an HTML report of a run.
 
-    It needs no network and no other file. RUN is a name in runs/ or a folder; without one it is the newest.
+    The page is self-contained: it needs no other file and no internet. RUN is a name in runs/ or a folder;
+    the default is the newest.
     """
     from cli.compose.trained import open_run
     from cli.study import report

@@ -25,27 +25,50 @@ UNSAID: Errors = (None, None)
 @click.command("reproduce")
 @click.argument("table", type=click.Choice([*TABLES, "all"]))
 @options.data
-@click.option("--data-2010", type=folder, help="ILSVRC-2010, prepared.  [default: as --data]")
-@click.option("--pretrain", type=folder, help="Fall 2011 or other images of many classes, prepared.")
-@click.option("--pretrain-2009", type=folder, help="Fall 2009, prepared.  [default: as --pretrain]")
-@click.option("--cifar", type=folder, help="CIFAR-10, prepared as any classes, for figure 1.")
-@click.option("--runs", type=folder, default="runs/reproduce", help="Folder of all runs.")
-@options.machine
-@click.option("--width", type=options.WIDTH, help="Of every net.  [default: 1]")
-@click.option("--batch-size", type=options.SEVERAL, help="Of every training.  [default: 128]")
-@click.option("--epochs", type=options.EPOCHS, help="Of every training.  [default: the schedules' own]")
-@click.option("--seed", type=options.SEED, default=0, help="Of every run.")
 @click.option(
-    "--sample", type=click.IntRange(100), help="Of the baselines, as the next three: see `baseline`."
+    "--data-2010", type=folder, help="Folder of the prepared ILSVRC-2010.  [default: that of --data]"
 )
-@click.option("--step", type=click.IntRange(1), help="Of the baselines; a larger one is quicker.")
-@click.option("--components", type=click.IntRange(1), help="Of baseline sift-fv.")
-@click.option("--words", type=click.IntRange(1), help="Of baseline sparse-coding.")
-@click.option("--json", "json_path", type=options.output, help="Write the rows there.")
-@options.force
-@click.option("--dry-run", is_flag=True, help="Print what would be run and how long it takes; run nothing.")
 @click.option(
-    "--bench", "bench_path", type=folder, help="A file of bench --json to reckon with, for all nets alike."
+    "--pretrain", type=folder, help="Folder of the prepared Fall 2011, or of other images of many classes."
+)
+@click.option(
+    "--pretrain-2009", type=folder, help="Folder of the prepared Fall 2009.  [default: that of --pretrain]"
+)
+@click.option("--cifar", type=folder, help="Folder of the prepared CIFAR-10, for figure 1.")
+@click.option(
+    "--runs", type=folder, default="runs/reproduce", help="Folder of all runs; finished ones are reused."
+)
+@options.machine
+@click.option(
+    "--width",
+    type=options.WIDTH,
+    help="Scale of the number of maps and units in every layer of every network.  [default: 1]",
+)
+@click.option(
+    "--batch-size", type=options.SEVERAL, help="Images per update in every training.  [default: 128]"
+)
+@click.option(
+    "--epochs", type=options.EPOCHS, help="Number of epochs of every training.  [default: the schedules' own]"
+)
+@click.option("--seed", type=options.SEED, default=0, help="Random seed of every run.")
+@click.option("--sample", type=click.IntRange(100), help="Baselines: number of descriptors to learn from.")
+@click.option(
+    "--step", type=click.IntRange(1), help="Baselines: number of pixels between descriptors; more is faster."
+)
+@click.option(
+    "--components", type=click.IntRange(1), help="Baseline sift-fv: number of Gaussians in the mixture."
+)
+@click.option(
+    "--words", type=click.IntRange(1), help="Baseline sparse-coding: number of words in the dictionary."
+)
+@click.option("--json", "json_path", type=options.output, help="Write the rows to this JSON file.")
+@options.force
+@click.option("--dry-run", is_flag=True, help="Print the commands and how long they would take. Run nothing.")
+@click.option(
+    "--bench",
+    "bench_path",
+    type=folder,
+    help="File of bench --json; --dry-run takes its speeds for all networks.",
 )
 def command(
     table: str,
@@ -60,24 +83,26 @@ def command(
     bench_path: Path | None,
     **settings: Any,
 ) -> None:
-    """Make a table of the paper: train and evaluate what is missing, and print ours beside the paper's.
+    """Reproduce a table of the paper.
+
+    What is missing is trained and evaluated. The table shows our errors beside the paper's.
 
     \b
-    ilsvrc-2010   table 1; on test images if they have labels, or else on those of validation
+    ilsvrc-2010   table 1, on test images if they have labels, else on validation
     ilsvrc-2012   table 2, on validation images
-    5-cnns        the five that are averaged, one by one
-    7-cnns        the seven
-    ablations     what the paper says its parts are worth
+    5-cnns        each of the five networks that are averaged
+    7-cnns        each of the seven networks that are averaged
+    ablations     the change in error without each part of the network
     all           all of these
 
-    Everything is done by the commands that it prints, one after the other, each run in its own folder of
-    --runs. However it is stopped, the same command goes on. A command that fails costs the rows that need
-    it; the rest is made, and the exit status is 1.
+    Each command is printed before it runs, one after the other, and each run has its own folder in --runs. A
+    stopped or killed reproduce resumes with the same command. If a command fails, the rows that need it stay
+    empty, the other rows are completed, and the exit status is 1.
 
-    Pretrained nets (*) go from 2012 to Fall 2009, Fall 2011 and back, as in the 2012 source; with --pretrain
-    alone that dataset stands for both Falls. Without it their rows say so, and the rest is made.
+    Pretrained networks (*) are trained on ILSVRC-2012, Fall 2009, Fall 2011 and ILSVRC-2012 again, as in the
+    2012 source. With --pretrain alone, that dataset stands for both Falls. Without it, their rows say so.
 
-    Without --bench, --dry-run measures each net for some seconds, as `bench` does.
+    Without --bench, --dry-run measures each network for some seconds, as `bench` does.
     """
     tables = TABLES if table == "all" else {table: TABLES[table]}
     paths = {

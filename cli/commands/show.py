@@ -23,20 +23,20 @@ from pipeline.dataset import open_dataset
 
 @click.group("show")
 def command() -> None:
-    """Pictures of a run, of its network, of what it reads."""
+    """Draw a run, its network and its images."""
 
 
 @command.command("filters")
 @options.run
 @options.checkpoint
-@click.option("--layer", default="conv1", help="A convolution; conv1 is the paper's figure 3.")
+@click.option("--layer", default="conv1", help="Convolution to draw; conv1 is the paper's figure 3.")
 @options.out("filters.png")
 def filters(run_name: str | None, checkpoint: str, layer: str, out: Path) -> None:
-    """The kernels of a convolution, tower by tower.
+    """Draw the kernels of a convolution.
 
-    conv1 reads colours and is shown in them, as is a colour branch (conv2.colour). Other layers read maps: a
-    row is a kernel, a column a map, orange above zero and blue below, and of each tower the 24 kernels of
-    the largest weights are shown.
+    The towers are drawn apart. conv1 reads colours and is drawn in colours, as is a colour branch
+    (conv2.colour). Other layers read maps: each row is a kernel, each column a map; orange is positive, blue
+    negative. For each tower, the 24 kernels with the largest weights are drawn.
     """
     from cli.compose import trained
 
@@ -57,13 +57,15 @@ def filters(run_name: str | None, checkpoint: str, layer: str, out: Path) -> Non
 
 @command.command("curves")
 @click.argument("runs", nargs=-1, metavar="[RUN]...")
-@click.option("--run", "more", multiple=True, help="A RUN; may be given several times.")
+@click.option(
+    "--run", "more", multiple=True, help="Name or folder of a run, as RUN; may be given several times."
+)
 @options.out("curves.png")
 def curves(runs: Sequence[str], more: Sequence[str], out: Path) -> None:
-    """Loss and errors over the epochs.
+    """Draw loss and errors over the epochs.
 
-    The drops of the learning rate are marked; several runs are drawn over one another. A RUN is a name in
-    runs/ or a folder; without one it is the newest.
+    Vertical lines mark changes of the learning rate. Several runs are drawn into the same axes. RUN is a name
+    in runs/ or a folder; the default is the newest.
     """
     metrics, classes = {}, set()
     for folder in [find_run(name) for name in (*runs, *more)] or [find_run(None)]:
@@ -84,16 +86,31 @@ def curves(runs: Sequence[str], more: Sequence[str], out: Path) -> None:
 @command.command("confusion")
 @options.using_network
 @options.run_data
-@click.option("--split", type=click.Choice(["val", "train"]), default="val", help="Which images.")
 @click.option(
-    "--predictions", type=click.Path(exists=True, path_type=Path), help="Of eval, instead of a run."
-)
-@click.option("--pairs", type=click.IntRange(1), default=16, help="How many to name.")
-@click.option(
-    "--json", "json_path", type=options.output, help="Write pairs there, of up to 1,000 classes all counts."
+    "--split", type=click.Choice(["val", "train"]), default="val", help="Split whose images are read."
 )
 @click.option(
-    "--csv", "csv_path", type=options.output_or_dash, help="Write each class's error; - for standard output."
+    "--predictions",
+    type=click.Path(exists=True, path_type=Path),
+    help="File of eval --predictions to count instead of running the network.",
+)
+@click.option(
+    "--pairs",
+    type=click.IntRange(1),
+    default=16,
+    help="Number of confusions to print and draw, and of classes to print.",
+)
+@click.option(
+    "--json",
+    "json_path",
+    type=options.output,
+    help="Write all confusions to this JSON file, and for up to 1,000 classes the whole matrix.",
+)
+@click.option(
+    "--csv",
+    "csv_path",
+    type=options.output_or_dash,
+    help="Write each class's error as CSV; - for standard output.",
 )
 @options.out("confusion.png")
 def confusion(
@@ -108,9 +125,10 @@ def confusion(
     data: Path | None,
     split: str,
 ) -> None:
-    """Which classes are taken for one another, at the first guess.
+    """Draw and print which classes are confused.
 
-    The most frequent confusions and the classes of the highest top-1 error are printed as well.
+    A confusion is a first guess that is not the true class. The most frequent confusions and the classes with
+    the highest top-1 error are printed.
     """
     from cli.compose.trained import open_run, title
     from cli.study.confusion import confused, count_file, count_run, error_rows, write_errors
@@ -145,7 +163,9 @@ def confusion(
 @click.argument("image", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @options.using_network
 @options.exif
-@click.option("--layer", help="All maps of one convolution.  [default: the strongest of every layer]")
+@click.option(
+    "--layer", help="Convolution whose maps are all drawn.  [default: the strongest maps of every layer]"
+)
 @options.out("activations.png")
 def activations(
     image: Path,
@@ -156,7 +176,10 @@ def activations(
     out: Path,
     machine: options.Machine,
 ) -> None:
-    """What each layer makes of IMAGE: what the next one reads, after ReLU, pooling and norms."""
+    """Draw every layer's activations for IMAGE.
+
+    Values are taken after ReLU, pooling and normalisation, as the next layer reads them.
+    """
     from cli.compose import trained
     from model.study.layers import layer_names, outputs
     from pipeline.files import square
@@ -186,7 +209,9 @@ def activations(
 @command.command("gradient")
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @options.using_network
-@click.option("--class", "chosen", help="Its name, its wnid or its number from 0.  [default: the likeliest]")
+@click.option(
+    "--class", "chosen", help="Class by its name, its wnid or its number from 0.  [default: the likeliest]"
+)
 @options.exif
 @options.out("gradient.png")
 def gradient(
@@ -198,10 +223,10 @@ def gradient(
     out: Path,
     machine: options.Machine,
 ) -> None:
-    """Which pixels a class's probability depends on.
+    """Draw which pixels a class depends on.
 
-    It is the gradient of its logarithm, an image a column: grey is no influence; the last row is the
-    largest of the three colours' influences, bright where it is strong.
+    The picture shows d log p / d pixel for a class's probability p. Each image is a column, and grey is zero.
+    The last row shows the largest magnitude of the three colour channels.
     """
     import torch
 
@@ -230,15 +255,17 @@ def gradient(
 
 @command.command("batch")
 @options.data
-@click.option("--run", "run_name", help="Take recipe, seed and dataset of this run.  [default: none]")
-@click.option("--seed", type=options.SEED, default=0, help="Of a training without --run.")
-@click.option("--step", type=click.IntRange(0, 2**62), default=0, help="Which batch of the training.")
-@click.option("--count", type=click.IntRange(1, 16), default=6, help="Images of it.")
+@click.option("--run", "run_name", help="Run whose recipe, seed and dataset are taken.  [default: none]")
+@click.option(
+    "--seed", type=options.SEED, default=0, help="Random seed of the training, if no --run is given."
+)
+@click.option("--step", type=click.IntRange(0, 2**62), default=0, help="Number of the training step, from 0.")
+@click.option("--count", type=click.IntRange(1, 16), default=6, help="Number of images to draw.")
 @options.out("batch.png")
 def batch(data: Path, run_name: str | None, seed: int, step: int, count: int, out: Path) -> None:
-    """What the network reads in training.
+    """Draw what the network reads in training.
 
-    Crops, reflections and colour noise are those that a training draws for that step.
+    Crops, flips and colour noise are those of the training at that step.
     """
     from cli.compose import trained
     from cli.study.batch import training_images

@@ -42,13 +42,20 @@ class Facts(Struct):
 @click.argument("images", nargs=-1, required=True, metavar="[IMAGE|FOLDER|PATTERN]...")
 @click.option(
     "--features", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=True,
-    help="The .npy file that `features` wrote.",
+    help="File that `features` wrote, .npy.",
 )  # fmt: skip
-@click.option("--count", type=click.IntRange(1), default=6, help="Neighbours of each image.")
-@click.option("--json", "json_path", type=options.output_or_dash, help="Write them; - is the terminal.")
-@click.option("--picture", type=options.picture, help="Draw them: .png, .pdf or .svg.")
+@click.option("--count", type=click.IntRange(1), default=6, help="Number of similar images for each IMAGE.")
+@click.option(
+    "--json",
+    "json_path",
+    type=options.output_or_dash,
+    help="Write the similar images as JSON; - for standard output.",
+)
+@click.option(
+    "--picture", type=options.picture, help="Draw the similar images to this .png, .pdf or .svg file."
+)
 @options.force
-@click.option("--rows", type=click.IntRange(1), default=8, help="Images in the picture, at most.")
+@click.option("--rows", type=click.IntRange(1), default=8, help="Largest number of IMAGEs in the picture.")
 @options.exif
 @options.machine
 def command(
@@ -61,11 +68,11 @@ def command(
     exif: str,
     machine: options.Machine,
 ) -> None:
-    """The most similar images: the paper's figure 4, right.
+    """Find the most similar images.
 
-    They are those whose features are nearest to the features of each IMAGE. Every one of the features is
-    compared by Euclidean distance, and the result is exact. The network is the one of the run that
-    `features` used.
+    For each IMAGE, these are the images whose features have the smallest Euclidean distance to its own, as in
+    the paper's figure 4 (right). All features are compared, so the result is exact. The network is that of
+    the run that `features` used.
     """
     from cli.compose.trained import open_run
 

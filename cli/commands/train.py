@@ -27,7 +27,7 @@ from pipeline.dataset import need_labels, open_dataset
     type=click.Choice(list(RECIPES)),
     default="original",
     help="Network and hyper-parameters: `original` is the released 2012 code, `paper` the printed text. "
-    "--show-recipe prints each of them.",
+    "--show-recipe prints all values.",
 )
 @click.option("--run", "run_name", help="Name of the run, or a path.  [default: the recipe's name, in runs/]")
 @click.option(
