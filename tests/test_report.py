@@ -46,7 +46,7 @@ class Page(HTMLParser):
             self.open.append(tag)
         if tag == "img":
             kind, _, data = values["src"].partition(",")
-            assert kind == "data:image/png;base64" and values["alt"]
+            assert kind == "data:image/webp;base64" and values["alt"]
             self.images.append(Image.open(io.BytesIO(base64.b64decode(data))))
         if "href" in values:
             self.links.append(values["href"])
@@ -81,6 +81,22 @@ def test_every_picture_is_one(report: tuple[str, Page]) -> None:
     assert len(found.images) in (5, 6)  # the misclassified ones are drawn where there are any
     for image in found.images:
         assert min(image.size) > 100 and np.asarray(image.convert("L")).std() > 5
+
+
+def test_a_drawing_is_kept_exactly_and_photographs_take_a_part_of_their_png() -> None:
+    random = np.random.default_rng(0)
+    squares = Image.fromarray(random.integers(0, 256, (20, 30, 3), np.uint8)).resize((600, 400), 0)
+    blurred = random.normal(128, 400, (40, 60, 3)).clip(0, 255).astype(np.uint8)
+    grain = random.normal(0, 6, (400, 600, 3))
+    photograph = (np.asarray(Image.fromarray(blurred).resize((600, 400))) + grain).clip(0, 255)
+    for image, exact in ((squares, True), (Image.fromarray(photograph.astype(np.uint8)), False)):
+        png = io.BytesIO()
+        image.save(png, "png")
+        text = page.picture(png, "a picture")
+        (shown,) = Page(text).images
+        difference = np.abs(np.asarray(shown.convert("RGB"), float) - np.asarray(image))
+        assert difference.max() == 0 if exact else difference.mean() < 10
+        assert exact or len(text) < len(png.getvalue()) / 4
 
 
 def test_its_errors_are_those_of_eval(
