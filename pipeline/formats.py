@@ -11,7 +11,7 @@ SUFFIXES = (
     ".bmp",
     ".webp",
 )  # taken for images without a look: all are decoded
-MAGIC = re.compile(
+READ = (
     rb"\xff\xd8\xff"  # JPEG
     rb"|\x89PNG\r\n"
     rb"|GIF8[79]a"
@@ -19,13 +19,17 @@ MAGIC = re.compile(
     rb"|RIFF.{4}WEBP"
     rb"|II[*+]\0|MM\0[*+]"  # TIFF
     rb"|P[1-6]\s+[#0-9]|P7\n"  # PBM, PGM, PPM, PAM
-    rb"|\0\0\0\x0c(?:jP  |JXL )|\xff\x4f\xff\x51|\xff\x0a"  # JPEG 2000, JPEG XL
-    rb"|.{4}ftyp(?:avi[fs]|hei[cfsx]|hev[cx]|mif1|msf1)"  # AVIF, HEIF
-    rb"|8BPS\0\x01",  # Photoshop
-    re.DOTALL,
 )
+NOT_READ = {
+    "AVIF": rb".{4}ftypavi[fs]",
+    "HEIC": rb".{4}ftyp(?:hei[cfsx]|hev[cx]|mif1|msf1)",
+    "JPEG 2000": rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51",
+    "JPEG XL": rb"\0\0\0\x0cJXL |\xff\x0a",
+    "a Photoshop file": rb"8BPS\0\x01",
+}
+ANY = re.compile(b"|".join([READ, *NOT_READ.values()]), re.DOTALL)
 
 
 def begins_as_image(head: bytes) -> bool:
     """Tell whether a file of these first bytes is an image of any kind, also of one not decoded here."""
-    return MAGIC.match(head) is not None
+    return ANY.match(head) is not None

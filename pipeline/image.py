@@ -10,19 +10,13 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from pipeline import jpeg
+from pipeline.formats import NOT_READ
 
 MAX_PIXELS = 100_000_000  # that the header declares; more is no photograph and takes too much memory
 MAX_SIDE = 65_500  # what Pillow can store as a JPEG
 MAX_BYTES = 2**28
 MAX_SCANS = 100  # of a progressive JPEG; they have about ten
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
-NOT_READ = {
-    "AVIF": rb"....ftypavi",
-    "HEIC": rb"....ftyp(hei|hev|mif1|msf1)",
-    "JPEG 2000": rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51",
-    "JPEG XL": rb"\0\0\0\x0cJXL |\xff\x0a",
-    "a Photoshop file": rb"8BPS",
-}
 # Compressions of TIFF that tell damage; JPEG and fax codes inside a TIFF do not
 TIFF = ("raw", "packbits", "tiff_lzw", "tiff_deflate", "tiff_adobe_deflate")
 SUBFILE, ORIENTATION = 0x00FE, 0x0112  # tags of TIFF and EXIF
