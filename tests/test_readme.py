@@ -25,7 +25,7 @@ def test_every_command_and_option_has_help() -> None:
             assert parameter.to_info_dict()["param_type_name"] == "argument" or parameter.help, parameter.name
 
 
-ONE_BATCH = re.findall(r"^\d+\. `([\w/.]+)`", README.partition("## One batch")[2], re.MULTILINE)
+ONE_BATCH = re.findall(r"^\d+\. `([\w/.]+)`", README.partition("## Where things are")[2], re.MULTILINE)
 GRAPH = "pipeline/graph.py"
 
 
