@@ -8,7 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
+from model.recipe import Recipe
+from model.recipes import RECIPES
+from model.settings import Source, make_recipe, read_file, read_set, unknown_name
 from pipeline import atomic
 
 DATA = "data/imagenet"
@@ -56,6 +60,78 @@ class Number(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"{value!r} is not a finite number.", parameter, context)
         return number
+
+
+class RecipeName(click.ParamType):  # type: ignore[type-arg]
+    """Accept the name of a recipe, or a TOML file of settings, which is read."""
+
+    name = "recipe"
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        if isinstance(value, Source) or value in RECIPES:
+            return value
+        if not value.endswith(".toml"):
+            other = unknown_name("recipe", value, list(RECIPES))
+            self.fail(f"{other}, or a file that ends in .toml", parameter, context)
+        return read_file(Path(value))
+
+    def shell_complete(self, context: click.Context, parameter: click.Parameter, begun: str) -> Any:
+        return [CompletionItem(name) for name in RECIPES if name.startswith(begun)]
+
+
+class Setting(click.ParamType):  # type: ignore[type-arg]
+    """Accept KEY=VALUE."""
+
+    name = "setting"
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        try:
+            return value if isinstance(value, Source) else read_set(value)
+        except ValueError as error:
+            self.fail(str(error), parameter, context)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Hold the recipe that was asked for, and what was set."""
+
+    recipe: str | Source
+    sets: tuple[Source, ...]
+
+    def make(self, outputs: int | None, **overrides: object) -> Recipe:
+        """Return the recipe, with as many outputs unless it is told how many, and with these overrides."""
+        for source in self.sets:
+            for key in source.values:
+                if overrides.get(key) is not None:
+                    raise click.UsageError(f"{source.name} and --{key.replace('_', '-')}: give one of them")
+        return make_recipe(self.recipe, self.sets, outputs, **overrides)
+
+
+def recipe(command: Callable[..., None]) -> Callable[..., None]:
+    """Add --recipe and --set to a command, which gets them as one argument, `chosen`."""
+    by_name = click.option(
+        "--recipe",
+        type=RecipeName(),
+        metavar="NAME|FILE.toml",
+        default="original",
+        help="Network and hyper-parameters: `original` is the released 2012 code, `paper` the printed text; "
+        f"others are {', '.join(list(RECIPES)[2:])}; or a file of settings. `train --show-recipe` prints "
+        "each of them.",
+    )
+    by_key = click.option(
+        "--set",
+        "sets",
+        type=Setting(),
+        metavar="KEY=VALUE",
+        multiple=True,
+        help="Change a setting of the recipe, as in keep=0.8 or layers.conv1.kernel=7. Repeatable.",
+    )
+
+    @wraps(command)
+    def collect(recipe: str | Source, sets: tuple[Source, ...], **others: object) -> None:
+        command(chosen=Chosen(recipe, sets), **others)
+
+    return by_name(by_key(collect))
 
 
 # The limits are those of a recipe, of torch's generators, and of what DALI can start threads for.

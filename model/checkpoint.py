@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from msgspec import Struct
 
+from model.changes import Change, called, changes, composed
 from model.errors import RunError
 from model.network import check_sizes
 from model.recipe import Recipe
@@ -175,17 +176,17 @@ def latest(folder: Path, warn: Callable[[str], None]) -> dict[str, Any] | None:
     return None
 
 
-def differences(
-    before: Mapping[str, Any], now: Mapping[str, Any], name: str = ""
-) -> Iterator[tuple[str, str]]:
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield (key, "key old, not new") for each difference of two identities, their recipes included."""
-    for key in sorted(before.keys() | now.keys(), key=lambda key: (key != "name", key)):
-        old, new = before.get(key), now.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            yield from differences(old, new, key)
-        elif old != new:
-            label = name if key == "name" else key
-            yield key, f"{label.replace('_', ' ')} {old}, not {new}"
+
+    def order(change: Change) -> list[tuple[bool, str]]:
+        return [(part != "name", part) for part in change[0]]
+
+    for path, old, new in sorted(changes(before, now), key=order):
+        place = called(path)
+        label = "recipe" if path == ("recipe", "name") else " ".join(place).replace("_", " ")
+        other = composed(old) or composed(new)
+        yield place[0], f"different {label}" if other else f"{label} {old}, not {new}"
 
 
 def refuse_changes(
@@ -195,14 +196,14 @@ def refuse_changes(
 
     With `allow`, those of MAY_CHANGE are only passed to `warn`.
     """
-    changes = list(differences(before, now))
-    for key, text in changes:
+    found = list(differences(before, now))
+    for key, text in found:
         if key not in MAY_CHANGE:
             raise RunError(f"{folder} was started with {text}; go on with that, or use another --run")
-    texts = ", ".join(text for _, text in changes)
-    if changes and not allow:
+    texts = ", ".join(text for _, text in found)
+    if found and not allow:
         raise RunError(
             f"{folder} was trained with {texts}; go on with that, or with --allow-changes to other bits"
         )
-    if changes:
+    if found:
         warn(f"{folder} was trained with {texts}; going on")

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.recipe import Colour
+from model.layers import Colour
 
 
 def coarse(images: Tensor, colour: Colour) -> Tensor:

@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from model.recipe import ResponseNorm
+from model.layers import ResponseNorm
 
 DTYPES = torch.float32, torch.bfloat16, torch.float16  # in memory; computed in float32
 BLOCK = 256  # elements per program, one per thread, so that reads of neighbouring threads are coalesced

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from model.errors import RunError
-from model.recipe import ResponseNorm
+from model.layers import ResponseNorm
 
 
 def across_maps(x: Tensor, norm: ResponseNorm, groups: int = 1, rectified: bool = False) -> Tensor:

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from model.colour import coarse
 from model.errors import RunError
+from model.layers import Full
 from model.lrn import across_maps, across_places, contrast
 from model.placement import Images, Pieces, bordered, exchange, placed, spread
-from model.recipe import Full, Recipe, Shape
+from model.recipe import Recipe, Shape
 
 StateDict = dict[str, Tensor]
 Masks = list[Pieces]  # per dropout layer, in order, one piece per device: (N, units) bool

@@ -9,94 +9,32 @@ the 2012 source, or those of the number named; Krizhevsky, Sutskever, Hinton, NI
 import math
 from dataclasses import dataclass
 from dataclasses import replace as changed
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from model.errors import RunError
+from model.layers import STORED, Above0, Conv, Full, Layer, Rate, ResponseNorm, Several, Size, says
 from model.schedules import SCHEDULES
 from pipeline.schema import Unfit, convert
 
-STORED = 256  # pixels along a prepared image, which crops are cut from
 # Defaults of fields that the oldest runs' recipes do not have
 LATER: dict[str, dict[str, Any]] = {"Recipe": {"reduce": 1, "anew": []}, "Conv": {"colour": None}, "Full": {}}
 MOST = 2**33  # parameters, of 4 bytes each
-Size = Annotated[int, Meta(ge=1, le=STORED)]
-Several = Annotated[int, Meta(ge=1, le=2**20)]  # maps, units, classes, images, epochs
-FEW = Meta(max_length=20)
-Number = Annotated[float, Meta(ge=-1e6, le=1e6)]  # excludes NaN
-Rate = Annotated[float, Meta(ge=0, le=1e6)]
-Above0 = Annotated[float, Meta(gt=0, le=1e6)]
+MOST_EPOCHS = 2**20
 Width = Annotated[float, Meta(gt=0, le=1000)]
-Name = Annotated[str, Meta(pattern="^[A-Za-z0-9-]+$", max_length=40)]  # no dot: ".weight" follows
+Title = Annotated[str, Meta(pattern="^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=40)]  # of a recipe and its run
 
 
-class Colour(Struct, frozen=True, forbid_unknown_fields=True):
-    """Describe a second input of a convolution, added to the first: coarse colours, alike for both towers.
+class Phase(Struct, frozen=True, forbid_unknown_fields=True):
+    """Describe some epochs of a schedule of one's own. The phases of a schedule follow each other."""
 
-    The image, padded with zeros, is blurred by a Gaussian of standard deviation `sigma` pixels, truncated
-    to `window` x `window`; every `step`-th pixel is kept, and kernels run over these.
-    """
-
-    sigma: Above0
-    window: Size
-    step: Size
-    kernel: Size
-    stride: Size
-    std: Rate = 0.01
-
-    def pixels(self, side: int) -> range:
-        """Return the positions of the kept pixels, centred along an image of `side` pixels."""
-        count = math.ceil(side / self.step)
-        start = (side - self.step * (count - 1)) // 2
-        return range(start, start + self.step * count, self.step)
-
-
-class Conv(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="Conv"):
-    """Describe a convolution over both towers at width 1, and the steps after it, in order.
-
-    Its windows cover the whole input: the last ones may extend beyond the right and bottom edges, where they
-    read zeros, which is how 2012 made 55 x 55 out of 224 (11 x 11 windows every 4 pixels hang over by 3).
-    """
-
-    name: Name
-    maps: Several
-    kernel: Size
-    stride: Size = 1
-    pad: Annotated[int, Meta(ge=0, le=STORED)] = 0
-    crossing: bool = False  # reads all towers' maps (or the image), not only its own tower's
-    std: Rate = 0.01  # standard deviation of the initial weights
-    bias: Number = 0.0  # initial value
-    then: Annotated[tuple[Literal["relu", "tanh", "pool", "lrn", "spatial", "contrast"], ...], FEW] = (
-        "relu",
-    )
-    colour: Colour | None = None
-
-
-class Full(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="Full"):
-    """Describe a fully connected layer over both towers at width 1; it reads the units of all towers."""
-
-    crossing: ClassVar[bool] = True
-    colour: ClassVar[None] = None
-    name: Name
-    units: Several | None = None  # None: one per class
-    std: Rate = 0.01
-    bias: Number = 0.0
-    then: Annotated[tuple[Literal["relu", "tanh", "dropout"], ...], FEW] = ()
-
-
-Layer = Conv | Full
-
-
-class ResponseNorm(Struct, frozen=True, forbid_unknown_fields=True):
-    """Hold the numbers of x / (k + alpha * sum of squares over a window) ** beta."""
-
-    size: Size  # odd
-    alpha: Rate
-    k: Above0
-    beta: Number = 0.75
+    epochs: Annotated[Several, says("number of epochs")]
+    factor: Annotated[Rate, says("all learning rates are `rate` (of biases: x `bias_factor`) times this")]
+    noise: Annotated[bool, says("whether images get colour noise")] = True
+    frozen: Annotated[tuple[str, ...], says("names of layers that do not learn in this phase")] = ()
 
 
 @dataclass(frozen=True)
@@ -142,57 +80,95 @@ NET_145: tuple[Layer, ...] = (
 class Recipe(Struct, frozen=True, forbid_unknown_fields=True):
     """Describe a training completely. Defaults are those of `original`; `get_recipe` makes and checks one."""
 
-    name: str = "original"
-    layers: Annotated[tuple[Layer, ...], Meta(min_length=1, max_length=100)] = NET_145
-    towers: Literal[1, 2] = 2
-    classes: Annotated[int, Meta(ge=2, le=2**20)] = 1000
-    width: Width = 1.0  # scales the numbers of maps and units: see `shapes`
+    name: Annotated[Title, says("name of the recipe; runs are called so if --run is not given")] = "original"
+    layers: Annotated[tuple[Layer, ...], Meta(min_length=1, max_length=100), says("layers, in order")] = (
+        NET_145
+    )
+    towers: Annotated[Literal[1, 2], says("halves of the network, which may lie on two GPUs: 1 or 2")] = 2
+    classes: Annotated[int, Meta(ge=2, le=2**20), says("number of outputs")] = 1000
+    width: Annotated[Width, says("factor of the numbers of maps and units")] = 1.0
     # images, 0..255 minus the mean image
-    crop: Size = 224
-    reduce: Size = 1  # the network first averages squares of so many pixels a side: 224 by 7 is 32
-    offsets: Size = 33  # crop positions along each side; the paper: 32 x 32 x 2 = 2048 crops per image
-    noise: Rate = 0.1  # standard deviation of the colour noise's factors
-    # what multiplies the eigenvectors: eigenvalues are those of pixels in 0..1
-    noise_basis: Literal["deviations", "eigenvalues"] = "deviations"
-    noise_divided: bool = True  # the noisy image is divided by 1 + noise while there is noise
-    # between the layers
-    lrn: ResponseNorm = ResponseNorm(size=5, alpha=1e-4 / 5, k=2)  # 2012 divides its scale by the size
-    lrn_across_towers: bool = False
-    spatial: ResponseNorm = ResponseNorm(size=5, alpha=1e-3 / 5**2, k=1)  # also of "contrast"
-    pool_size: Size = 3
-    pool_stride: Size = 2
-    keep: Annotated[float, Meta(gt=0, le=1)] = 0.5  # probability that dropout keeps a unit
+    crop: Annotated[Size, says("side of the crops that are read, in pixels")] = 224
+    reduce: Annotated[Size, says("squares of this side are averaged first, in pixels; divides crop")] = 1
+    # the paper: 32 x 32 x 2 = 2048 crops per image
+    offsets: Annotated[Size, says("number of crop positions along each side")] = 33
+    noise: Annotated[Rate, says("colour noise: standard deviation of its factors; 0 for none")] = 0.1
+    noise_basis: Annotated[
+        Literal["deviations", "eigenvalues"],
+        says("what scales colour noise: deviations of the colours, or eigenvalues of pixels in 0..1"),
+    ] = "deviations"
+    noise_divided: Annotated[bool, says("images with colour noise are divided by 1 + noise")] = True
+    # between the layers; 2012 divides LRN's scale by the size
+    lrn: Annotated[ResponseNorm, says("lrn: normalisation across maps")] = ResponseNorm(
+        size=5, alpha=1e-4 / 5, k=2
+    )
+    lrn_across_towers: Annotated[bool, says("lrn reads the maps of all towers")] = False
+    spatial: Annotated[ResponseNorm, says("spatial and contrast: normalisation within each map")] = (
+        ResponseNorm(size=5, alpha=1e-3 / 5**2, k=1)
+    )
+    pool_size: Annotated[Size, says("side of the max-pooling windows, in pixels of the maps")] = 3
+    pool_stride: Annotated[Size, says("distance between pooling windows, at most pool_size")] = 2
+    keep: Annotated[float, Meta(gt=0, le=1), says("probability that dropout keeps a unit")] = 0.5
     # training
-    batch_size: Several = 128
-    momentum: Annotated[float, Meta(ge=0, lt=1)] = 0.9
-    decay: Rate = 0.0005  # weight decay; biases have none
-    rate: Above0 = 0.01  # initial learning rate of weights
-    bias_factor: Rate = 2.0  # initial learning rate of biases over that of weights
-    schedule: str = "145"  # name in model/schedules.py
-    epochs: Several | None = None  # None: the schedule's own; else the schedule is stretched to so many
-    patience: Several = 5  # ours: epochs without a new best error before "plateau" drops the rate
-    anew: tuple[str, ...] = ()  # layers that --init-from leaves at their random initialisation
+    batch_size: Annotated[Several, says("images per update, of all processes together")] = 128
+    momentum: Annotated[float, Meta(ge=0, lt=1), says("part of the last update that is kept")] = 0.9
+    decay: Annotated[Rate, says("weight decay; biases have none")] = 0.0005
+    rate: Annotated[Above0, says("initial learning rate of weights")] = 0.01
+    bias_factor: Annotated[Rate, says("initial learning rate of biases over that of weights")] = 2.0
+    schedule: Annotated[
+        str | Annotated[tuple[Phase, ...], Meta(min_length=1, max_length=100)],
+        says("learning rates by epoch: a name (see train --help), or phases of one's own"),
+    ] = "145"
+    epochs: Annotated[
+        Several | None, says("number of epochs, to which the schedule is stretched; without it its own")
+    ] = None
+    # ours: the paper does not say how many
+    patience: Annotated[Several, says("epochs without a better error until plateau drops the rate")] = 5
+    anew: Annotated[tuple[str, ...], says("names of layers that start at random despite --init-from")] = ()
 
     def __post_init__(self) -> None:
         """Check that the fields agree with each other. ValueError, which `convert` turns into Unfit."""
         names, first, last = [layer.name for layer in self.layers], self.layers[0], self.layers[-1]
         kinds, most = [isinstance(layer, Full) for layer in self.layers], self.crop + self.offsets - 1
+        late = [
+            name for name, *pair in zip(names[1:], kinds, kinds[1:], strict=False) if pair == [True, False]
+        ]
+        even = [name for name in ("lrn", "spatial") if getattr(self, name).size % 2 == 0]
+        phases = self.schedule if isinstance(self.schedule, tuple) else ()
+        frozen = {name for phase in phases for name in phase.frozen}
         for fits, what in (
-            (isinstance(last, Full) and last.units is None, "the last layer must be a Full, a unit a class"),
-            (kinds == sorted(kinds), "a Conv cannot follow a Full"),
+            (
+                isinstance(last, Full) and last.units is None,
+                f"the last layer must be a Full, a unit a class, unlike {last.name}",
+            ),
+            (not late, f"a Conv cannot follow a Full, as {', '.join(late)} does"),
             (first.crossing, f"{first.name} reads the image: it must be crossing"),
             (len(set(names)) == len(names), f"two layers have one name: {', '.join(names)}"),
             (set(self.anew) <= set(names), f"anew names {', '.join(self.anew)}, not all of which are layers"),
-            (self.schedule in SCHEDULES, f"schedule {self.schedule!r} is none of {', '.join(SCHEDULES)}"),
+            (
+                isinstance(self.schedule, tuple) or self.schedule in SCHEDULES,
+                f"schedule {self.schedule!r} is none of {', '.join(SCHEDULES)}",
+            ),
+            (
+                frozen <= set(names),
+                f"schedule: frozen names {', '.join(sorted(frozen))}, not all of which are layers",
+            ),
+            (
+                sum(phase.epochs for phase in phases) <= MOST_EPOCHS,
+                f"the phases of schedule have more than {MOST_EPOCHS:,} epochs",
+            ),
             (self.crop % self.reduce == 0, f"reduce {self.reduce} does not divide crop {self.crop}"),
             (most <= STORED, f"crop {self.crop} with {self.offsets} offsets needs {most} of {STORED} pixels"),
             (self.pool_stride <= self.pool_size, f"pool_stride {self.pool_stride} leaves gaps between pools"),
-            (self.lrn.size % 2 and self.spatial.size % 2, "norms must have odd windows"),
+            (not even, f"norms must have odd windows, unlike {' and '.join(even)}"),
         ):
             if not fits:
                 raise ValueError(what)
         if (count := sum(shape.parameters for shape in self.shapes())) > MOST:
-            raise ValueError(f"{count:,} parameters are more than {MOST:,}: choose a smaller width")
+            largest = max(self.shapes(), key=lambda shape: shape.parameters).layer.name
+            raise ValueError(
+                f"{count:,} parameters are more than {MOST:,}: choose a smaller width; most are in {largest}"
+            )
 
     def scaled(self, count: int) -> int:
         """Return the maps or units at this width: an equal number, at least two, in each tower."""

@@ -5,8 +5,10 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
+from model.changes import called, changes, composed
 from model.errors import RunError
-from model.recipe import NET_145, Colour, Conv, Full, Layer, Recipe, ResponseNorm
+from model.layers import Colour, Conv, Full, Layer, ResponseNorm
+from model.recipe import NET_145, Recipe
 from pipeline.schema import Unfit, convert
 
 
@@ -55,6 +57,7 @@ FOUR = (
 )
 FOUR_TANH = _but(FOUR, **{f"conv{n}": {"then": ("tanh", "pool")} for n in (1, 2, 3)})
 
+MOST_TOLD = 6  # differences in a title
 ORIGINAL = Recipe()
 # "No regularization of any kind was employed"; here random crops and reflections are. Images of 224 x 224 are
 # averaged to the 32 x 32 of CIFAR-10. "The learning rates for each network were chosen independently to make
@@ -107,15 +110,43 @@ RECIPES = {
 }
 
 
+def title(recipe: Recipe, *but: str) -> str:
+    """Return the recipe's name and in what it differs from the one of that name, except in the fields `but`.
+
+    Of a recipe with a name of its own: only how wide it is.
+    """
+    base, told = RECIPES.get(recipe.name, replace(recipe, width=1.0)), list[str]()
+    for path, _, new in changes(base.to_dict(), recipe.to_dict()):
+        if path[0] not in but:
+            name = ".".join(called(path))
+            told.append(f"own {name}" if composed(new) else f"{name} {_spelled(new)}")
+    more = [f"and {len(told) - MOST_TOLD} more"] if len(told) > MOST_TOLD else []
+    return ", ".join([recipe.name, *told[:MOST_TOLD], *more])
+
+
+def _spelled(value: Any) -> str:
+    """Return a value as a title has it: 0.02, on, none, "relu pool"."""
+    if isinstance(value, list):
+        return " ".join(map(str, value)) or "none"
+    if isinstance(value, bool) or value is None:
+        return {True: "on", False: "off", None: "none"}[value]
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def get_recipe(name: str = "original", **overrides: object) -> Recipe:
     """Return the named recipe with those overrides that are not None; RunError if it is invalid."""
     if name not in RECIPES:
         raise RunError(f"no recipe is called {name!r}; there are {', '.join(RECIPES)}")
+    return adapted(RECIPES[name], **overrides)
+
+
+def adapted(recipe: Recipe, **overrides: object) -> Recipe:
+    """Return the recipe with those overrides that are not None; RunError if it is invalid then."""
     if unknown := [field for field in overrides if field not in Recipe.__struct_fields__]:
         fields = ", ".join(Recipe.__struct_fields__)
         raise RunError(f"a recipe has no field {unknown[0]!r}; its fields are {fields}")
     given = {field: value for field, value in overrides.items() if value is not None}
     try:
-        return convert(msgspec.to_builtins(msgspec.structs.asdict(RECIPES[name]) | given), Recipe)
+        return convert(msgspec.to_builtins(msgspec.structs.asdict(recipe) | given), Recipe)
     except Unfit as error:
-        raise RunError(f"recipe {name}: {error}") from None
+        raise RunError(f"recipe {recipe.name}: {error}") from None

@@ -1,7 +1,7 @@
 """Compute learning rates and colour noise by epoch: pure functions of recipe, epoch and errors so far.
 
-A schedule is a list of changes to the recipe's initial learning rates (see schedules.py); those of "plateau",
-the paper's rule, follow from the validation errors.
+A schedule is a list of changes to the recipe's initial learning rates: a named one (see schedules.py) or the
+phases of a recipe of one's own. Those of "plateau", the paper's rule, follow from the validation errors.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 
 from model.recipe import Recipe
-from model.schedules import SCHEDULES, Change
+from model.schedules import SCHEDULES, Change, Schedule
 
 REDUCTIONS = 3
 
@@ -25,7 +25,7 @@ class LearningRates:
 
 def epochs(recipe: Recipe) -> int:
     """Return how many epochs the recipe trains at most."""
-    return recipe.epochs or SCHEDULES[recipe.schedule].epochs
+    return recipe.epochs or _own(recipe).epochs
 
 
 def learning_rates(recipe: Recipe, epoch: int, history: Sequence[float] = ()) -> LearningRates:
@@ -113,9 +113,23 @@ def _ranges(some: Sequence[str], names: Sequence[str]) -> str:
     return ", ".join(pieces)
 
 
+def _own(recipe: Recipe) -> Schedule:
+    """Return the schedule that the recipe names, or that its phases make."""
+    if isinstance(recipe.schedule, str):
+        return SCHEDULES[recipe.schedule]
+    start, changes = 1, list[Change]()
+    for phase in recipe.schedule:
+        learning = tuple(layer.name for layer in recipe.layers if layer.name not in phase.frozen)
+        changes.append(Change(start, phase.factor, phase.factor, learning, phase.noise))
+        if phase.frozen:
+            changes.append(Change(start, 0, 0, phase.frozen))
+        start += phase.epochs
+    return Schedule(start - 1, tuple(changes))
+
+
 def _changes(recipe: Recipe, history: Sequence[float]) -> list[Change]:
     """Return the schedule's changes at this recipe's epochs, and those caused by the errors so far."""
-    own = SCHEDULES[recipe.schedule]
+    own = _own(recipe)
     stretched = [
         replace(change, epoch=1 + (change.epoch - 1) * epochs(recipe) / own.epochs) for change in own.changes
     ]

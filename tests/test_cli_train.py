@@ -45,7 +45,7 @@ def test_a_narrow_copy_of_every_recipe_trains(name: str, dataset: Dataset, tmp_p
     ("words", "status", "text"),
     [
         (["--batch-size", "0"], 2, "0 is not in the range 1<=x<="),
-        (["--recipe", "modern"], 2, "'modern' is not one of"),
+        (["--recipe", "modern"], 2, "there is no recipe 'modern'; allowed are original, paper,"),
         (["--epoch", "3"], 2, "No such option '--epoch'. Did you mean '--epochs'?"),
         (["--classes", "2"], 1, "--classes 2 is too few: {data} has 3 classes"),
         (["--gpus", "0", "--device", "cpu"], 1, "--gpus and --device say the same thing"),

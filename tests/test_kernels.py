@@ -14,9 +14,9 @@ from reference import Node
 
 from model import lrn
 from model.errors import RunError
+from model.layers import ResponseNorm
 from model.network import AlexNet
 from model.optim import Momentum
-from model.recipe import ResponseNorm
 from model.recipes import get_recipe
 from model.schedule import learning_rates
 

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from reference import Node, lrn, spatial
 
+from model.layers import ResponseNorm
 from model.lrn import across_maps, across_places, contrast, window_sum
-from model.recipe import ResponseNorm
 from model.recipes import get_recipe
 
 ORIGINAL = get_recipe("original")

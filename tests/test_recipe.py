@@ -6,7 +6,8 @@ import pytest
 from msgspec.structs import astuple, replace
 
 from model.errors import RunError
-from model.recipe import Full, Recipe
+from model.layers import Full
+from model.recipe import Recipe
 from model.recipes import RECIPES, get_recipe
 
 # layer: parameters of both towers, linear output, output (recipe.md and the paper's figure 2)

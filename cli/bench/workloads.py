@@ -23,6 +23,7 @@ from cli.options import Machine
 from model.evaluate import evaluate
 from model.placement import Images, autocast, prefetch_to_devices
 from model.recipe import Recipe
+from model.recipes import title
 from pipeline import graph
 from pipeline.batches import EvaluationBatches, Feed, Samples, TrainBatches, executor
 from pipeline.dataset import Dataset
@@ -202,7 +203,7 @@ class Workloads:
             "data": str(self.dataset.root),
             "size": self.dataset.size,
             "store": self.dataset.store,
-            "recipe": self.recipe.name,
+            "recipe": title(self.recipe, "classes", "batch_size", "width"),
             "width": self.recipe.width,
             "batch_size": self.recipe.batch_size,
             "devices": [str(device) for device in self.devices],

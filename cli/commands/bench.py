@@ -14,7 +14,6 @@ from rich.table import Table
 from cli import options
 from cli.bench.meter import ROUNDS, Meter, images_per_second, measure, ratios, summary
 from cli.display import Line, console, progress, write_json
-from model.recipes import RECIPES, get_recipe
 from pipeline.dataset import open_dataset
 
 if TYPE_CHECKING:
@@ -29,13 +28,7 @@ IMAGENET = 1_281_167  # training images of ILSVRC-2012
 @options.data
 @options.machine
 @options.cuda_graph
-@click.option(
-    "--recipe",
-    "recipe_name",
-    type=click.Choice(list(RECIPES)),
-    default="original",
-    help="Recipe whose training step is timed.",
-)
+@options.recipe
 @click.option(
     "--width", type=options.WIDTH, help="Scale of the number of maps and units in every layer.  [default: 1]"
 )
@@ -49,7 +42,7 @@ def command(
     data: Path,
     machine: options.Machine,
     cuda_graph: bool,
-    recipe_name: str,
+    chosen: options.Chosen,
     width: float | None,
     batch_size: int | None,
     seconds: float,
@@ -64,7 +57,7 @@ def command(
     from cli.bench.workloads import Workloads
 
     dataset = open_dataset(data)
-    recipe = get_recipe(recipe_name, classes=len(dataset.classes), width=width, batch_size=batch_size)
+    recipe = chosen.make(len(dataset.classes), width=width, batch_size=batch_size)
     parts = Workloads(dataset, recipe, machine, cuda_graph)
     meters: dict[str, Meter] = {name: partial(images_per_second, work) for name, work in parts.works.items()}
     with ExitStack() as stack:

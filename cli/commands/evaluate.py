@@ -10,6 +10,7 @@ from cli import options
 from cli.compose.runs import recommend
 from cli.display import plural, print_table, say, top_errors, warn, write_json
 from cli.paper.comparison import comparison
+from model.recipes import title
 from pipeline.dataset import Category, has_labels
 
 
@@ -63,7 +64,7 @@ def command(
         write_json(json_path, result)
     say(
         f"{run.path} at step {run.step:,}, {plural(result['images'], f'{split} image')} of {dataset.root}, "
-        f"{result['precision']} on {run.devices[0].type}"
+        f"{result['precision']} on {run.devices[0].type}; recipe {title(run.recipe, 'classes')}"
     )
     if labelled:
         print_errors(result, dataset.classes)

@@ -9,6 +9,7 @@ import click
 from cli import options
 from cli.display import disk_size, plain, plural, say
 from model.errors import RunError
+from model.recipes import title
 from pipeline.atomic import writing
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def command(run_name: str | None, checkpoint: str, kind: str, out: Path | None, 
     else:
         content = weights.Weights(run.recipe, run.network.state(), torch.from_numpy(run.facts.mean), about)
         weights.save(out, content, kind)
-        say(f"{out}: {disk_size(out.stat().st_size)}")
+        say(f"{out}: {disk_size(out.stat().st_size)}, recipe {title(run.recipe, 'classes')}")
 
 
 def write_onnx(run: "Trained", out: Path, about: dict[str, Any], data: Path | None) -> None:
@@ -102,7 +103,8 @@ def write_onnx(run: "Trained", out: Path, about: dict[str, Any], data: Path | No
     with writing(out) as file:
         file.write(content)
     size, count = disk_size(len(content)), plural(len(images), "image")
-    say(f"{out}: {size}; on {count} its probabilities differ by {difference:.1g}")
+    told = f"{size}, recipe {title(run.recipe, 'classes')}"
+    say(f"{out}: {told}; on {count} its probabilities differ by {difference:.1g}")
 
 
 def read_images(run: "Trained", data: Path | None) -> "torch.Tensor":

@@ -9,6 +9,7 @@ from cli import options
 from cli.display import disk_size, say
 from cli.study import page
 from model.errors import RunError
+from model.recipes import title
 from model.run import read_about, read_metrics
 from model.schedule import epochs
 from pipeline.atomic import make_ready, replacing, writing
@@ -73,7 +74,8 @@ def command(
         ("Commands", report.commands(about, run, data, machine)),
     ]
     subtitle = (
-        f"AlexNet, recipe {run.recipe.name}, {report.progress_of(metrics, epochs(run.recipe))}; evaluated: "
+        f"AlexNet, recipe {title(run.recipe, 'classes')}, "
+        f"{report.progress_of(metrics, epochs(run.recipe))}; evaluated: "
         f"{run.path.name} at step {run.step:,}; written {time.strftime('%Y-%m-%d %H:%M')}"
     )
     content = page.page(f"{folder.name} on {dataset.root.resolve().name}", subtitle, sections).encode()

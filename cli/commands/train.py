@@ -10,9 +10,8 @@ import click
 from cli import options
 from cli.compose.announce import tell_plan
 from cli.signals import StopRequest
-from cli.study.recipe import print_recipe
+from cli.study.recipe import print_recipe, print_toml
 from model.errors import RunError
-from model.recipes import RECIPES, get_recipe
 from model.schedules import SCHEDULES
 from pipeline.dataset import need_labels, open_dataset
 
@@ -21,14 +20,7 @@ from pipeline.dataset import need_labels, open_dataset
 @options.data
 @options.machine
 @options.cuda_graph
-@click.option(
-    "--recipe",
-    "recipe_name",
-    type=click.Choice(list(RECIPES)),
-    default="original",
-    help="Network and hyper-parameters: `original` is the released 2012 code, `paper` the printed text. "
-    "--show-recipe prints all values.",
-)
+@options.recipe
 @click.option("--run", "run_name", help="Name of the run, or a path.  [default: the recipe's name, in runs/]")
 @click.option(
     "--epochs",
@@ -94,9 +86,10 @@ from pipeline.dataset import need_labels, open_dataset
     help="Print what would be done, how long it takes and how much disk it needs. Write nothing.",
 )
 @click.option("--show-recipe", is_flag=True, help="Print the recipe and its schedule, and exit.")
+@click.option("--toml", is_flag=True, help="With --show-recipe: print a file that --recipe reads.")
 def command(
     data: Path,
-    recipe_name: str,
+    chosen: options.Chosen,
     run_name: str | None,
     epochs: int | None,
     batch_size: int | None,
@@ -105,6 +98,7 @@ def command(
     width: float | None,
     dry_run: bool,
     show_recipe: bool,
+    toml: bool,
     **settings: Any,
 ) -> None:
     """Train a network, or resume a stopped run.
@@ -116,18 +110,22 @@ def command(
     Exit status: 0 trained, 75 stopped by --stop-after, 143 by SIGTERM, 129 by SIGHUP, 130 by Ctrl-C, 141 by
     the end of the pipe that is printed to, 1 failed.
     """
+    if toml and not show_recipe:
+        raise click.UsageError("--toml goes with --show-recipe")
     make = partial(
-        get_recipe, recipe_name, epochs=epochs, batch_size=batch_size, schedule=schedule, width=width
+        chosen.make, epochs=epochs, batch_size=batch_size, schedule=schedule, classes=classes, width=width
     )
     if show_recipe:
-        print_recipe(make(classes=classes))
+        recipe = make(None)
+        print_toml(recipe) if toml else print_recipe(recipe)
         return
     dataset = open_dataset(data)
     need_labels(dataset, "train", "val")
-    recipe = make(classes=classes or len(dataset.classes))
+    recipe = make(len(dataset.classes))
     if recipe.classes < len(dataset.classes):
-        raise RunError(f"--classes {recipe.classes} is too few: {data} has {len(dataset.classes)} classes")
-    path = options.run_path(run_name or recipe_name)
+        named = "--classes" if classes else "classes"
+        raise RunError(f"{named} {recipe.classes} is too few: {data} has {len(dataset.classes)} classes")
+    path = options.run_path(run_name or recipe.name)
     stop = StopRequest(settings["stop_after"])
     stop.unbroken(tell_plan)(recipe, dataset, path)
     from cli.compose.forecast import forecast  # torch, which takes seconds

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from cli.display import plural, say
 from model import schedule
 from model.recipe import Recipe
+from model.recipes import title
 from pipeline.dataset import Dataset
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ def tell_plan(recipe: Recipe, dataset: Dataset, path: Path) -> None:
     if os.environ.get("RANK") not in (None, "", "0"):
         return
     train, val = dataset.samples("train"), dataset.samples("val")
-    width = f", width {recipe.width:g}" if recipe.width != 1 else ""
     parameters = sum(shape.parameters for shape in recipe.shapes())
     most = "at most " if recipe.schedule == "plateau" else ""
     length = f"{plural(schedule.epochs(recipe), 'epoch')} of {plural(-(-train // recipe.batch_size), 'step')}"
@@ -26,7 +26,7 @@ def tell_plan(recipe: Recipe, dataset: Dataset, path: Path) -> None:
     tell_rows(
         data=f"{train:,} training and {val:,} validation images of {len(dataset.classes):,} classes "
         f"in {dataset.root}",
-        network=f"recipe {recipe.name}{width}, {parameters:,} parameters",
+        network=f"recipe {title(recipe, 'classes', 'epochs', 'batch_size')}, {parameters:,} parameters",
         training=f"{most}{length}, batches of {recipe.batch_size:,}",
         run=f"{path}, {'resumed' if saved else 'new'}",
     )

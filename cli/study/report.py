@@ -20,7 +20,7 @@ from cli.pictures.curves import curves
 from cli.pictures.filters import filters, kernels_shown
 from cli.study import page
 from cli.study.confusion import confused, count, error_rows
-from cli.study.recipe import written
+from cli.study.recipe import setting_rows, written
 from model import schedule
 from model.evaluate import evaluate, sound_rates, tally
 from model.study.layers import layer_names, outputs
@@ -200,13 +200,12 @@ def recipe_tables(run: Trained) -> str:
         for shape in shapes
     ]
     layers.append(["all", "", "", "", f"{sum(shape.parameters for shape in shapes):,}"])
-    settings = [[k, str(v)] for k, v in run.recipe.to_dict().items() if k not in ("name", "layers")]
     rates, *stages = schedule.table(run.recipe)
     return (
         page.table(["layer", "weights", "then", "out", "parameters"], layers, 1)
         + page.text("Rates of weights/biases:")
         + page.table(rates, stages, len(rates) - 1)
-        + page.table(["setting", "value"], settings)
+        + page.table(["setting", "value", ""], setting_rows(run.recipe))
     )
 
 

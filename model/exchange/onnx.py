@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.errors import RunError
+from model.layers import ResponseNorm
 from model.network import AlexNet, Tower
-from model.recipe import ResponseNorm
 
 PLACES = (-2, -1)  # of (N, maps, height, width)
 

@@ -15,8 +15,9 @@ from msgspec import Struct
 from torch import Tensor
 
 from model.errors import RunError
+from model.layers import STORED, Conv
 from model.network import AlexNet, StateDict, check_sizes
-from model.recipe import STORED, Conv, Recipe
+from model.recipe import Recipe
 from pipeline.atomic import writing
 from pipeline.schema import Count, Fingerprint, Unfit, convert, need_file, parse
 

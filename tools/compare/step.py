@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.recipe import Full, Recipe, ResponseNorm
+from model.layers import Full, ResponseNorm
+from model.recipe import Recipe
 from tools.compare.loaders import Batch, Job
 
 
