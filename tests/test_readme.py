@@ -7,12 +7,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import pytest
 from click.testing import CliRunner
 
-from cli import main
+from cli import display, main
 from model.optim import Momentum
 from pipeline.batches import Stream
 from pipeline.dataset import Dataset
+from pipeline.source import miniature
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -68,3 +70,36 @@ def test_the_stops_of_a_batch_are_numbered_as_one_batch_lists_them() -> None:
     numbers = ("First", "Second", "Third", "Fourth", "Fifth", "Sixth", "Seventh", "Eighth", "Ninth", "Tenth")
     begins = [str(ast.get_docstring(ast.parse((ROOT / path).read_text()))) for path in ONE_BATCH]
     assert [text.partition(" stop")[0] for text in begins] == list(numbers)
+
+
+SHOWN = re.findall(
+    r"^    (.*)$", README.partition("## Prepare, train, evaluate")[2].partition("\n## ")[0], re.MULTILINE
+)
+
+
+def as_pattern(line: str) -> str:
+    """The line, but for numbers with their units, and how many of a thing there are."""
+    even = re.sub(r"[\d.,/]*\d|\b(min|s|h|MB|kB)\b", "#", line)
+    words = (re.sub(r"s$", "s?", re.escape(word)) for word in even.split())
+    return r"\s+".join(words).replace(r"\#", "#").replace("#", r"\S+")
+
+
+def test_the_three_commands_print_what_it_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ALEXNET_DALI_DATA", raising=False)
+    monkeypatch.setattr(display, "OFTEN", 0.0)
+    miniature.write_archives(Path("demo/archives"), classes=6, train=8, val=3)
+    data, run = ["--data", "demo/imagenet"], ["--run", "demo/runs/demo", "--device", "cpu"]
+    small = ["--width", "0.02", "--batch-size", "12", "--epochs", "2"]
+    said = ""
+    for words in (
+        ["prep", "--imagenet-root", "demo/archives", "--out", "demo/imagenet", "--max-rejected", "0.5"],
+        ["train", *data, *run, *small],
+        ["eval", "--ten-crop", *run],
+    ):
+        result = CliRunner().invoke(main, words)
+        assert result.exit_code == 0, result.output
+        said += result.output
+    assert len(SHOWN) >= 12
+    for line in SHOWN:
+        assert re.search(as_pattern(line), said), line

@@ -1,4 +1,4 @@
-"""Measure what README's table has for a GPU, in one go on a fresh machine: python -m tools.gpu
+"""Measure what docs/speed.md lacks for a GPU, in one go on a fresh machine: python -m tools.gpu
 
 First the tests that need a card; then `alexnet-dali bench` on drawn images as JPEG and as raw shards, with
 and without --cuda-graph, in every precision, with the towers apart on one card and, where there are two, on
