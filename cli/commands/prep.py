@@ -27,7 +27,7 @@ EXIF = {
     "--imagenet-root",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Folder of ImageNet or of your own images: class folders, class tars, the archives of 2012 or 2010, "
-    "or Kaggle's ILSVRC.",
+    "Kaggle's ILSVRC, or WebDataset shards.",
 )
 @click.option(
     "--out",

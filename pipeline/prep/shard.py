@@ -150,7 +150,7 @@ def make_shard(task: Task) -> int:
     with replacing(task.made(".tar")) as file:
         shard = ShardWriter(file)
         for key, sample in enumerate(task.samples, task.first):
-            where = {"split": task.split, "name": sample.name, "file": sample.path, "offset": sample.offset}
+            where = {"split": task.split, "name": sample.name, "file": sample.file, "offset": sample.offset}
             try:
                 if sample.fault:
                     raise BadImage(sample.fault)

@@ -4,13 +4,15 @@
     train/ in class folders or class tars, val/ and test/ in class folders or flat beside the devkit
     ILSVRC/Data/CLS-LOC with those three, and LOC_val_solution.csv above it, as Kaggle gives it
     class folders or class tars without a split, or Fall 2011's tar, of which a fraction becomes val
+    shards: WebDataset's tars, or the Hugging Face hub's archives or parquet files (shards.py)
+    a dataset that prep has made (prepared.py)
 
 Each split may come in its own shape. A label is the place of the class among the sorted wnids.
 layout.py finds the splits, splits.py reads them, by archive.py or walk.py; here their images get labels.
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +21,11 @@ from pipeline.dataset import SPLITS, Category
 from pipeline.errors import DataError
 from pipeline.source.devkit import SOLUTION, Labels, find_labels
 from pipeline.source.edition import WNID, Edition
-from pipeline.source.layout import find_base, find_known, find_places, look_beside, nothing_at
-from pipeline.source.names import name_classes
+from pipeline.source.layout import find_base, find_known, find_splits, look_beside, nothing_at
+from pipeline.source.names import name_classes, read_names
+from pipeline.source.prepared import is_prepared, read_prepared
 from pipeline.source.sample import Found, LeftOut, Sample, one_line
+from pipeline.source.shards import Unpack, read_shards
 from pipeline.source.splits import Split, choose, read_archive, read_folder, read_patches
 
 
@@ -47,24 +51,30 @@ class Source:
 
 
 def find_source(
-    root: Path | str, val_fraction: float | None = None, seed: int = 0, names: Path | None = None
+    root: Path | str,
+    val_fraction: float | None = None,
+    seed: int = 0,
+    names: Path | None = None,
+    unpack: Unpack | None = None,
 ) -> Source:
     """Find classes and images at `root`; the seed chooses the images of a `val_fraction`.
 
-    `names`: a file that names the classes (pipeline/source/names.py).
+    `names`: a file that names the classes (pipeline/source/names.py). `unpack`: what unpacks shards that have
+    no random access (pipeline/prep/unpack.py), where there may be such.
     """
     root = Path(root)
+    if is_prepared(root):
+        return _read_prepared(root, val_fraction, names)
     base, edition = find_base(root)
-    places = {split: find_places(base, edition, split) for split in SPLITS}
-    if val_fraction is not None and not places["train"] and not places["val"]:
-        places = {"train": [root]}
-    read = {split: _read(split, paths, root, edition) for split, paths in places.items() if paths}
+    base, places, shards = find_splits(root, base, edition, val_fraction is not None)
+    read = read_shards(shards, unpack) if shards else {}
+    read |= {split: _read(split, paths, root, edition) for split, paths in places.items() if paths}
     train = read.get("train")
     if train is None or not train.images:
         raise DataError(nothing_at(root))
     _check_classes(train)
-    wnids = sorted(train.classes)
-    above = base.absolute().parents[:3] if base.name == "CLS-LOC" else ()
+    wnids = [name for name in train.order if name in train.classes] or sorted(train.classes)
+    above = base.absolute().parents[:3] if base.name == "CLS-LOC" else [root] if base != root else []
     labels = find_labels([base, *above], edition)
     splits, descriptions = _label(read, wnids, labels, edition)
     if "val" not in splits:
@@ -80,20 +90,37 @@ def find_source(
     if patched := _patch(splits, patches):
         descriptions.append(f"{patched} images from {edition.patches}")
     kind = f"{_describe(base, edition, train)} in {base}: {', '.join(descriptions)}"
-    named = name_classes(wnids, names, labels.words, list(dict.fromkeys([base, *above, train.place])))
+    places_of_lists = list(dict.fromkeys([base, *above, train.place]))
+    named = name_classes(wnids, names, labels.words, places_of_lists, train.words)
     classes = tuple(
         Category(index, one_line(wnid), named.words[wnid], labels.ids.get(wnid))
         for index, wnid in enumerate(wnids)
     )
     others = [patches, *(each for split in read.values() for each in (split.loose, *split.classes.values()))]
-    if root not in places["train"]:
-        others.append(look_beside(root, base, edition, [path for paths in places.values() for path in paths]))
+    if root not in places.get("train", ()):
+        used = [path for paths in (*places.values(), *shards.values()) for path in paths]
+        folders = dict.fromkeys(path.parent for paths in shards.values() for path in paths)
+        others += [look_beside(folder, folder, edition, used) for folder in folders if folder != base]
+        others.append(look_beside(root, base, edition, used))
     left = sorted(
         left for each in others for left in each.left if os.path.abspath(left.path) not in named.lists
     )
-    official = base.name == "CLS-LOC" or train.place.is_file() or bool(labels.ids) or _are_ilsvrc(wnids)
+    archive = train.place.is_file() and not train.form
+    official = base.name == "CLS-LOC" or archive or bool(labels.ids) or _are_ilsvrc(wnids)
     passed = sum(each.passed for each in others)
     return Source(kind, classes, splits, tuple(left), passed, official, named.said)
+
+
+def _read_prepared(root: Path, val_fraction: float | None, names: Path | None) -> Source:
+    if val_fraction is not None:
+        raise DataError(f"{root} is a prepared dataset with its own val: leave --val-fraction out")
+    dataset, splits = read_prepared(root)
+    wnids = [category.wnid for category in dataset.classes]
+    given = read_names(names, wnids) if names else {}
+    classes = tuple(replace(each, words=given.get(each.wnid, each.words)) for each in dataset.classes)
+    kind, named = f"a prepared dataset in {root}: {', '.join(splits)}", f"{names or root}"
+    official = dataset.made.get("exif", "ignore") == "ignore" or _are_ilsvrc(wnids)
+    return Source(kind, classes, splits, official=official, named=named)
 
 
 def _label(
@@ -143,6 +170,8 @@ def _why_unlabelled(edition: Edition) -> str:
 
 
 def _describe(base: Path, edition: Edition, train: Split) -> str:
+    if train.form:
+        return train.form
     if train.place.is_file():
         return edition.archives
     if base.name == "CLS-LOC":
@@ -207,7 +236,7 @@ def _of_split(name: str, split: Split, wnids: list[str], labels: Labels) -> tupl
         raise DataError(f"{split.place} has the class {unknown[0]}, which train has not")
     _drop_empty(split)
     if split.classes and not split.loose.images:
-        return _sorted(_labelled(split, wnids)), "folder"
+        return _sorted(_labelled(split, wnids)), split.by
     samples = _sorted(split.images)
     if not samples:
         raise DataError(f"{split.place} holds no images")

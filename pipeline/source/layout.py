@@ -1,16 +1,33 @@
 """Find which folders and archives of a root hold which split, and what lies beside them."""
 
 import os
+import posixpath
+import re
+import tarfile
 from collections.abc import Iterator
-from itertools import chain
+from fnmatch import fnmatchcase
+from itertools import chain, islice
 from pathlib import Path
 
+from pipeline.dataset import SPLITS
 from pipeline.errors import DataError
 from pipeline.source.devkit import META, SOLUTION
-from pipeline.source.edition import FALL2011, ILSVRC2010, ILSVRC2012, Edition, find_edition
+from pipeline.source.edition import EDITIONS, FALL2011, ILSVRC2010, ILSVRC2012, Edition, find_edition
 from pipeline.source.sample import PACKED, Found, LeftOut, is_litter, one_line
 from pipeline.source.walk import holds_only_ours, is_ours, scan
 
+# By suffix, what one form is called; the first is read in place.
+FORMS = {
+    ".tar": "WebDataset shards",
+    ".tar.gz": "the Hugging Face hub's archives",
+    ".tgz": "WebDataset shards",
+    ".parquet": "parquet files",
+}
+HUB_ARCHIVES = re.compile(r"(train|val|test)_images(_\d+)?\.tar\.gz")
+HUB_NAME = re.compile(r"(n\d{8}_\d+|ILSVRC2012_(?:val|test)_\d+)_(n\d{8})")  # the hub added the class
+LOOKED_AT = 16  # members, for labels
+MAX_ABOUT = 2**20  # bytes of a label or of a JSON file
+LABELS = ("label", "cls", "class_id", "class_index", "target")  # fields of such a file
 NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 
 
@@ -37,6 +54,79 @@ def find_places(base: Path, edition: Edition, split: str) -> list[Path]:
     return tars[-1:] + folders[:1]
 
 
+def find_splits(
+    root: Path, base: Path, edition: Edition, alone: bool
+) -> tuple[Path, dict[str, list[Path]], dict[str, list[Path]]]:
+    """Find the folder of the splits, and where each is: its archive or folder, or its shards.
+
+    `alone`: where there are no splits, all that lies in the root may be train.
+    """
+    for folder in filter(Path.is_dir, dict.fromkeys([base, root / "data"])):
+        places = {split: find_places(folder, edition, split) for split in SPLITS}
+        found = {split: find_shards(folder, split, *paths[:1]) for split, paths in places.items()}
+        shards = {split: paths for split, paths in found.items() if paths}
+        if "train" in shards or (folder == base and places["train"]):
+            return folder, {split: [] if split in shards else places[split] for split in SPLITS}, shards
+    places = {split: find_places(base, edition, split) for split in SPLITS}
+    if alone and not places["val"]:
+        found = {"train": find_shards(base, "train", root)}
+        return (base, {}, found) if found["train"] else (base, {"train": [root]}, {})
+    return base, places, {}
+
+
+def find_shards(base: Path, split: str, place: Path | None = None) -> list[Path]:
+    """Find the shards of a split in its folder `place`, or if there is none, by their names in `base`."""
+    if place and not place.is_dir():
+        return []
+    entries = scan(str(place or base))
+    if place and any(map(_is_folder, entries)):
+        return []
+    paths = [Path(entry.path) for entry in entries if form_of(entry.name) and os.path.isfile(entry.path)]
+    if not place:
+        paths = [path for path in paths if set(re.split("[^a-z]+", path.name.lower())) & {*NAMES[split]}]
+    paths = [path for path in paths if not is_litter(path.name) and not _is_official(path.name)]
+    tried = {paths[number] for number in (0, len(paths) // 2, -1) if paths}
+    if not any(map(_has_labels, tried)):
+        return []
+    first = {str(form_of(path.name)): path for path in reversed(paths)}
+    if len(first) > 1:
+        one, other = sorted(first.values())[:2]
+        raise DataError(f"{one} and {other} both hold {split}, in two forms: move those of one form away")
+    return paths
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    return os.path.isdir(entry.path) and not is_litter(entry.name) and not holds_only_ours(entry.path)
+
+
+def form_of(name: str) -> str | None:
+    """Return the suffix of a shard's name, or None."""
+    return next((suffix for suffix in FORMS if name.lower().endswith(suffix)), None)
+
+
+def _is_official(name: str) -> bool:
+    return any(fnmatchcase(name, tar) for edition in EDITIONS for tar in edition.tars.values())
+
+
+def _has_labels(path: Path) -> bool:
+    """Tell by its first members whether a file is a shard; a tar of one class is none."""
+    if form_of(path.name) == ".parquet" or HUB_ARCHIVES.fullmatch(path.name):
+        return True
+    try:
+        with tarfile.open(path, "r:" if form_of(path.name) == ".tar" else "r|gz") as tar:
+            for header in islice(tar, LOOKED_AT):
+                stem, suffix = posixpath.splitext(posixpath.basename(header.name))
+                if suffix.lower() == ".cls" or HUB_NAME.fullmatch(stem):
+                    return True
+                if suffix.lower() == ".json" and (file := tar.extractfile(header)):
+                    text = file.read(MAX_ABOUT).decode("utf-8", "replace")
+                    if any(f'"{name}"' in text for name in LABELS):
+                        return True
+    except (tarfile.TarError, OSError, EOFError, ValueError):  # whoever reads it says what is wrong
+        pass
+    return False
+
+
 def find_known(folder: Path, edition: Edition) -> set[str]:
     """Return the names of what lies there and is read for the labels or as patches."""
     patterns = (*edition.extras(), META, f"devkit/{META}", SOLUTION)
@@ -47,6 +137,7 @@ def look_beside(root: Path, base: Path, edition: Edition, used: list[Path]) -> F
     """Find what lies in the root beside the splits, the labels and our own outputs."""
     found = Found()
     above = [base, *base.parents]
+    on_the_way = {folder for path in (base, *used) for folder in (path, *path.parents)}
     for folder in above[: above.index(root) + 1]:
         known = find_known(folder, edition)
         for entry in scan(str(folder)):
@@ -55,7 +146,7 @@ def look_beside(root: Path, base: Path, edition: Edition, used: list[Path]) -> F
                 found.passed += 1
             elif not (
                 entry.name in known
-                or any(path in (place, *place.parents) for place in (base, *used))
+                or path in on_the_way
                 or (os.path.isdir(entry.path) and holds_only_ours(entry.path))
             ):
                 reason = "beside the splits, not read"
@@ -75,7 +166,8 @@ def nothing_at(root: Path) -> str:
     packed = [entry.name for entry in scan(str(root)) if entry.name.lower().endswith(PACKED)]
     return (
         f"{root} is no ImageNet root. Looked for: {archives}; "
-        f"train/ with a folder or tar for each class (with val/); ILSVRC/Data/CLS-LOC (with {SOLUTION}); "
+        f"train/ with a folder or tar for each class (with val/); "
+        f"shards, as imagenet1k-train-0000.tar; ILSVRC/Data/CLS-LOC (with {SOLUTION}); "
         f"or, given --val-fraction, {FALL2011.tars['train']} or a folder or tar for each class"
         + (f". Found {packed[0]}: unpack it" if packed else "")
     )

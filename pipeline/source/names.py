@@ -34,11 +34,15 @@ class Names(NamedTuple):
 
 
 def name_classes(
-    folders: Sequence[str], given: Path | None, devkit: Mapping[str, str], places: Sequence[Path]
+    folders: Sequence[str],
+    given: Path | None,
+    devkit: Mapping[str, str],
+    places: Sequence[Path],
+    shards: Mapping[str, str],
 ) -> Names:
     """Name each class by the first that knows it: `given`, the devkit, a list beside the folders, ILSVRC's.
 
-    `devkit`: its words, by wnid; `places`: the folders in which a list may lie.
+    `devkit`: its words, by wnid; `places`: the folders in which a list may lie; `shards`: what they say.
     """
     sources: dict[str, Mapping[str, str]] = {}
     if given:
@@ -51,6 +55,7 @@ def name_classes(
     sources["the devkit"] = devkit
     lists = [place / name for name in BESIDE for place in places if (place / name).is_file()]
     sources |= {str(path): read_names(path, folders) for path in lists if str(path) not in sources}
+    sources["the shards (--names FILE gives others)"] = shards
     sources["ILSVRC's own list"] = ilsvrc_names()
     sources["their folders (--names FILE gives others)"] = {name: one_line(name) for name in folders}
     words, counts = {}, Counter[str]()

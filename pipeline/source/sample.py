@@ -37,6 +37,12 @@ class Sample(NamedTuple):
     label: int  # -1: unknown
     name: str  # printable, on one line
     fault: str = ""  # why it cannot be used, where the look at its place has shown it
+    origin: str = ""  # the archive that `path` was unpacked from
+
+    @property
+    def file(self) -> str:
+        """Return the file that the user gave."""
+        return self.origin or self.path
 
     def read(self, limit: int) -> bytes | None:
         """Read its bytes; return None if they are more than `limit`."""

@@ -23,7 +23,11 @@ class Split:
     place: Path
     classes: dict[str, Found] = field(default_factory=dict)
     loose: Found = field(default_factory=Found)  # what lies beside the classes
-    linked: str = ""  # for the user, if all images are links that lead out of the root
+    linked: str = ""  # more for the user: of how many shards, or that all images are links out of the root
+    by: str = "folder"  # what the labels are by, for the user
+    form: str = ""  # of shards: what they are, for the user
+    order: tuple[str, ...] = ()  # of shards: the classes in the order of their numbers; empty: sorted
+    words: dict[str, str] = field(default_factory=dict)  # of shards: what they call the classes
 
     @property
     def images(self) -> list[Sample]:

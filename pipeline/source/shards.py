@@ -1,0 +1,204 @@
+"""Read shards: files that hold images of any class in any order, each with its label.
+
+    KEY.jpg, KEY.cls and perhaps KEY.json in tars   WebDataset, as the hub's timm/imagenet-1k-wds
+    n01440764_10026_n01440764.JPEG in .tar.gz       data/train_images_0.tar.gz of the hub's ILSVRC/imagenet-1k
+    image and label, columns of .parquet            its data/train-00000-of-00294.parquet
+
+A tar is read in place. What has no random access is first unpacked into one, by prep/unpack.py.
+"""
+
+import json
+import os
+import posixpath
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pipeline.errors import DataError
+from pipeline.source.archive import Member, scan_tar
+from pipeline.source.edition import WNID
+from pipeline.source.layout import FORMS, HUB_NAME, LABELS, MAX_ABOUT, form_of
+from pipeline.source.numbering import Known, Numbering, find_numbering
+from pipeline.source.sample import Found, LeftOut, Sample, is_litter, one_line
+from pipeline.source.splits import REPLACED, Split
+from pipeline.workers import count_cores, run_tasks
+
+TRAIN_NAME = re.compile(r"(n\d{8})_\d+")
+FEW = 8  # shards: to start processes takes longer than to scan them
+CLASS_NAMES = ("class_name", "classname", "label_name", "label_text", "class")
+FILE_NAMES = ("filename", "file_name", "image_path", "path")
+
+Unpack = Callable[[Sequence[Path]], list[Path]]  # archives without random access into as many tars
+
+
+class Shard(NamedTuple):
+    path: Path  # as the user gave it
+    tar: Path  # that is read
+
+
+@dataclass
+class Contents:
+    """Hold what lies in a shard."""
+
+    images: list[Known] = field(default_factory=list)
+    found: Found = field(default_factory=Found)  # all else
+    names: dict[str, str] = field(default_factory=dict)  # of classes, by label
+
+
+def read_shards(shards: dict[str, list[Path]], unpack: Unpack | None) -> dict[str, Split]:
+    """Read the shards of each split; train's Split has what all say of the classes."""
+    tars = {split: _tars(paths, unpack) for split, paths in shards.items()}
+    every = [shard for each in tars.values() for shard in each]
+    if len(every) < FEW:
+        read = {shard: scan_shard(shard) for shard in every}
+    else:
+        read = dict(run_tasks(scan_shard, every, min(count_cores(), len(every))))
+    contents = {split: _join([read[shard] for shard in each]) for split, each in tars.items()}
+    names = {label: name for each in contents.values() for label, name in each.names.items()}
+    others = [image for split, each in contents.items() if split != "train" for image in each.images]
+    train = contents["train"].images if "train" in contents else []
+    numbering = find_numbering(train or others, others, names)
+    return {split: _sort(shards[split], split, each, numbering) for split, each in contents.items()}
+
+
+def _tars(paths: list[Path], unpack: Unpack | None) -> list[Shard]:
+    tars = paths
+    if form_of(paths[0].name) != ".tar":
+        if unpack is None:
+            raise DataError(f"{paths[0]} has no random access: find_source needs `unpack`")
+        tars = unpack(paths)
+    return [Shard(path, tar) for path, tar in zip(paths, tars, strict=True)]
+
+
+def _join(several: Sequence[Contents]) -> Contents:
+    joined = Contents()
+    for each in several:
+        joined.images += each.images
+        joined.found.leave(each.found)
+        joined.names |= each.names
+    return joined
+
+
+def _place_of(paths: Sequence[Path]) -> Path:
+    """Return the shards' path; of several, with a star for what differs."""
+    first, last = paths[0].name, paths[-1].name
+    if first == last:
+        return paths[0]
+    length = next(number for number in range(len(first)) if first[number] != last[number : number + 1])
+    return paths[0].with_name(f"{first[:length].rstrip('0123456789')}*{form_of(first)}")
+
+
+def _count(paths: Sequence[Path]) -> str:
+    """Return the number of files, and where their names say it, of how many."""
+    whole = re.search(r"-of-(\d+)", paths[0].name)
+    of = f" of {int(whole[1]):,}" if whole and int(whole[1]) > len(paths) else ""
+    return f"{len(paths):,}{of} file{'s' * (len(paths) > 1 or bool(of))}"
+
+
+def _sort(paths: Sequence[Path], split: str, contents: Contents, numbering: Numbering) -> Split:
+    """Put each image to its class."""
+    place, form = _place_of(paths), FORMS[str(form_of(paths[0].name))]
+    read = Split(place, loose=contents.found, by="wnid" if numbering.by_wnid else "label", form=form)
+    read.order, read.words = numbering.order, dict(numbering.words)
+    parts = [_count(paths)] + ([numbering.said] if split == "train" and numbering.said else [])
+    read.linked = f" ({', '.join(parts)})"
+    for image in contents.images:
+        name = numbering.of(image)
+        if name is None and (split == "train" or image.label or image.wnid):
+            what = f"the label {image.label}, which no training image explains" if image.label else "no label"
+            raise DataError(f"{image.sample.file}: {image.sample.name} has {what}")
+        (read.loose if name is None else read.classes.setdefault(name, Found())).images.append(image.sample)
+    if read.classes and read.loose.images:
+        raise DataError(f"{place}: {read.loose.images[0].name} has no label, but others have")
+    return read
+
+
+def scan_shard(shard: Shard) -> Contents:
+    """List the images of a tar with their labels."""
+    contents, images, about = Contents(), [], dict[tuple[str, str], bytes]()
+    with open(shard.tar, "rb", buffering=0) as file:
+        for member in scan_tar(shard.tar):
+            key, suffix = _split_name(member.path)
+            if any(is_litter(part) for part in member.path.split("/") if part not in (".", "..", "")):
+                contents.found.passed += 1
+            elif member.replaced:
+                contents.found.left.append(_left(shard, member, REPLACED))
+            elif suffix in ("cls", "json") and not member.fault and member.size <= MAX_ABOUT:
+                about[key, suffix] = os.pread(file.fileno(), member.size, member.offset)
+            else:
+                images.append((key, member))
+    keys = set[str]()
+    for key, member in images:
+        told = partial(_text, shard, key, about)
+        known, name = _know(shard, member, told("cls"), told("json"))
+        here = Found()
+        here.add(known.sample)
+        if here.images and key in keys and (key, "cls") in about:
+            here = Found(left=[_left(shard, member, "a second image of one label")])
+        contents.found.leave(here)
+        if here.images:
+            keys.add(key)
+            contents.images.append(known)
+            if name and known.label:
+                contents.names[known.label] = name
+    return contents
+
+
+def _split_name(path: str) -> tuple[str, str]:
+    """Return the key, up to the first dot of the file's name, and what follows."""
+    folder, name = posixpath.split(path)
+    stem, _, suffix = name.partition(".")
+    return posixpath.join(folder, stem), suffix.lower()
+
+
+def _left(shard: Shard, member: Member, reason: str) -> LeftOut:
+    return LeftOut(str(shard.path), one_line(member.path), reason, member.offset)
+
+
+def _text(shard: Shard, key: str, about: dict[tuple[str, str], bytes], suffix: str) -> str:
+    """Return what a file of a sample says, or ""."""
+    text = about.get((key, suffix), b"").decode("utf-8", "replace").strip()
+    if not text.isprintable() and suffix == "cls":
+        raise DataError(f"{shard.path}: {one_line(key)}.cls is neither a number nor a name")
+    return text
+
+
+def _know(shard: Shard, member: Member, label: str, text: str) -> tuple[Known, str]:
+    """Return an image with what is known of it, and the name of its class, or ""."""
+    fields: dict[str, Any] = {}
+    if text:
+        try:
+            fields = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise DataError(
+                f"{shard.path}: the JSON of {one_line(member.path)} is damaged: {error}"
+            ) from None
+    fields = fields if isinstance(fields, dict) else {}
+    path = str(_first(fields, FILE_NAMES) or member.path)
+    name, wnid = _split_wnid(path)
+    label = label or _first(fields, LABELS)
+    label = str(int(label)) if re.fullmatch(r"-?\d{1,9}", label, re.ASCII) else one_line(label)
+    wnids = [value for value in (label, *fields.values()) if isinstance(value, str) and WNID.fullmatch(value)]
+    origin = "" if shard.tar == shard.path else str(shard.path)
+    sample = Sample(str(shard.tar), member.offset, member.size, -1, one_line(name), member.fault, origin)
+    return Known(sample, "" if label == "-1" else label, [*wnids, wnid][0]), _first(fields, CLASS_NAMES)
+
+
+def _first(fields: dict[str, Any], names: Iterable[str]) -> str:
+    values = (fields.get(name) for name in names)
+    return next((str(value) for value in values if isinstance(value, str | int)), "")
+
+
+def _split_wnid(path: str) -> tuple[str, str]:
+    """Return ImageNet's own name of an image, and its wnid if the path has one."""
+    folder, name = posixpath.split(path)
+    stem, suffix = posixpath.splitext(name)
+    if match := HUB_NAME.fullmatch(stem):
+        return match[1] + suffix, match[2]
+    if WNID.fullmatch(posixpath.basename(folder)):
+        return name, posixpath.basename(folder)
+    match = TRAIN_NAME.fullmatch(stem)
+    return name, match[1] if match else ""
