@@ -1,20 +1,27 @@
 """The pages speak of what is there: commands parse, links lead somewhere, no sentence stands twice."""
 
 import argparse
+import ast
 import importlib
 import re
 import shlex
+import shutil
 import sys
 import tomllib
 from collections import Counter
+from collections.abc import Iterator
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from cli import main
+from pipeline.atomic import lock
+from pipeline.dataset import Dataset
 
 ROOT = Path(__file__).parent.parent
 PAGES = {str(path.relative_to(ROOT)): path.read_text()
@@ -29,7 +36,7 @@ def code(page: str) -> str:
     joined = page.replace("\\\n", " ")
     fenced = re.findall(r"^ *```(?:sh|text)?\n(.*?)^ *```", joined, re.MULTILINE | re.DOTALL)
     rest = re.sub(r"^ *```.*?^ *```", "", joined, flags=re.MULTILINE | re.DOTALL)
-    blocks = re.findall(r"^    .*", rest, re.MULTILINE)
+    blocks = re.findall(r"^    (?!Error: ).*", rest, re.MULTILINE)
     return "\n".join([*fenced, *blocks, *re.findall(r"`([^`]+)`", rest)])
 
 
@@ -167,3 +174,83 @@ def test_every_room_is_named() -> None:
              for path in (ROOT / name).iterdir() if path.is_dir() and path.name != "__pycache__"}  # fmt: skip
     page = PAGES["docs/contributing.md"]
     assert set(re.findall(r"^\| `(\w+/\w+)` \|", page, re.MULTILINE)) == rooms
+
+
+TROUBLE = PAGES["docs/troubleshooting.md"]
+SHOWN = re.findall(r"^    \$ alexnet-dali (.*)\n    (Error: .*)$", TROUBLE, re.MULTILINE)
+UNSHOWN = re.findall(r"(?<!    )(?<!\$ )^\n    (Error: .*)$", TROUBLE, re.MULTILINE)
+
+
+def pattern(shown: str) -> str:
+    """The line of an error as a pattern: `...` stands for anything."""
+    return ".+".join(map(re.escape, shown.split("...")))
+
+
+def last_line(words: str) -> str:
+    """What a command says last, in the working folder."""
+    result = CliRunner().invoke(main, shlex.split(words))
+    assert result.exit_code in (1, 2), result.output
+    return result.output.splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def scene(
+    dataset: Dataset, trained: Path, folders: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
+    """The working folder of the page's examples: folders of images with something wrong, and two runs."""
+    root = tmp_path_factory.mktemp("scene")
+    image = next(folders.glob("val/*/*")).read_bytes()
+    for place in (
+        *("photos/cat/1.jpg", "photos/dog/1.jpg", "unsplit/train/cat/1.jpg", "unsplit/train/dog/1.jpg"),
+        *("flat/train/cat/1.jpg", "flat/val/1.jpg"),
+        *("uneven/train/cat/1.jpg", "uneven/val/cat/1.jpg", "uneven/val/fish/1.jpg"),
+        *(f"broken/train/cat/{number}.jpg" for number in range(6)),
+        *("broken/val/cat/1.jpg", "broken/val/cat/bad.jpg", "broken/train/cat/bad.jpg"),
+        *("runs/started/run.json", "curves.png"),
+    ):
+        path = root / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(image if path.name[:-4].isdigit() else image[:200])
+    shutil.copytree(dataset.root, root / "data/small")
+    shutil.copytree(dataset.root, root / "data/torn")
+    (root / "data/torn/statistics.npz").unlink()
+    shutil.copytree(trained, root / "runs/tiny")
+    (root / "runs/busy").mkdir()
+    with lock(root / "runs/busy/lock"):
+        yield root
+
+
+@pytest.mark.parametrize(("words", "shown"), SHOWN)
+def test_an_error_that_is_shown_with_its_command(
+    words: str, shown: str, scene: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(scene)
+    monkeypatch.delenv("ALEXNET_DALI_DATA", raising=False)
+    assert re.fullmatch(pattern(shown), last_line(words)), last_line(words)
+
+
+@cache
+def texts() -> set[str]:
+    """Every text in the sources; what is formatted into it is a zero byte."""
+    found = set()
+    for path in (each for name in ("pipeline", "model", "cli") for each in (ROOT / name).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                parts = (part.value if isinstance(part, ast.Constant) else "\0" for part in node.values)
+                found.add("".join(map(str, parts)))
+            elif isinstance(node, ast.Constant):
+                found.add(str(node.value))
+    return found
+
+
+@pytest.mark.parametrize("shown", UNSHOWN)
+def test_an_error_that_takes_more_to_provoke_is_in_the_sources(shown: str) -> None:
+    """Every longer piece of the shown line between dots stands in one text of the program."""
+    pieces = [piece for piece in shown.removeprefix("Error: ").split("...") if len(piece.split()) > 2]
+    assert pieces
+    assert any(all(piece in text for piece in pieces) for text in texts())
+
+
+def test_the_page_of_errors_has_both_kinds() -> None:
+    assert len(SHOWN) >= 10 and len(UNSHOWN) >= 10
+    assert len(SHOWN) + len(UNSHOWN) == TROUBLE.count("    Error: ")
