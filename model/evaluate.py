@@ -66,7 +66,8 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate each image of `batches` once, averaging the softmax outputs of its views.
 
-    images: (rows, views, 3, crop, crop), labels: (rows,); the tally of unknown labels (-1) is meaningless.
+    images: (rows, 3, crop, crop) or (rows, views, 3, crop, crop), labels: (rows,); the tally of unknown
+    labels (-1) is meaningless.
     `each` is called after a batch with its number of images.
     """
     sums, kept = torch.zeros(4, dtype=torch.float64), []
@@ -80,8 +81,9 @@ def evaluate(
 
 
 def over_views(network: nn.Module, images: torch.Tensor, precision: str) -> torch.Tensor:
-    """Return (rows, classes): the views' mean softmax output. images: (rows, views, 3, crop, crop)."""
+    """Return (rows, classes): the views' mean softmax output. images: as for `evaluate`."""
+    views = images if images.ndim == 5 else images[:, None]
     with autocast(images.device, precision):
-        logits = network(images.flatten(0, 1))
-    probabilities: torch.Tensor = logits.float().softmax(1).unflatten(0, images.shape[:2]).mean(1)
+        logits = network(views.flatten(0, 1))
+    probabilities: torch.Tensor = logits.float().softmax(1).unflatten(0, views.shape[:2]).mean(1)
     return probabilities

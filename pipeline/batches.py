@@ -2,7 +2,7 @@
 
 On a CPU batches leave DALI without a copy. On a GPU they are copied: DALI waits for the whole device before
 it takes back memory that it lent, which ends the recording of a CUDA graph and lets batches pile up.
-A training stream starts at any step and never ends; an evaluation stream gives every image of its split once.
+A training stream starts at any step; an evaluation stream gives every image of its split once.
 """
 
 import mmap
@@ -10,11 +10,11 @@ import re
 import resource
 import shlex
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, Self
 from weakref import WeakMethod
 
 import numpy as np
@@ -22,9 +22,18 @@ import torch
 from nvidia.dali.plugin.pytorch.torch_utils import to_torch_tensor
 
 from pipeline import graph, image
+from pipeline.arguments import (
+    check_count,
+    check_dtype,
+    check_share,
+    find_device,
+    read_mean,
+    read_statistics,
+)
 from pipeline.dataset import PIXELS, Dataset, read_index, read_names
 from pipeline.errors import DataError
-from pipeline.order import draws, epoch_order
+from pipeline.order import draws, epoch_order, share
+from pipeline.workers import count_cores
 
 # What DALI says of an image: that its bytes are damaged (3), or of a kind that it does not know (4, 5)
 REFUSED = re.compile("nvImageCodec failure: '#[345]'|Failed to decode")
@@ -32,8 +41,7 @@ ROOM, ROOM_OF_THREAD = 2**28, 2**26  # bytes of address space that DALI takes, a
 AHEAD = 4  # batches that the disk is told of before they are read; two are inside DALI
 
 Batch = tuple[torch.Tensor, torch.Tensor]
-Colour = Callable[[int], np.ndarray]
-Rows = Callable[[int], range]  # of so many images, those of this process
+Noise = float | Callable[[int], float] | None
 Fed = tuple[np.ndarray, tuple[Any, ...]]  # sample numbers, and what the graph takes
 Feed = Iterator[Fed]
 
@@ -43,12 +51,20 @@ class Stream:
 
     `make` builds the graph around a source. A subclass says what the source yields (`_feed`), and what to
     raise of a sample that DALI cannot decode (`_damage`); where that is nothing, the sample is left out.
+    mean: (3, height, width) on the device, to subtract. Each loop begins anew, with the first batch.
     """
 
-    def __init__(self, make: Callable[..., Any], device: torch.device) -> None:
-        self.make, self.device, self.feed = make, device, self._feed()
+    def __init__(
+        self,
+        make: Callable[..., Any],
+        device: torch.device,
+        dtype: torch.dtype,
+        mean: torch.Tensor | None = None,
+    ) -> None:
+        self.make, self.device, self.dtype, self.mean = make, device, dtype, mean
         self.running: deque[Fed] = deque()  # the batches inside DALI
-        self.pipe = self._start()
+        self.feed: Feed
+        self._begin()
 
     def _feed(self) -> Feed:
         raise NotImplementedError
@@ -57,11 +73,14 @@ class Stream:
         raise NotImplementedError
 
     def __iter__(self) -> Iterator[Batch]:
+        if not self.fresh:
+            self._begin()
         return self
 
     def __next__(self) -> Batch:
         if self.pipe is None:
             raise StopIteration
+        self.fresh = False
         stream = torch.cuda.current_stream(self.device) if self.device.type == "cuda" else None
         try:
             images, labels = self.pipe.run(stream)
@@ -75,15 +94,28 @@ class Stream:
         pixels, numbers = (
             to_torch_tensor(output.as_tensor(), copy=stream is not None)[:rows] for output in (images, labels)
         )
-        return pixels.movedim(-1, -3), numbers
+        pixels = pixels.movedim(-1, -3)
+        return (pixels if self.mean is None else pixels - self.mean).to(self.dtype), numbers
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """End the stream: threads, files and device memory go at once. At its end a stream does so itself.
 
         Otherwise they wait for Python's garbage collector, as a stream and what feeds it hold each other.
         """
-        self.pipe, self.feed = None, iter(())
+        self.pipe, self.feed, self.fresh = None, iter(()), False
         self.running.clear()
+
+    def _begin(self) -> None:
+        self.running.clear()
+        self.feed = self._feed()
+        self.fresh = True
+        self.pipe = self._start()
 
     def _start(self) -> Any:
         source = WeakMethod(self._source)  # DALI's objects hold each other, and so whatever they call
@@ -124,97 +156,182 @@ class Stream:
 
 
 class TrainBatches(Stream):
-    """Yield (images, labels) from step `start` on: float (rows, 3, crop, crop) RGB 0..255, int64 (rows,).
+    """Give out training images as `epoch(n)` or `endless()`: (rows, 3, crop, crop) RGB, int64 (rows,) labels.
 
-    It never ends. A global batch is `batch_size` images, the last of an epoch what is left; this process
-    takes its `rows`. colour: epoch (from 1) -> (3, 3) matrix that turns three N(0, 1) numbers into an RGB
-    shift in 0..255 units, which is added to all of an image's pixels. DataError names an image that cannot be
+    Each epoch has every image once: in another order, cropped at random and mirrored or not, as the seed,
+    the epoch and the step say, and nothing else. A batch is `batch_size` images, the last of an epoch what
+    is left; of `world` processes this one, `rank`, takes its part of each (of a very small one perhaps none).
+
+    device: where the images are made, "cpu", "cuda", "cuda:1". crop: pixels along an image.
+    offsets: crop positions along each side, from the first; None: all that there are.
+    noise: the standard deviation of the colour noise's factors (paper, section 4.1), or a function of the
+    epoch, from 0, that returns it; None: no noise. noise_basis: what the factors multiply, the "deviations"
+    along the colours' principal components, as in 2012, or the "eigenvalues", as in the paper.
+    subtract_mean: subtract the centre of the training images' mean image, else values are 0..255 and what
+    noise adds. dtype: float32, bfloat16, or uint8 without noise and mean.
+    start: the step, from 0 over all epochs, to begin with; batches before it are left out.
+    threads: of DALI; None: one more than the cores that this process may use.
+
+    ValueError says what an argument may be; DataError names what is missing, or an image that cannot be
     decoded.
     """
 
     def __init__(
         self,
         dataset: Dataset,
-        *,
-        crop: int,
         batch_size: int,
-        offsets: int,
-        colour: Colour,
-        seed: int,
-        start: int,
-        device: torch.device,
-        threads: int,
-        rows: Rows = range,
+        device: torch.device | str,
+        *,
+        crop: int = 224,
+        offsets: int | None = None,
+        noise: Noise = 0.1,
+        noise_basis: str = "deviations",
+        subtract_mean: bool = False,
+        dtype: torch.dtype = torch.float32,
+        seed: int = 0,
+        start: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        threads: int | None = None,
     ) -> None:
+        check_count("batch_size", batch_size, 1)
+        check_count("crop", crop, 1, graph.STORED)
+        places = graph.STORED - crop + 1
+        if offsets is not None:
+            check_count("offsets", offsets, 1, places)
+        check_count("seed", seed, 0)
+        check_count("start", start, 0)
+        check_share(rank, world)
+        check_dtype(dtype, subtract_mean, noise)
+        device = find_device(device)
         self.samples = Samples(dataset, "train")
-        self.batch_size, self.offsets, self.colour, self.seed = batch_size, offsets, colour, seed
-        self.step, self.rows = start, rows
+        self.colour = colour_noise(dataset, noise, noise_basis)
+        self.batch_size, self.offsets, self.seed = batch_size, offsets or places, seed
+        self.floats = dtype != torch.uint8
+        self.start = self.step = start  # step: that of the batch given out next
+        self.rank, self.world = rank, world
         self.steps_per_epoch = -(-len(self.samples) // batch_size)
+        largest = len(share(batch_size, rank, world)) + 1  # of a shorter batch it may be one more
         make = partial(
             graph.train_graph,
             crop=crop,
             kind=dataset.kind,
-            **executor(device, threads, len(rows(batch_size)) + 1),  # of a shorter batch it may be one more
+            floats=self.floats,
+            **executor(device, threads, largest),
         )
-        super().__init__(make, device)
+        super().__init__(make, device, dtype, read_mean(dataset, crop, device) if subtract_mean else None)
+
+    def __iter__(self) -> NoReturn:
+        raise TypeError("training never ends: loop over epoch(0), epoch(1) and so on, or over endless()")
+
+    def __next__(self) -> Batch:
+        batch = super().__next__()
+        self.step += 1
+        return batch
+
+    def epoch(self, number: int) -> Iterator[Batch]:
+        """Return the batches of an epoch, counted from 0, as an iterator; those before `start` are left out.
+
+        From one epoch to the next DALI goes on; after a loop that was left early, or `close`, it starts anew.
+        """
+        check_count("epoch", number, 0)
+        first = number * self.steps_per_epoch
+        return self._at(range(max(first, self.start), first + self.steps_per_epoch))
+
+    def endless(self) -> Iterator[Batch]:
+        """Return all batches from step `start` on, as an iterator that never ends."""
+        return self._at(count(self.start))
+
+    def _at(self, steps: Iterable[int]) -> Iterator[Batch]:
+        try:
+            for step in steps:
+                if self.pipe is None or step != self.step:
+                    self.step = step
+                    self._begin()
+                yield next(self)
+        except GeneratorExit:  # left early: what is prefetched is of no use
+            self.close()
+            raise
 
     def total(self, step: int) -> int:
         """Return the number of images in the global batch of `step`."""
         return min(self.batch_size, len(self.samples) - step % self.steps_per_epoch * self.batch_size)
 
     def _feed(self) -> Feed:
+        step = self.step
         while True:
-            epoch, skip = divmod(self.step, self.steps_per_epoch)
-            matrix = self.colour(epoch + 1)
+            epoch, skip = divmod(step, self.steps_per_epoch)
+            matrix = self.colour(epoch)
             order = epoch_order(self.samples.index["shard"], self.seed, epoch)
             for first in range(skip * self.batch_size, len(order), self.batch_size):
-                total = self.total(self.step)
-                rows = self.rows(total)
+                total = self.total(step)
+                rows = share(total, self.rank, self.world)
                 # DALI takes no empty batch: where there is no row for this process, the first one stands in
                 fed = rows or range(1)
                 chosen = order[first + fed.start : first + fed.stop]
-                random = draws(self.seed, self.step, total, fed, self.offsets)
-                shift = (random.normal @ matrix.T).astype(np.float32)
+                random = draws(self.seed, step, total, fed, self.offsets)
+                shift = [(random.normal @ matrix.T).astype(np.float32)] if self.floats else []
                 images, labels = self.samples.read(chosen)
                 ahead = first + AHEAD * self.batch_size
                 self.samples.expect(order[ahead + fed.start : ahead + fed.stop])
-                self.step += 1
-                inputs = (images, labels, random.top, random.left, random.mirror, shift)
+                step += 1
+                inputs = (images, labels, random.top, random.left, random.mirror, *shift)
                 yield chosen[: len(rows)], inputs
 
     def _damage(self, number: int) -> DataError:
         return self.samples.damage(number)
 
 
-class EvaluationBatches(Stream):
-    """Yield this process's share of a split, each image once and in order.
+def colour_noise(dataset: Dataset, noise: Noise, basis: str) -> Callable[[int], np.ndarray]:
+    """Return a function of the epoch, from 0: the matrix that makes RGB shifts of its N(0, 1) numbers."""
+    if noise is None:
+        return lambda epoch: np.zeros((3, 3))
+    if not callable(noise) and not 0 <= noise < np.inf:
+        raise ValueError(f"noise={noise!r}: give a number, 0 or more, or None")
+    matrix = partial(read_statistics(dataset).noise_matrix, basis=basis)
+    matrix(0)  # a wrong basis is told at once
+    return lambda epoch: matrix(noise(epoch) if callable(noise) else noise)
 
-    Images are uint8 (rows, views, 3, crop, crop) RGB, labels int64 (rows,), -1 where there is none.
+
+class EvaluationBatches(Stream):
+    """Give out this process's share of a split, each image once and in order; each loop begins anew.
+
+    Images are (rows, 3, crop, crop) RGB, the centre, values 0..255; if `ten_crop` (rows, 10, 3, crop, crop),
+    the corners and the centre, and these mirrored. Labels are int64 (rows,), -1 where there is none.
+    Arguments and errors are those of TrainBatches; batch_size: of this process, and in images, not views.
     """
 
     def __init__(
         self,
         dataset: Dataset,
         split: str,
+        device: torch.device | str,
         *,
-        crop: int,
-        views: tuple[tuple[int, int, int], ...],
-        batch_size: int,
-        device: torch.device,
-        threads: int,
-        rows: Rows = range,
+        batch_size: int = 128,
+        crop: int = 224,
+        ten_crop: bool = False,
+        subtract_mean: bool = False,
+        dtype: torch.dtype = torch.float32,
+        rank: int = 0,
+        world: int = 1,
+        threads: int | None = None,
     ) -> None:
+        check_count("batch_size", batch_size, 1)
+        check_count("crop", crop, 1, graph.STORED)
+        check_share(rank, world)
+        check_dtype(dtype, subtract_mean)
+        device = find_device(device)
         self.samples = Samples(dataset, split)
-        self.rows = rows(len(self.samples))
+        self.rows = share(len(self.samples), rank, world)
         self.batch_size = batch_size
         make = partial(
             graph.evaluation_graph,
             crop=crop,
             kind=dataset.kind,
-            views=views,
+            views=graph.TEN_VIEWS if ten_crop else graph.CENTRE_VIEW,
             **executor(device, threads, batch_size),
         )
-        super().__init__(make, device)
+        super().__init__(make, device, dtype, read_mean(dataset, crop, device) if subtract_mean else None)
 
     def _feed(self) -> Feed:
         for first in range(self.rows.start, self.rows.stop, self.batch_size):
@@ -279,7 +396,13 @@ class Samples:
         )
 
 
-def executor(device: torch.device, threads: int, batch_size: int) -> dict[str, Any]:
+def executor(device: torch.device, threads: int | None, batch_size: int) -> dict[str, Any]:
+    """Return what all graphs take. threads: DALI's; None: one more than there are cores.
+
+    Each of DALI's operators waits for its slowest thread: one more than cores keeps all of them busy.
+    """
+    threads = count_cores() + 1 if threads is None else threads
+    check_count("threads", threads, 1)
     _refuse_narrow(threads)
     gpu = device.type == "cuda"
     return {

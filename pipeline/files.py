@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from pipeline import graph, image
+from pipeline.arguments import check_count, check_dtype, find_device
 from pipeline.batches import Feed, Stream, executor
 from pipeline.errors import DataError
 from pipeline.formats import HEAD, SUFFIXES, begins_as_image
@@ -40,7 +41,7 @@ def find_images(arguments: Sequence[str]) -> list[Path]:
 class FileBatches(Stream):
     """Yield each file once and in order; labels are the files' numbers, so that rows can be told apart.
 
-    Images are uint8 (rows, views, 3, crop, crop), turned as their EXIF orientation says if `upright`. A file
+    Images are those of EvaluationBatches, turned as their EXIF orientation says if `upright`. A file
     that cannot be decoded is in no batch: `faults` has its number and why, by the time a later file is given
     out; `notes` likewise, what is wrong with one that is in a batch.
     """
@@ -48,25 +49,32 @@ class FileBatches(Stream):
     def __init__(
         self,
         paths: Sequence[Path],
+        device: torch.device | str,
         *,
-        crop: int,
-        views: tuple[tuple[int, int, int], ...],
-        batch_size: int,
-        device: torch.device,
-        threads: int,
+        batch_size: int = 16,
+        crop: int = 224,
+        ten_crop: bool = False,
+        dtype: torch.dtype = torch.float32,
         upright: bool = True,
+        threads: int | None = None,
     ) -> None:
-        self.paths, self.batch_size, self.threads, self.upright = paths, batch_size, threads, upright
+        check_count("batch_size", batch_size, 1)
+        check_count("crop", crop, 1, graph.STORED)
+        check_dtype(dtype, subtract_mean=False)
+        device = find_device(device)
+        self.paths, self.batch_size, self.upright = paths, batch_size, upright
         self.faults: dict[int, str] = {}
         self.notes: dict[int, str] = {}
+        options = executor(device, threads, batch_size)
+        self.threads = options["num_threads"]
         make: Callable[..., object] = partial(
             graph.evaluation_graph,
             crop=crop,
             kind="original",
-            views=views,
-            **executor(device, threads, batch_size),
+            views=graph.TEN_VIEWS if ten_crop else graph.CENTRE_VIEW,
+            **options,
         )
-        super().__init__(make, device)
+        super().__init__(make, device, dtype)
 
     def _feed(self) -> Feed:
         with ThreadPoolExecutor(self.threads) as pool:

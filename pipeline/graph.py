@@ -14,8 +14,9 @@ from nvidia.dali import fn, math, pipeline_def, types
 from nvidia.dali.data_node import DataNode
 
 STORED = 256  # side of the stored or resized square
-TEN_VIEWS = tuple((y, x, m) for m in (0, 1) for y, x in ((0, 0), (0, 32), (16, 16), (32, 0), (32, 32)))
-CENTRE_VIEW = ((16, 16, 0),)
+Views = Sequence[tuple[float, float, int]]  # y and x of the crop, 0 to 1 from edge to edge; mirrored or not
+TEN_VIEWS = tuple((y, x, m) for m in (0, 1) for y, x in ((0, 0), (0, 1), (0.5, 0.5), (1, 0), (1, 1)))
+CENTRE_VIEW = ((0.5, 0.5, 0),)
 # What nvJPEG sets aside, for each thread and for the hardware decoder: by default 32 MB and nothing
 SQUARES: dict[str, Any] = {
     "device_memory_padding": 2**20,
@@ -28,23 +29,26 @@ BatchSource = Callable[[], tuple[Any, ...]]
 
 
 @pipeline_def  # type: ignore[untyped-decorator]
-def train_graph(source: BatchSource, crop: int, kind: str, gpu: bool) -> tuple[DataNode, ...]:
-    """Build the training graph: images (rows, crop, crop, 3) float32 and labels (rows,) int64.
+def train_graph(
+    source: BatchSource, crop: int, kind: str, gpu: bool, floats: bool = True
+) -> tuple[DataNode, ...]:
+    """Build the training graph: images (rows, crop, crop, 3) and labels (rows,) int64.
 
     `source` yields per batch: images of a `Dataset.kind`, labels (rows,) int64, top and left (rows,) of the
-    crop, mirror (rows,) 0 or 1, shift (rows, 3): colour noise. pixel = decoded + shift
+    crop, mirror (rows,) 0 or 1 and, for `floats`, shift (rows, 3): colour noise. float32 pixel = decoded +
+    shift; without `floats` it is uint8, as decoded.
     """
-    stored, labels, top, left, mirror, shift = fn.external_source(
-        source, num_outputs=6, batch=True, no_copy=True
+    stored, labels, top, left, mirror, *shift = fn.external_source(
+        source, num_outputs=6 if floats else 5, batch=True, no_copy=True
     )
     if kind == "raw" and not gpu:  # one pass, a third quicker than three; on decoded images the slower way
         images = fn.crop_mirror_normalize(
             fn.reshape(stored, layout="HWC"),
             **_window(crop, top, left),
             mirror=mirror,
-            mean=-shift,
+            mean=-shift[0] if floats else 0.0,
             std=1.0,
-            dtype=types.FLOAT,
+            dtype=types.FLOAT if floats else types.UINT8,
             output_layout="HWC",
         )
         return images, labels
@@ -57,16 +61,17 @@ def train_graph(source: BatchSource, crop: int, kind: str, gpu: bool) -> tuple[D
     else:
         images = _decode(stored, gpu, fn.decoders.image_crop, **SQUARES, **_window(crop, top, left))
     images = fn.flip(images, horizontal=mirror)
-    return images + _there(shift, gpu), _there(labels, gpu)
+    return images + _there(shift[0], gpu) if floats else images, _there(labels, gpu)
 
 
 @pipeline_def  # type: ignore[untyped-decorator]
 def evaluation_graph(
-    source: BatchSource, crop: int, kind: str, gpu: bool, views: Sequence[tuple[int, int, int]]
+    source: BatchSource, crop: int, kind: str, gpu: bool, views: Views
 ) -> tuple[DataNode, ...]:
     """Build the evaluation graph: images (rows, views, crop, crop, 3) uint8, labels (rows,) int64; no noise.
 
-    `source` yields per batch: images of a `Dataset.kind`, labels. views: (top, left, mirror) of each.
+    `source` yields per batch: images of a `Dataset.kind`, labels. With one view images are
+    (rows, crop, crop, 3).
     """
     stored, labels = fn.external_source(source, num_outputs=2, batch=True, no_copy=True)
     if kind == "original":
@@ -75,9 +80,10 @@ def evaluation_graph(
         images = _there(fn.reshape(stored, layout="HWC"), gpu)
     else:
         images = _decode(stored, gpu, **SQUARES)
-    crops = [fn.crop(images, **_window(crop, top, left)) for top, left, _ in views]
+    corners = [(int(y * (STORED - crop)), int(x * (STORED - crop))) for y, x, _ in views]
+    crops = [fn.crop(images, **_window(crop, top, left)) for top, left in corners]
     crops = [fn.flip(x) if mirror else x for x, (*_, mirror) in zip(crops, views, strict=True)]
-    return fn.stack(*crops), _there(labels, gpu)
+    return fn.stack(*crops) if len(crops) > 1 else crops[0], _there(labels, gpu)
 
 
 @pipeline_def  # type: ignore[untyped-decorator]
@@ -89,11 +95,8 @@ def decode_graph(source: BatchSource, gpu: bool) -> tuple[DataNode, ...]:
 
 def _window(crop: int, top: Any, left: Any) -> dict[str, Any]:
     """Return where a crop of the stored square lies, as DALI counts it: as fractions of the free space."""
-    return {
-        "crop": (crop, crop),
-        "crop_pos_y": top / (STORED - crop),
-        "crop_pos_x": left / (STORED - crop),
-    }
+    free = max(1, STORED - crop)
+    return {"crop": (crop, crop), "crop_pos_y": top / free, "crop_pos_x": left / free}
 
 
 def _decode(

@@ -28,6 +28,11 @@ def epoch_order(shards: np.ndarray, seed: int, epoch: int) -> np.ndarray:
     return np.concatenate([random.permutation(samples) for samples in members])
 
 
+def share(total: int, rank: int, world: int) -> range:
+    """Return the rows of `total` of process `rank`: contiguous, as many as any other's to within one."""
+    return range(total * rank // world, total * (rank + 1) // world)
+
+
 @dataclass(frozen=True)
 class Draws:
     """Hold the random choices for the rows of one batch."""

@@ -104,6 +104,18 @@ class Statistics:
         ):
             raise Unfit("its numbers do not agree")
 
+    def noise_matrix(self, noise: float, basis: str) -> np.ndarray:
+        """Return the (3, 3) that turns three N(0, 1) numbers into an RGB shift in 0..255 units.
+
+        2012 multiplied the eigenvectors by standard deviations. The paper says eigenvalues, which make sense
+        for pixels in 0..1 only: a 255th of the variance in 0..255 units, once the shift is back in those.
+        """
+        sizes = {"deviations": self.deviations, "eigenvalues": self.eigenvalues / 255}
+        if basis not in sizes:
+            raise ValueError(f"noise_basis={basis!r}: give {' or '.join(map(repr, sizes))}")
+        matrix: np.ndarray = noise * self.eigenvectors * sizes[basis]
+        return matrix
+
     def save(self, path: Path | str) -> None:
         with replacing(Path(path)) as file:
             np.savez(file, **{field.name: getattr(self, field.name) for field in fields(self)})

@@ -15,7 +15,6 @@ from pipeline.batches import Samples, TrainBatches
 from pipeline.dataset import Dataset
 from pipeline.errors import DataError
 from pipeline.files import FileBatches, find_images, square
-from pipeline.graph import CENTRE_VIEW
 from pipeline.image import Decoded
 from pipeline.source.miniature import draw
 
@@ -36,11 +35,11 @@ def put(path: Path, data: bytes) -> Path:
 
 def read(paths: list[Path], **options: object) -> tuple[dict[int, np.ndarray], FileBatches]:
     """The images by their files' numbers."""
-    batches = FileBatches(paths, views=CENTRE_VIEW, batch_size=4, **{**CPU, **options})  # type: ignore[arg-type]
+    batches = FileBatches(paths, batch_size=4, dtype=torch.uint8, **{**CPU, **options})  # type: ignore[arg-type]
     found = {}
     for images, labels in batches:
         assert len(images) == len(labels)
-        found |= dict(zip(labels.tolist(), images[:, 0].permute(0, 2, 3, 1).numpy().copy(), strict=True))
+        found |= dict(zip(labels.tolist(), images.permute(0, 2, 3, 1).numpy().copy(), strict=True))
     return found, batches
 
 
@@ -169,10 +168,7 @@ def test_training_names_what_dali_refuses(originals: Dataset, monkeypatch: pytes
 
     monkeypatch.setattr(Samples, "read", swapped)
     with pytest.raises(DataError, match=rf"byte {samples.index[11]['offset']}: n.*cannot be decoded"):
-        stream = TrainBatches(
-            originals, batch_size=8, offsets=33, colour=lambda epoch: np.eye(3), seed=1, start=0, **CPU
-        )
-        for _, _ in zip(range(4), stream, strict=False):
+        for _ in TrainBatches(originals, batch_size=8, seed=1, **CPU).epoch(0):
             pass
 
 

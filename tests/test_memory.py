@@ -26,10 +26,7 @@ def again():
 LOADER = """
 from pipeline.batches import TrainBatches
 from pipeline.dataset import open_dataset
-batches = iter(TrainBatches(
-    open_dataset(sys.argv[1]), crop=224, batch_size=28, offsets=33, colour=lambda epoch: np.eye(3), seed=0,
-    start=0, device=torch.device("cpu"), threads=2,
-))
+batches = TrainBatches(open_dataset(sys.argv[1]), batch_size=28, device="cpu", threads=2).endless()
 def again():
     next(batches)
 """

@@ -48,7 +48,7 @@ def test_the_same_draws_make_the_same_batch(
     for module in {peers.PEERS[name].module, peers.PEERS[name].resizer if kind == "originals" else "torch"}:
         pytest.importorskip(module)
     parts = Workloads(dataset, get_recipe(classes=3, width=0.02, batch_size=16), MACHINE)
-    ours, ours_labels = next(iter(parts.batches()))
+    ours, ours_labels = next(parts.batches())
     images, labels = process.submit(first, name, peers.job(parts)).result()
     assert torch.equal(labels, ours_labels)
     if images.dtype == torch.uint8:  # before the noise, which moves all pixels of an image alike

@@ -18,7 +18,6 @@ from PIL import Image, ImageOps
 
 from pipeline.batches import EvaluationBatches, Samples, TrainBatches
 from pipeline.dataset import Dataset, find_faults, open_dataset, read_names
-from pipeline.graph import TEN_VIEWS
 from pipeline.order import draws, epoch_order
 
 CPU = {"device": torch.device("cpu"), "threads": 2, "crop": 224}
@@ -46,22 +45,26 @@ def test_pixels_are_those_of_the_source(raw: Dataset, folders: Path) -> None:
 
 def test_the_same_order_as_jpegs(raw: Dataset, dataset: Dataset) -> None:
     """Same samples, labels, crops, flips and noise; pixels differ by what JPEG does to them."""
-    settings = {"batch_size": 8, "offsets": 33, "colour": lambda epoch: np.eye(3), "seed": 7, "start": 0}
-    ours, theirs = (list(itertools.islice(TrainBatches(d, **settings, **CPU), 5)) for d in (raw, dataset))
+    settings = {"batch_size": 8, "noise": 0.1, "seed": 7}
+    ours, theirs = (
+        list(itertools.islice(TrainBatches(d, **settings, **CPU).endless(), 5)) for d in (raw, dataset)
+    )
     for (a, labels), (b, others) in zip(ours, theirs, strict=True):
         assert torch.equal(labels, others)
         assert 0 < (a - b).abs().mean() < 3
     chosen = epoch_order(np.zeros(28), 7, 0)[:8]
     drawn = draws(7, 0, 8, range(8), 33)
+    known = np.load(raw.root / "statistics.npz")
+    shift = drawn.normal @ (0.1 * known["eigenvectors"] * known["deviations"]).T
     for row, image in enumerate(Samples(raw, "train").read(chosen)[0]):
         top, left = int(drawn.top[row]), int(drawn.left[row])
         crop = image[top : top + 224, left : left + 224]
-        crop = (crop[:, ::-1] if drawn.mirror[row] else crop) + drawn.normal[row]
+        crop = (crop[:, ::-1] if drawn.mirror[row] else crop) + shift[row].astype(np.float32)
         assert np.array_equal(ours[0][0][row].permute(1, 2, 0).numpy(), crop.astype(np.float32))
 
 
 def test_views_are_slices(raw: Dataset) -> None:
-    ((images, _),) = EvaluationBatches(raw, "val", views=TEN_VIEWS, batch_size=9, **CPU)
+    ((images, _),) = EvaluationBatches(raw, "val", ten_crop=True, dtype=torch.uint8, **CPU)
     samples = Samples(raw, "val")
     for row in range(9):
         whole = samples.square(row).transpose(2, 0, 1)
@@ -74,9 +77,10 @@ def test_views_are_slices(raw: Dataset) -> None:
 @pytest.mark.gpu
 def test_gpu_batches_are_the_same_and_stay_so(raw: Dataset) -> None:
     """All of twelve are kept, where DALI's own memory would be those of a few."""
-    settings = {"batch_size": 8, "offsets": 33, "colour": lambda epoch: np.eye(3), "seed": 7, "start": 0}
     gpu = {**CPU, "device": torch.device("cuda:0")}
-    ours, theirs = (list(itertools.islice(TrainBatches(raw, **settings, **at), 12)) for at in (gpu, CPU))
+    ours, theirs = (
+        list(itertools.islice(TrainBatches(raw, 8, seed=7, **at).endless(), 12)) for at in (gpu, CPU)
+    )
     for (a, labels), (b, others) in zip(ours, theirs, strict=True):
         assert torch.equal(a.cpu(), b)
         assert torch.equal(labels.cpu(), others)

@@ -15,7 +15,6 @@ from pipeline.batches import EvaluationBatches, TrainBatches
 from pipeline.dataset import Dataset, open_dataset, read_names
 from pipeline.errors import DataError
 from pipeline.files import FileBatches
-from pipeline.graph import CENTRE_VIEW
 from pipeline.prep.prepare import prepare
 from pipeline.source.find import find_source
 from pipeline.source.miniature import draw, write_archives
@@ -99,8 +98,8 @@ def datasets(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 
 def pictures(dataset: Dataset) -> dict[str, np.ndarray]:
     """What evaluation sees, by file name."""
-    stream = EvaluationBatches(dataset, "val", views=CENTRE_VIEW, batch_size=8, **CPU)  # type: ignore[arg-type]
-    found = [image for images, _ in stream for image in images[:, 0].permute(0, 2, 3, 1).numpy().astype(int)]
+    stream = EvaluationBatches(dataset, "val", batch_size=8, **CPU)  # type: ignore[arg-type]
+    found = [image for images, _ in stream for image in images.permute(0, 2, 3, 1).numpy().astype(int)]
     return dict(zip(read_names(dataset, "val"), found, strict=True))
 
 
@@ -112,19 +111,16 @@ def test_prep_training_and_evaluation(datasets: dict[str, Dataset], kind: str) -
     for name, data in files().items():
         difference = np.abs(found[name] - by_pillow(data))
         assert difference.mean() <= TOLERANCE[kind], name
-    stream = TrainBatches(
-        dataset, batch_size=64, offsets=1, colour=lambda epoch: np.zeros((3, 3)), seed=0, start=0, **CPU
-    )
-    images, _ = next(stream)
+    ((images, _),) = TrainBatches(dataset, batch_size=64, offsets=1, noise=None, **CPU).epoch(0)  # type: ignore[arg-type]
     means = sorted(by_pillow(data).mean() for data in [*files().values(), files()["plain.jpg"]])
     assert np.allclose(sorted(images.mean((1, 2, 3)).tolist()), means, atol=14)  # of other crops, mirrored
 
 
 def test_predict(root: Path) -> None:
     paths = [root / "val/a" / name for name in files()]
-    batches = FileBatches(paths, views=CENTRE_VIEW, batch_size=8, **CPU)  # type: ignore[arg-type]
+    batches = FileBatches(paths, batch_size=8, **CPU)  # type: ignore[arg-type]
     for images, numbers in batches:
-        for image, number in zip(images[:, 0].permute(0, 2, 3, 1).numpy(), numbers.tolist(), strict=True):
+        for image, number in zip(images.permute(0, 2, 3, 1).numpy(), numbers.tolist(), strict=True):
             expected = by_pillow(paths[number].read_bytes())
             assert np.abs(image.astype(int) - expected).mean() <= TOLERANCE["original"], paths[number]
     assert batches.faults == batches.notes == {}

@@ -39,7 +39,6 @@ from model.recipes import get_recipe
 from model.run import read_metrics
 from pipeline.batches import EvaluationBatches, TrainBatches
 from pipeline.dataset import Dataset, Shard, open_dataset, read_index, read_names, write_description
-from pipeline.graph import CENTRE_VIEW
 from pipeline.order import epoch_order
 from pipeline.prep.prepare import prepare
 from pipeline.source.find import find_source
@@ -109,19 +108,12 @@ def order(root: Path) -> None:
 
 
 def first_batch(root: Path) -> None:
-    options: dict[str, Any] = {
-        "batch_size": 128,
-        "offsets": 33,
-        "colour": lambda epoch: np.eye(3),
-        "seed": 0,
-        "start": 0,
-    }
-    next(iter(TrainBatches(open_dataset(root), **options, **CPU)))
+    next(TrainBatches(open_dataset(root), batch_size=128, **CPU))
 
 
 def evaluation(root: Path) -> None:
     network = AlexNet(get_recipe("original", width=0.05, classes=10), ["cpu"], seed=0)
-    views = EvaluationBatches(open_dataset(root), "train", views=CENTRE_VIEW, batch_size=128, **CPU)
+    views = EvaluationBatches(open_dataset(root), "train", dtype=torch.uint8, **CPU)
     evaluate(network, views, precision="float32")
 
 

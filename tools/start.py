@@ -67,7 +67,7 @@ def measure(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
         batches = train_batches(dataset, recipe, options.seed, 0, images)
         mean = read_mean(dataset.root, recipe)
         network, began = AlexNet(recipe, [device], options.seed, mean), time.monotonic()
-        losses, before, after = start(network, batches, divisor, options.steps, precision)
+        losses, before, after = start(network, batches.endless(), divisor, options.steps, precision)
         seconds = time.monotonic() - began
         results[name] = {"losses": losses, "before": before, "after": after, "seconds": seconds}
         report(name, results[name], recipe.classes)

@@ -65,8 +65,8 @@ class Workloads:
             "loader": self.loader(),
             "step": self.step(),
             "train": self.train(),
-            "eval, centre": self.evaluation(graph.CENTRE_VIEW),
-            "eval, ten views": self.evaluation(graph.TEN_VIEWS),
+            "eval, centre": self.evaluation(ten_crop=False),
+            "eval, ten views": self.evaluation(ten_crop=True),
             "prep, one core": self.prep(),
         }
 
@@ -129,11 +129,11 @@ class Workloads:
 
     def on_each(self) -> Iterator[tuple[Images, torch.Tensor]]:
         """Yield batches on the devices, as the steps of training get them."""
-        return prefetch_to_devices(iter(self.batches()), self.devices)
+        return prefetch_to_devices(self.batches().endless(), self.devices)
 
     def loader(self) -> Work:
         """Run all that happens to an image before the network."""
-        for images, _ in self.batches():
+        for images, _ in self.batches().endless():
             self.wait()
             yield len(images)
 
@@ -158,10 +158,11 @@ class Workloads:
             self.trained += time.perf_counter() - asked
             yield len(labels)
 
-    def evaluation(self, views: tuple[tuple[int, int, int], ...]) -> Work:
+    def evaluation(self, ten_crop: bool) -> Work:
         """Evaluate validation images, again and again."""
-        size = max(1, self.recipe.batch_size // len(views))
-        for batch in EndlessEvaluation(self.dataset, "val", views=views, batch_size=size, **self.images):
+        kept = {"ten_crop": ten_crop, "dtype": torch.uint8, **self.images}
+        size = max(1, self.recipe.batch_size // (10 if ten_crop else 1))
+        for batch in EndlessEvaluation(self.dataset, "val", batch_size=size, **kept):
             evaluate(self.network, [batch], precision=self.precision)
             self.wait()
             yield len(batch[1])
@@ -175,7 +176,7 @@ class Workloads:
 
     def normalisations(self) -> Work:
         """Run a step's response normalisations alone, forward and backward, on a batch like theirs."""
-        (images, _), divisor = next(iter(self.batches())), self.training_step.divisor
+        (images, _), divisor = next(self.batches()), self.training_step.divisor
         calls: list[tuple[Any, str, torch.Tensor, torch.Tensor]] = []
         with torch.no_grad(), autocast(self.device, self.precision):
             for shape, part, pieces in self.network.run_layers(self.network.subtract_mean(images, divisor)):

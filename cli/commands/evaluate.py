@@ -44,19 +44,18 @@ def command(
     the training data. Test images have labels in ILSVRC-2010 only; for others give --predictions. Several
     processes (torchrun) share the images.
     """
-    from cli.compose.images import choose_views
     from cli.compose.trained import evaluate_run, open_run
     from model.replicas import joined
 
     run = open_run(run_name, checkpoint, machine)
     dataset = run.data(data)
-    labelled, views = has_labels(dataset, split), choose_views(ten_crop)
+    labelled = has_labels(dataset, split)
     if not labelled and not predictions:
         raise click.UsageError(
             f"{split} images of {dataset.root} have no labels to count errors by; give --predictions FILE"
         )
     with joined(run.devices[0], warn) as replicas:
-        result = evaluate_run(run, dataset, replicas, split, views, predictions)
+        result = evaluate_run(run, dataset, replicas, split, ten_crop, predictions)
         if not replicas.first:
             return
     result = {"run": str(run.path.parent), "checkpoint": run.path.name, "step": run.step, **result}

@@ -109,11 +109,5 @@ def write_onnx(run: "Trained", out: Path, about: dict[str, Any], data: Path | No
 
 def read_images(run: "Trained", data: Path | None) -> "torch.Tensor":
     """Return the first validation images, (N, 3, crop, crop), 0..255."""
-    from pipeline.batches import EvaluationBatches
-    from pipeline.graph import CENTRE_VIEW
-
-    batches = EvaluationBatches(
-        run.data(data), "val", views=CENTRE_VIEW, batch_size=CHECKED, **run.image_options()
-    )
-    images, _ = next(iter(batches))
-    return images[:, 0].float()
+    images, _ = next(run.batches(run.data(data), "val", batch_size=CHECKED))
+    return images.float()

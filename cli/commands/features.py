@@ -95,14 +95,10 @@ def command(
 def compute(run: "Trained", dataset: "Dataset", split: str, layer: str) -> Iterator[np.ndarray]:
     """Yield (rows, n) float32, batch by batch."""
     from model.study.layers import outputs
-    from pipeline.batches import EvaluationBatches
-    from pipeline.graph import CENTRE_VIEW
 
-    batches = EvaluationBatches(
-        dataset, split, views=CENTRE_VIEW, batch_size=run.batch_size(1), **run.image_options()
-    )
+    batches = run.batches(dataset, split)
     with progress(f"{layer} of {split}", len(batches.samples)) as done:
         for images, labels in batches:
-            features = outputs(run.network, images[:, 0], [layer], run.precision)[layer]
+            features = outputs(run.network, images, [layer], run.precision)[layer]
             yield features.flatten(1).cpu().numpy()
             done(len(labels))

@@ -72,15 +72,14 @@ def command(
     """
     if bool(images) == bool(split):
         raise click.UsageError("give images, folders or patterns, or else --split")
-    from cli.compose.images import choose_views
     from cli.compose.trained import open_run
     from cli.study.guesses import Outputs, Totals, from_files, from_split, open_sinks
 
-    run, views = open_run(run_name, checkpoint, machine), choose_views(ten_crop)
+    run = open_run(run_name, checkpoint, machine)
     if split:
-        source = from_split(run, run.data(data), split, views)
+        source = from_split(run, run.data(data), split, ten_crop)
     else:
-        source = from_files(run, images, views, upright=exif == "honour")
+        source = from_files(run, images, ten_crop, upright=exif == "honour")
     asked = Outputs(json_path, csv_path, picture, count, only_errors)
     totals, started = Totals(), time.monotonic()
     with ExitStack() as stack:

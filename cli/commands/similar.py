@@ -141,23 +141,14 @@ def features_of(
 ) -> tuple[list[Path], np.ndarray]:
     """Return the files that can be decoded, and their features, (files, n) float32."""
     from model.study.layers import outputs
-    from pipeline.files import FileBatches, find_images
-    from pipeline.graph import CENTRE_VIEW
+    from pipeline.files import find_images
 
     paths = find_images(arguments)
-    batches = FileBatches(
-        paths,
-        views=CENTRE_VIEW,
-        batch_size=run.batch_size(1, files=True),
-        upright=upright,
-        **run.image_options(),
-    )
+    batches = run.file_batches(paths, upright)
     good, features = [], []
     for images, numbers in batches:
         good += [paths[number] for number in numbers.tolist()]
-        features.append(
-            outputs(run.network, images[:, 0], [layer], run.precision)[layer].flatten(1).cpu().numpy()
-        )
+        features.append(outputs(run.network, images, [layer], run.precision)[layer].flatten(1).cpu().numpy())
     for number, fault in sorted((batches.faults | batches.notes).items()):
         say(f"warning: {paths[number]} {fault}", err=True)
     if not good:

@@ -34,11 +34,11 @@ from pipeline.dataset import (
 )
 from pipeline.errors import DataError
 from pipeline.files import FileBatches
-from pipeline.graph import CENTRE_VIEW
 from pipeline.schema import Unfit, convert
 from pipeline.source.names import name_older
 from pipeline.statistics import Statistics
 
+VIEWS = 10  # of an image, where it has more than its centre
 FILES = 16  # decoded at a time; of 24 megapixels each, 1.2 GB of pixels
 
 
@@ -69,14 +69,22 @@ class Trained:
         """Return what --run calls it: a run's folder, or an exported file."""
         return self.path.parent if self.path.suffix == ".pt" else self.path
 
-    def image_options(self) -> dict[str, Any]:
-        """Return what a stream of evaluation images takes beside the images and the views."""
-        return stream_options(self.recipe, self.devices[0], self.workers)
+    def batches(
+        self, dataset: Dataset, split: str, ten_crop: bool = False, **options: Any
+    ) -> EvaluationBatches:
+        """Return a split's images as the network reads them, as many crops in a batch as in training."""
+        return EvaluationBatches(dataset, split, **self._images(ten_crop) | options)
 
-    def batch_size(self, views: int, files: bool = False) -> int:
-        """Return the images for as many crops as in training; few if files: a GPU decodes them whole."""
-        size = max(1, self.recipe.batch_size // views)
-        return min(size, FILES) if files else size
+    def file_batches(self, paths: Sequence[Path], upright: bool, ten_crop: bool = False) -> FileBatches:
+        """Return files' images likewise, a few in a batch: a GPU decodes them whole."""
+        options = self._images(ten_crop)
+        options["batch_size"] = min(options["batch_size"], FILES)
+        return FileBatches(paths, upright=upright, **options)
+
+    def _images(self, ten_crop: bool) -> dict[str, Any]:
+        size = max(1, self.recipe.batch_size // (VIEWS if ten_crop else 1))
+        kept = {"ten_crop": ten_crop, "batch_size": size, "dtype": torch.uint8}
+        return stream_options(self.recipe, self.devices[0], self.workers) | kept
 
     def name(self, output: int) -> str:
         """Return the first word for a class."""
@@ -198,7 +206,7 @@ def evaluate_run(
     dataset: Dataset,
     replicas: Replicas,
     split: str,
-    views: tuple[tuple[int, int, int], ...],
+    ten_crop: bool,
     predictions: Path | None,
 ) -> dict[str, Any]:
     """Return a network's errors on a split, in percent; in the first process, those of all processes.
@@ -208,15 +216,9 @@ def evaluate_run(
     mine = (run.step, dataset.fingerprint, run.precision)
     if replicas.broadcast(mine) != mine:
         raise RunError(f"process {replicas.rank} has another checkpoint, dataset or precision than the first")
-    batches = EvaluationBatches(
-        dataset,
-        split,
-        views=views,
-        batch_size=run.batch_size(len(views)),
-        rows=replicas.rows,
-        **run.image_options(),
-    )
-    what = f"{split}, {name_views(len(views))}"
+    batches = run.batches(dataset, split, ten_crop, rank=replicas.rank, world=replicas.world)
+    views = VIEWS if ten_crop else 1
+    what = f"{split}, {name_views(views)}"
     evaluation = compute(run, batches, replicas, what, keep=bool(predictions))
     sums, samples = replicas.gather_sums(evaluation.sums).sum(0), dataset.samples(split)
     images = int(sums[0])
@@ -230,7 +232,7 @@ def evaluate_run(
             content = Predictions(probabilities.numpy(), labels, read_names(dataset, split), wnids)
             write(predictions, content)
     counted = errors if has_labels(dataset, split) else {}
-    return {"split": split, "images": images, "views": len(views), **counted, "precision": run.precision}
+    return {"split": split, "images": images, "views": views, **counted, "precision": run.precision}
 
 
 def compute(
@@ -251,11 +253,11 @@ def compute(
 
 def read_images(run: Trained, paths: Sequence[Path], upright: bool) -> Any:
     """Yield each path and the (1, 3, crop, crop) that the network reads; a broken image is an error."""
-    batches = FileBatches(paths, views=CENTRE_VIEW, batch_size=1, upright=upright, **run.image_options())
-    for images, labels in batches:
-        path, note = paths[int(labels)], batches.notes.get(int(labels))
-        if note:
-            say(f"warning: {path} {note}", err=True)
-        yield path, images[:, 0]
+    batches = run.file_batches(paths, upright)
+    for images, numbers in batches:
+        for row, number in enumerate(numbers.tolist()):
+            if note := batches.notes.get(number):
+                say(f"warning: {paths[number]} {note}", err=True)
+            yield paths[number], images[row : row + 1]
     for number, fault in batches.faults.items():
         raise DataError(f"{paths[number]} {fault}")

@@ -39,7 +39,6 @@ from model.step import Step
 from model.train import RunState, Stopped, Trainer, Watch, resume
 from pipeline.batches import EvaluationBatches
 from pipeline.dataset import Dataset
-from pipeline.graph import CENTRE_VIEW
 
 COPIES = ("dataset.json", "statistics.npz")  # what predict needs to know if the dataset is gone
 
@@ -134,11 +133,11 @@ def make_trainer(
     """Join the step to the images of training, from `state` on, and of validation."""
     devices = step.network.devices
     images = stream_options(step.recipe, devices[0], settings.machine.workers)
-    images["rows"] = step.replicas.rows
+    images |= {"rank": step.replicas.rank, "world": step.replicas.world}
     batches = train_batches(dataset, step.recipe, step.network.seed, state.step, images)
     return Trainer(
         step=step,
-        batches=prefetch_to_devices(iter(batches), devices),
+        batches=prefetch_to_devices(batches.endless(), devices),
         images=dataset.samples("train"),
         validate=make_validation(step, dataset, images),
         run=run,
@@ -183,7 +182,7 @@ def make_validation(
 
     def validate(each: Callable[[int], None]) -> Evaluation:
         size = step.recipe.batch_size
-        views = EvaluationBatches(dataset, "val", views=CENTRE_VIEW, batch_size=size, **images)
+        views = EvaluationBatches(dataset, "val", batch_size=size, dtype=torch.uint8, **images)
         return evaluate(step.network, views, precision=step.precision, each=each)
 
     return validate

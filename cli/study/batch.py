@@ -4,11 +4,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from msgspec.structs import replace
 
-from cli.compose.images import colour_noise, read_mean, stream_options
+from cli.compose.images import read_mean, stream_options, train_batches
 from cli.compose.trained import first_word
 from model import schedule
-from pipeline.batches import TrainBatches
 from pipeline.order import draws, epoch_order
 from pipeline.source.names import name_older
 
@@ -19,10 +19,10 @@ def training_images(
     """Return the images of each stage by row, and what they show. The last stage is what conv1 reads."""
     shared = stream_options(recipe, torch.device("cpu"), None)
     mean = read_mean(dataset.root, recipe).numpy()
-    shared |= {"batch_size": recipe.batch_size, "offsets": recipe.offsets, "seed": seed, "start": step}
-    colour = colour_noise(dataset, recipe)
-    noisy = TrainBatches(dataset, colour=colour, **shared)
-    plain = TrainBatches(dataset, colour=lambda epoch: np.zeros((3, 3)), **shared)
+    noisy, plain = (
+        train_batches(dataset, changed, seed, step, shared)
+        for changed in (recipe, replace(recipe, noise=0.0))
+    )
 
     def visible(values: Any) -> list[Any]:
         """Turn (N, 3, crop, crop) in 0..255 into pictures."""

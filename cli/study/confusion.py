@@ -14,18 +14,14 @@ from cli.study.guesses import cell
 from model.errors import RunError
 from model.evaluate import LOST
 from model.study.layers import predict
-from pipeline.batches import EvaluationBatches
 from pipeline.dataset import Dataset, need_labels
-from pipeline.graph import CENTRE_VIEW
 from pipeline.source.names import ilsvrc_names
 
 
 def count_run(run: Trained, dataset: Dataset, split: str) -> tuple[list[str], Counts]:
     """Return the classes' names, and how often each was taken for which in a split."""
     need_labels(dataset, split)
-    batches = EvaluationBatches(
-        dataset, split, views=CENTRE_VIEW, batch_size=run.batch_size(1), **run.image_options()
-    )
+    batches = run.batches(dataset, split)
     parts = []
     with progress(split, len(batches.samples)) as done:
         for own, probabilities in predict(run.network, batches, run.precision):

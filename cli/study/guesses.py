@@ -16,12 +16,10 @@ from cli.compose.trained import Trained, first_word, title
 from cli.display import lines, plain, plural, say
 from cli.pictures import panels
 from model.study.layers import predict
-from pipeline.batches import EvaluationBatches
 from pipeline.dataset import Category, Dataset, read_names
-from pipeline.files import FileBatches, find_images, square
+from pipeline.files import find_images, square
 from pipeline.image import centre
 
-Views = tuple[tuple[int, int, int], ...]  # y, x and whether mirrored
 GUESSES = 5
 LOST = "the network's outputs for it are not finite"  # a fault that is not the image's
 FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")  # what formulas begin with, in both widths
@@ -175,16 +173,9 @@ def drawing(run: Trained, source: ImageSource, path: Path, asked: Outputs) -> It
         say("no image to draw", err=True)
 
 
-def from_files(run: Trained, arguments: Sequence[str], views: Views, upright: bool) -> ImageSource:
+def from_files(run: Trained, arguments: Sequence[str], ten_crop: bool, upright: bool) -> ImageSource:
     paths = find_images(arguments)
-    batches = FileBatches(
-        paths,
-        views=views,
-        batch_size=run.batch_size(len(views), files=True),
-        upright=upright,
-        **run.image_options(),
-    )
-
+    batches = run.file_batches(paths, upright, ten_crop)
     wnids = {category.wnid: category.index for category in run.facts.classes}
 
     @cache
@@ -213,10 +204,8 @@ def from_files(run: Trained, arguments: Sequence[str], views: Views, upright: bo
     return ImageSource([str(path) for path in paths], rows, lambda number: square(paths[number], upright))
 
 
-def from_split(run: Trained, dataset: Dataset, split: str, views: Views) -> ImageSource:
-    batches = EvaluationBatches(
-        dataset, split, views=views, batch_size=run.batch_size(len(views)), **run.image_options()
-    )
+def from_split(run: Trained, dataset: Dataset, split: str, ten_crop: bool) -> ImageSource:
+    batches = run.batches(dataset, split, ten_crop)
     names = read_names(dataset, split)
 
     def rows() -> Iterator[GuessRow]:

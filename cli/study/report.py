@@ -25,9 +25,8 @@ from model import schedule
 from model.evaluate import evaluate, sound_rates, tally
 from model.study.layers import layer_names, outputs
 from model.study.nearest import nearest
-from pipeline.batches import EvaluationBatches, Samples
+from pipeline.batches import Samples
 from pipeline.dataset import Dataset
-from pipeline.graph import CENTRE_VIEW, TEN_VIEWS
 from pipeline.image import centre
 
 SHOWN, QUERIES, NEAR = 8, 6, 6
@@ -48,13 +47,11 @@ class Seen:
 def look(run: Trained, dataset: Dataset) -> Seen:
     """Compute the centre crops of the validation images in one pass."""
     hidden, last = layer_names(run.network)[-2:]
-    batches = EvaluationBatches(
-        dataset, "val", views=CENTRE_VIEW, batch_size=run.batch_size(1), **run.image_options()
-    )
+    batches = run.batches(dataset, "val")
     parts = []
     with progress("val", len(batches.samples)) as done:
         for images, labels in batches:
-            values = outputs(run.network, images[:, 0], [hidden, last], run.precision)
+            values = outputs(run.network, images, [hidden, last], run.precision)
             features = values[hidden].flatten(1).half().cpu().numpy()
             parts.append((values[last].softmax(1).cpu().numpy(), features, labels.cpu().numpy()))
             done(len(labels))
@@ -62,9 +59,7 @@ def look(run: Trained, dataset: Dataset) -> Seen:
 
 
 def ten_views(run: Trained, dataset: Dataset) -> dict[str, float]:
-    batches = EvaluationBatches(
-        dataset, "val", views=TEN_VIEWS, batch_size=run.batch_size(10), **run.image_options()
-    )
+    batches = run.batches(dataset, "val", ten_crop=True)
     return sound_rates(evaluate(run.network, batches, precision=run.precision).sums, run.path)
 
 

@@ -14,7 +14,7 @@ import torch
 
 from cli.bench.meter import Meter, Work, images_per_second
 from cli.bench.workloads import Workloads
-from cli.compose.images import colour_noise
+from pipeline.arguments import read_statistics
 from tools.compare import loaders, step
 from tools.compare.loaders import Batch, Job, loader
 
@@ -133,7 +133,7 @@ def job(parts: Workloads) -> Job:
     return Job(
         dataset=parts.dataset,
         recipe=parts.recipe,
-        matrix=colour_noise(parts.dataset, parts.recipe)(1),
+        matrix=read_statistics(parts.dataset).noise_matrix(parts.recipe.noise, parts.recipe.noise_basis),
         device=parts.device,
         precision=parts.precision,
         cores=parts.cores,

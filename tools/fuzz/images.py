@@ -17,7 +17,6 @@ from PIL import Image, ImageOps
 from pipeline.batches import EvaluationBatches
 from pipeline.dataset import read_names
 from pipeline.files import FileBatches, find_images
-from pipeline.graph import CENTRE_VIEW
 from pipeline.prep import prepare
 from pipeline.source.find import find_source
 from tools.fuzz.damage import Change, changes, damage
@@ -26,7 +25,6 @@ from tools.fuzz.harness import Fault, compare, in_this_process, snapshot
 CROP = 224
 CPU: dict[str, Any] = {
     "crop": CROP,
-    "views": CENTRE_VIEW,
     "batch_size": 8,
     "device": torch.device("cpu"),
     "threads": 1,
@@ -127,7 +125,7 @@ class Images:
         listed = sorted([*names, *reasons])
         if listed != sorted(path.name for path in folder.iterdir()) or not all(reasons.values()):
             raise Fault("unaccounted", "image", f"{listed} of {sorted(folder.iterdir())}")
-        images = torch.cat([images for images, _ in EvaluationBatches(dataset, "train", **CPU)])[:, 0]
+        images = torch.cat([images for images, _ in EvaluationBatches(dataset, "train", **CPU)])
         for name, pixels in zip(names, images, strict=True):
             same(folder / name, pixels, f"stored {size}")
         return set(names)
@@ -137,7 +135,7 @@ class Images:
         batches = FileBatches(paths, **CPU)
         seen = set()
         for images, numbers in batches:
-            for number, pixels in zip(numbers.tolist(), images[:, 0], strict=True):
+            for number, pixels in zip(numbers.tolist(), images, strict=True):
                 seen.add(number)
                 same(paths[number], pixels, "predict")
         if sorted([*seen, *batches.faults]) != list(range(len(paths))):

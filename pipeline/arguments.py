@@ -1,0 +1,66 @@
+"""Check what a caller asks of the streams of batches: a ValueError is one line that says what is allowed."""
+
+import numbers
+
+import numpy as np
+import torch
+
+from pipeline.dataset import Dataset
+from pipeline.image import centre
+from pipeline.statistics import Statistics
+
+DTYPES = (torch.float32, torch.bfloat16, torch.uint8)
+
+
+def check_count(name: str, value: object, least: int, most: int | None = None) -> None:
+    """Raise ValueError unless `value` is a whole number from `least` to `most`."""
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not (whole and least <= int(value) and (most is None or int(value) <= most)):  # type: ignore[call-overload]
+        allowed = f"{least} or more" if most is None else f"{least} to {most}"
+        raise ValueError(f"{name}={value!r}: give a whole number, {allowed}")
+
+
+def check_share(rank: int, world: int) -> None:
+    """Raise ValueError unless process `rank` is one of `world`."""
+    check_count("world", world, 1)
+    check_count("rank", rank, 0, world - 1)
+
+
+def check_dtype(dtype: torch.dtype, subtract_mean: bool, noise: object = None) -> None:
+    """Raise ValueError unless images can be given out as numbers of this type."""
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype={dtype}: give {', '.join(map(str, DTYPES[:-1]))} or {DTYPES[-1]}")
+    if dtype == torch.uint8 and (subtract_mean or noise is not None):
+        raise ValueError(
+            "dtype=torch.uint8 holds whole numbers from 0 to 255: give noise=None and no subtract_mean, or "
+            "another dtype"
+        )
+
+
+def find_device(device: torch.device | str) -> torch.device:
+    """Return the device with its number; ValueError unless it is the CPU, or a GPU that is there."""
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError):
+        found = torch.device("meta")
+    if found.type not in ("cpu", "cuda"):
+        raise ValueError(f"device={device!r}: give 'cpu', or 'cuda' or 'cuda:0' and so on")
+    if found.type == "cuda":
+        there = torch.cuda.device_count()
+        if there == 0:
+            raise ValueError(f"device={str(device)!r}: no GPU was found; 'cpu' does without")
+        number = torch.cuda.current_device() if found.index is None else found.index
+        check_count("device number", number, 0, there - 1)
+        return torch.device("cuda", number)
+    return found
+
+
+def read_statistics(dataset: Dataset) -> Statistics:
+    """Read the mean image and the colour statistics of a dataset's training images."""
+    return Statistics.load(dataset.root / "statistics.npz")
+
+
+def read_mean(dataset: Dataset, crop: int, device: torch.device) -> torch.Tensor:
+    """Return (3, crop, crop) float32: the centre of the mean image, which is taken from every crop."""
+    kept = np.float32(centre(read_statistics(dataset).mean, crop))
+    return torch.from_numpy(kept).to(device).permute(2, 0, 1)
