@@ -1,4 +1,7 @@
-"""Second stop: share each batch among the processes of a run, each with a replica of the network."""
+"""Eighth stop: average the gradients of the processes of a run, each with a replica of the network.
+
+The loader shares each batch among them; the rows are counted here once more, for the dropout masks.
+"""
 
 import os
 import socket

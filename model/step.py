@@ -1,4 +1,4 @@
-"""Seventh stop: run one step (network, loss, update), kernel by kernel or as a recorded CUDA graph."""
+"""Sixth stop: run one step (network, loss, update), kernel by kernel or as a recorded CUDA graph."""
 
 from functools import cached_property, partial
 

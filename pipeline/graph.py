@@ -1,4 +1,4 @@
-"""Fourth stop: decode, crop, flip and add noise, as graphs that are built once and run by DALI.
+"""Third stop: decode, crop, flip and add noise, as graphs that are built once and run by DALI.
 
 Bytes and random draws come from batches.py, pixels go back to it.
 

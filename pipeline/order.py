@@ -1,4 +1,4 @@
-"""Third stop: choose images, crops, flips and noise, by pure functions of seed, epoch and step.
+"""Second stop: choose images, crops, flips and noise, by pure functions of seed, epoch and step.
 
 No state: a run resumes from its step alone, and is the same whatever number of processes share a batch.
 """
