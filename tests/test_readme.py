@@ -103,3 +103,7 @@ def test_the_three_commands_print_what_it_shows(tmp_path: Path, monkeypatch: pyt
     assert len(SHOWN) >= 12
     for line in SHOWN:
         assert re.search(as_pattern(line), said), line
+
+
+def test_it_is_one_page() -> None:
+    assert len(README.splitlines()) <= 150 and len(README.split()) <= 1400
