@@ -84,18 +84,18 @@ class Recipe(Struct, frozen=True, forbid_unknown_fields=True):
     layers: Annotated[tuple[Layer, ...], Meta(min_length=1, max_length=100), says("layers, in order")] = (
         NET_145
     )
-    towers: Annotated[Literal[1, 2], says("halves of the network, which may lie on two GPUs: 1 or 2")] = 2
+    towers: Annotated[Literal[1, 2], says("halves of the network: 2, which two GPUs can share, or 1")] = 2
     classes: Annotated[int, Meta(ge=2, le=2**20), says("number of outputs")] = 1000
-    width: Annotated[Width, says("factor of the numbers of maps and units")] = 1.0
+    width: Annotated[Width, says("scale of the number of maps and units in every layer")] = 1.0
     # images, 0..255 minus the mean image
-    crop: Annotated[Size, says("side of the crops that are read, in pixels")] = 224
-    reduce: Annotated[Size, says("squares of this side are averaged first, in pixels; divides crop")] = 1
+    crop: Annotated[Size, says("side of the random crops, in pixels")] = 224
+    reduce: Annotated[Size, says("crops are averaged over squares of this side, in pixels")] = 1
     # the paper: 32 x 32 x 2 = 2048 crops per image
     offsets: Annotated[Size, says("number of crop positions along each side")] = 33
-    noise: Annotated[Rate, says("colour noise: standard deviation of its factors; 0 for none")] = 0.1
+    noise: Annotated[Rate, says("colour noise: standard deviation of its factors; 0: none")] = 0.1
     noise_basis: Annotated[
         Literal["deviations", "eigenvalues"],
-        says("what scales colour noise: deviations of the colours, or eigenvalues of pixels in 0..1"),
+        says("colour noise is scaled by the colours' deviations or eigenvalues"),
     ] = "deviations"
     noise_divided: Annotated[bool, says("images with colour noise are divided by 1 + noise")] = True
     # between the layers; 2012 divides LRN's scale by the size
@@ -111,20 +111,22 @@ class Recipe(Struct, frozen=True, forbid_unknown_fields=True):
     keep: Annotated[float, Meta(gt=0, le=1), says("probability that dropout keeps a unit")] = 0.5
     # training
     batch_size: Annotated[Several, says("images per update, of all processes together")] = 128
-    momentum: Annotated[float, Meta(ge=0, lt=1), says("part of the last update that is kept")] = 0.9
+    momentum: Annotated[
+        float, Meta(ge=0, lt=1), says("fraction of the previous update that is added to the next")
+    ] = 0.9
     decay: Annotated[Rate, says("weight decay; biases have none")] = 0.0005
     rate: Annotated[Above0, says("initial learning rate of weights")] = 0.01
     bias_factor: Annotated[Rate, says("initial learning rate of biases over that of weights")] = 2.0
     schedule: Annotated[
         str | Annotated[tuple[Phase, ...], Meta(min_length=1, max_length=100)],
-        says("learning rates by epoch: a name (see train --help), or phases of one's own"),
+        says("learning-rate schedule: a name (see train --help) or phases"),
     ] = "145"
     epochs: Annotated[
-        Several | None, says("number of epochs, to which the schedule is stretched; without it its own")
+        Several | None, says("number of epochs, to which the schedule is fitted; by default its own")
     ] = None
     # ours: the paper does not say how many
-    patience: Annotated[Several, says("epochs without a better error until plateau drops the rate")] = 5
-    anew: Annotated[tuple[str, ...], says("names of layers that start at random despite --init-from")] = ()
+    patience: Annotated[Several, says("plateau: epochs without a lower error before the rate is divided")] = 5
+    anew: Annotated[tuple[str, ...], says("layers that start at random even with --init-from")] = ()
 
     def __post_init__(self) -> None:
         """Check that the fields agree with each other. ValueError, which `convert` turns into Unfit."""

@@ -65,7 +65,12 @@ def _table(head: str, kind: type[Struct], values: dict[str, Any], explained: boo
             yield _line(field, values[field], text if explained else "")
 
 
+def as_toml(value: Any) -> str:
+    """Return a value as TOML has it, of which JSON's strings, numbers and lists are a part; None: nothing."""
+    return "" if value is None else json.dumps(value)
+
+
 def _line(field: str, value: Any, text: str) -> str:
-    """Return a setting and its explanation. JSON of strings, numbers and lists of them is TOML, too."""
-    setting = f"{field} = {json.dumps(value)}"
+    """Return a setting and its explanation."""
+    setting = f"{field} = {as_toml(value)}"
     return f"{setting:<{WIDTH}}# {text}" if text else setting

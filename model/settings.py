@@ -50,7 +50,7 @@ class Source:
 
     def _line(self, key: Key) -> int:
         """Return the line where the statement begins after which the key is there."""
-        lines, begin = self.text.splitlines(), 1
+        lines, begin = self.text.split("\n"), 1
         for end in range(1, len(lines) + 1):
             try:
                 known = tomllib.loads("\n".join(lines[:end]))
@@ -75,7 +75,7 @@ def read_file(path: Path) -> Source:
     except (ValueError, RecursionError) as error:
         said, _, where = str(error).partition(" (at ")
         found = re.match(r"line (\d+)", where)
-        line = found[1] if found else len(text.splitlines())
+        line = found[1] if found else text.count("\n") + 1
         raise RunError(f"{path}, line {line}: no valid TOML: {said}") from None
 
 
@@ -129,7 +129,7 @@ def _change(recipe: Recipe, values: dict[str, Any], sources: Sequence[Source]) -
         return convert(plain, Recipe)
     except Unfit as error:
         key, text = _explain(str(error), plain, values)
-        if by_name and len(key) > 1 and isinstance(key[1], int):
+        if by_name and key[0] == "layers" and len(key) > 1 and isinstance(key[1], int):
             name = list(layers)[key[1]]
             key, text = ("layers", name, *key[2:]), text.replace(f"layers[{key[1]}]", f"layers.{name}")
         raise RunError(f"{_place(sources, key)}: {text}") from None

@@ -206,6 +206,26 @@ def test_an_error_names_the_set(sets: list[str], message: str) -> None:
     assert str(error.value).startswith(message)
 
 
+keys = st.sampled_from([
+    *Recipe.__struct_fields__, *Conv.__struct_fields__, "conv1", "fc6", "kind", "epochs", "factor", "base"
+])  # fmt: skip
+values = st.recursive(
+    st.integers(-2, 300)
+    | st.floats()
+    | st.booleans()
+    | st.sampled_from(["Conv", "Full", "relu", "conv1", ""]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3),
+)
+
+
+@given(st.dictionaries(keys, values, min_size=1, max_size=3))
+def test_any_value_makes_a_recipe_or_one_line(found: dict[str, Any]) -> None:
+    try:
+        make_recipe(Source("my.toml", "", found, lines=False), [], 10)
+    except RunError as error:
+        assert str(error).startswith("my.toml: ") and "\n" not in str(error)
+
+
 def run(*words: object) -> Result:
     return CliRunner().invoke(main, [str(word) for word in words])
 

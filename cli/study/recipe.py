@@ -7,7 +7,7 @@ from cli.display import console, say
 from model import schedule
 from model.layers import ResponseNorm
 from model.recipe import Recipe, Shape
-from model.recipe_toml import explanations, to_toml
+from model.recipe_toml import as_toml, explanations, to_toml
 from model.recipes import title
 
 
@@ -48,10 +48,10 @@ def setting_rows(recipe: Recipe) -> list[list[str]]:
         value = getattr(recipe, field)
         if isinstance(value, ResponseNorm):
             inner = explanations(ResponseNorm)
-            rows += [[f"{field}.{key}", str(getattr(value, key)), inner[key]] for key in inner]
+            rows += [[f"{field}.{key}", as_toml(getattr(value, key)), inner[key]] for key in inner]
         elif field not in ("name", "layers"):
             own = isinstance(value, tuple) and field == "schedule"
-            rows.append([field, "phases of its own" if own else str(value), text])
+            rows.append([field, "phases, see below" if own else as_toml(value), text])
     return rows
 
 
