@@ -254,3 +254,30 @@ def test_an_error_that_takes_more_to_provoke_is_in_the_sources(shown: str) -> No
 def test_the_page_of_errors_has_both_kinds() -> None:
     assert len(SHOWN) >= 10 and len(UNSHOWN) >= 10
     assert len(SHOWN) + len(UNSHOWN) == TROUBLE.count("    Error: ")
+
+
+def test_the_commands_of_the_gallery_run(scene: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they stand and in their order, but on the CPU; an ensemble needs files of earlier evaluations."""
+    monkeypatch.chdir(scene)
+    monkeypatch.setenv("ALEXNET_DALI_DATA", "data/small")
+    (scene / "curves.png").unlink()
+    stands = {"IMAGE": "photos/cat/1.jpg", "FOLDER": "photos", "FILE": "val-fc7.npy"}
+    blocks = re.sub(r"`[^`]*`", "", PAGES["docs/gallery.md"])
+    for words in ([stands.get(word, word) for word in line[1:]] for line in commands(blocks)):
+        command = main.commands[words[0]]
+        if isinstance(command, click.Group):
+            command = command.commands[words[1]]
+        if any("--device" in parameter.opts for parameter in command.params):
+            words += ["--device", "cpu"]
+        if words[0] != "ensemble":
+            result = CliRunner().invoke(main, words)
+            assert result.exit_code == 0, (words, result.output)
+    written = {path.name for path in scene.glob("*.*")}
+    assert {
+        "guesses.png",
+        "similar.png",
+        "val-fc7.npy",
+        "filters.png",
+        "curves.png",
+        "confusion.png",
+    } <= written
