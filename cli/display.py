@@ -28,12 +28,6 @@ if TYPE_CHECKING:
     from rich.console import ConsoleOptions
 
 
-def draw(path: Path, picture: Any, *content: Any, title: str, **more: Any) -> None:
-    """Draw a picture and say so."""
-    picture(*content, path=path, title=title, **more)
-    say(f"drawn: {path}")
-
-
 # Control characters, the marks that turn the direction of writing, and bytes that are not UTF-8.
 UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -49,6 +43,24 @@ def say(text: object, err: bool = False) -> None:
     """Print one line, to stderr if `err`."""
     with naming(STREAMS[err]):
         print(plain(text), file=sys.stderr if err else sys.stdout, flush=True)
+
+
+def say_row(name: str, text: object, err: bool = False) -> None:
+    """Print one line of a command's account: what was done, where it is, what is next."""
+    say(f"  {name:<10}{text}", err)
+
+
+def tell_written(*paths: str | Path | None, err: bool = False) -> None:
+    """Print a row for each file that was asked for and written; - is the terminal."""
+    for path in paths:
+        if path and str(path) != "-":
+            say_row("written", path, err)
+
+
+def draw(path: Path, picture: Any, *content: Any, title: str, err: bool = False, **more: Any) -> None:
+    """Draw a picture and say so, on stderr if `err`."""
+    picture(*content, path=path, title=title, **more)
+    say_row("drawn", path, err)
 
 
 class _Console(Console):
@@ -193,6 +205,11 @@ def plural(number: int, noun: str) -> str:
 def top_errors(errors: Mapping[str, float], classes: int) -> dict[str, str]:
     """Write top-1 and top-5 error; of five classes or fewer no top-5, as five guesses never fail."""
     return {f"top-{k}": f"{errors[f'top{k}_err']:.2f} %" for k in (1, 5) if k < max(classes, 2)}
+
+
+def in_words(errors: Mapping[str, str]) -> str:
+    """Return errors as `top_errors` writes them in one phrase: top-1 error 40.66 %, top-5 error 18.21 %."""
+    return ", ".join(f"{name} error {error}" for name, error in errors.items())
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], line: int, title: str = "") -> None:

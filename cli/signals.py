@@ -1,7 +1,7 @@
 """Handle SIGTERM, SIGINT and SIGHUP: the first asks to stop and keeps what is done, the next ends it.
 
 Exit statuses of a training: 0 it is finished, 1 it failed, 128 + the signal that stopped it (SIGTERM: 143,
-Ctrl-C: 130, SIGHUP: 129), 75 stopped by --stop-after. The last four go on with the same command.
+Ctrl-C: 130, SIGHUP: 129), 75 stopped by --stop-after. After these four the same command resumes.
 """
 
 import errno
@@ -69,7 +69,7 @@ def ended_in_order() -> Iterator[None]:
             if stop.number:
                 clear_line()
                 name = signal.Signals(stop.number).name
-                say(f"stopped by {name}; the same command goes on from here", err=True)
+                say(f"stopped by {name}; the same command resumes here", err=True)
 
 
 class StopRequest:

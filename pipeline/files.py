@@ -96,7 +96,7 @@ class FileBatches(Stream):
             self.faults[number] = f"cannot be decoded: {str(error) or 'too little memory'}"
             return None
         if decoded.damage:
-            self.notes[number] = f"damaged: {decoded.damage}; decoded as far as it goes"
+            self.notes[number] = f"damaged: {decoded.damage}; decoded as far as possible"
         return np.frombuffer(decoded.file(data), np.uint8)
 
     def _damage(self, number: int) -> None:

@@ -40,7 +40,7 @@ class Decoded(NamedTuple):
 
     image: Image.Image  # RGB
     flaws: tuple[str, ...] = ()  # that change no pixel
-    damage: str = ""  # why it is only decoded as far as it goes
+    damage: str = ""  # why it is only decoded as far as possible
     usual: bool = False  # DALI, too, makes these pixels of its bytes
 
     def file(self, data: bytes) -> bytes:
@@ -53,7 +53,7 @@ def decode(data: bytes, *, upright: bool = False, partly: bool = False) -> Decod
 
     upright: turned as its EXIF orientation says, else in the stored order, as the 2012 code took it. A TIFF
     always is: there the tag is part of the format.
-    partly: a damaged JPEG is decoded as far as it goes.
+    partly: a damaged JPEG is decoded as far as possible.
     """
     if not data:
         raise BadImage("empty file")

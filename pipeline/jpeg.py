@@ -34,7 +34,7 @@ EXTRANEOUS = re.compile(r"(\d+) extraneous bytes before marker 0x(..)")
 class Pixels(NamedTuple):
     array: np.ndarray  # (H, W, channels) uint8
     flaws: tuple[str, ...]  # harmless ones, by the names in HARMLESS
-    damage: str  # what libjpeg-turbo warned of, where an image is decoded as far as it goes
+    damage: str  # what libjpeg-turbo warned of, where an image is decoded as far as possible
 
 
 def decode(data: bytes, colours: str, partly: bool = False) -> Pixels:

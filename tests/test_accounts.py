@@ -182,7 +182,7 @@ def test_one_of_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     passed = len(PASSED) + 2  # lost+found, and a member of the tar
     assert (dataset.made["rejected"], dataset.made["left_out"]) == (len(REJECTED), len(LEFT))
     assert dataset.made["passed_over"] == passed
-    for row in (f"rejected  {len(REJECTED)},", f"left out  {len(LEFT)} ", f"passed by {passed} "):
+    for row in (f"rejected  {len(REJECTED)},", f"left out  {len(LEFT)} ", f"ignored   {passed} "):
         assert row in result.output
     assert len(used) + len(lines) + passed == count_entries(root, out) + len(DOG_MEMBERS) + 1 - 2
 

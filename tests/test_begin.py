@@ -15,7 +15,7 @@ from model.errors import RunError
 from model.exchange.weights import load_matching
 from model.network import AlexNet, StateDict
 from model.recipes import get_recipe
-from model.train import Trainer
+from model.train import Stopped, Trainer
 from pipeline.dataset import Dataset
 from tools.soak import differing
 
@@ -64,11 +64,16 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[str, StateDict
 
     def start(*arguments: Any) -> tuple[str, StateDict]:
         found: list[StateDict] = []
+
+        def stop(trainer: Trainer) -> None:
+            found.append(trainer.step.network.state())
+            raise Stopped(0)
+
         with monkeypatch.context() as patch:
-            patch.setattr(Trainer, "train", lambda trainer: found.append(trainer.step.network.state()))
+            patch.setattr(Trainer, "train", stop)
             result = train(*arguments)
         assert result.exit_code == 0, result.output
-        (line,) = (line for line in result.output.splitlines() if line.startswith("begins with"))
+        (line,) = (line for line in result.output.splitlines() if line.startswith("  weights"))
         return line, found[0]
 
     return start
@@ -84,12 +89,12 @@ def test_a_run_its_pt_and_an_exported_file_are_the_same_beginning(
         options = ("--recipe", "net146", "--width", 0.05, "--init-from", source)
         line, state = begun(dataset, tmp_path / f"{number}", *options)
         where = trained / "last.pt" if source == trained else source
-        assert line == f"begins with {where}; as drawn: conv6, fc8"
+        assert line == f"  weights   from {where}; these layers start at random: conv6, fc8"
         assert all(torch.equal(state[key], theirs[key]) for key in theirs if not key.startswith("fc8"))
         fresh = AlexNet(get_recipe("net146", width=0.05, classes=3), ["cpu"], seed=0).state()
         assert all(torch.equal(state[key], fresh[key]) for key in fresh if key[:5] in ("conv6", "fc8.w"))
     line, _ = begun(dataset, tmp_path / "same", "--width", 0.05, "--init-from", trained)
-    assert line == f"begins with {trained / 'last.pt'}"
+    assert line == f"  weights   from {trained / 'last.pt'}"
 
 
 def test_the_beginning_is_read_once(

@@ -115,7 +115,7 @@ def test_the_last_validation_of_training_says_the_same(
     [
         (["--run", "nowhere"], 1, "there is no run runs/nowhere; runs has none: train one"),
         ([], 1, "alexnet-dali train"),
-        (["--run", "RUN", "--split", "test"], 2, "have no labels to count errors by; give --predictions"),
+        (["--run", "RUN", "--split", "test"], 2, "have no labels, so no errors: give --predictions"),
         (["--run", "RUN", "--data", "nowhere"], 1, "alexnet-dali prep"),
         (["--run", "RUN", "--gpus", "0", "--device", "cpu"], 1, "--gpus and --device"),
         (["--run", "RUN", "--gpus", "99"], 1, "--device cpu"),
@@ -202,8 +202,8 @@ def test_the_dataset_of_the_run_and_its_mean(
     """Without --data it is that of the run; the mean is the run's, whatever the dataset's."""
     result = run("eval", "--run", trained, "--ten-crop")  # on a CPU, as there is no GPU
     assert result.exit_code == 0, result.output
-    said = f"{trained}/last.pt at step 4, 9 val images of {dataset.root}, "
-    assert result.output.replace("\n", "").startswith(said) or torch.cuda.is_available()
+    said = [f"  run       {trained}/last.pt, step 4", f"  data      9 val images of {dataset.root}"]
+    assert result.output.splitlines()[:3:2] == said or torch.cuda.is_available()
     shutil.copytree(dataset.root, tmp_path / "dark")
     statistics = Statistics.load(dataset.root / "statistics.npz")
     replace(statistics, mean=statistics.mean / 2).save(tmp_path / "dark/statistics.npz")
@@ -245,7 +245,7 @@ def test_outputs_that_are_not_finite(dataset: Dataset, trained: Path, tmp_path: 
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     result = run("predict", "--split", "val", *words)
     assert result.output.count("the network's outputs for it are not finite") == 9
-    assert "of 9 whose class is known, 100.00 % wrong" in result.output
+    assert "top-1 error 100.00 % on 9 images of known class" in result.output
 
 
 def test_a_damaged_run_says_what_can_still_be_done(trained: Path, dataset: Dataset, tmp_path: Path) -> None:

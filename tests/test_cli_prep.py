@@ -113,7 +113,7 @@ def test_stopped(number: signal.Signals, bigger: Path, undisturbed: Path, tmp_pa
     output, _ = process.communicate(timeout=30)
     assert time.monotonic() - started < 5
     assert process.returncode == 128 + number
-    assert f"stopped by {number.name}; the same command goes on from here" in output
+    assert f"stopped by {number.name}; the same command resumes here" in output
     assert "Traceback" not in output
     wait_until(lambda: all(gone(pid) for pid in workers))
     left = {path.suffix for path in (out / ".work").iterdir()}
@@ -139,7 +139,7 @@ def test_second_prep(bigger: Path, tmp_path: Path) -> None:
 def test_finished(undisturbed: Path) -> None:
     before = files(undisturbed)
     started = time.monotonic()
-    for arguments, said in ((), "every shard is there"), (("--verify",), "every shard has its checksum"):
+    for arguments, said in ((), "every file is there"), (("--verify",), "every file has the right checksum"):
         result = run("--out", undisturbed, *arguments)
         assert result.exit_code == 0, result.output
         assert said in result.output
@@ -163,7 +163,7 @@ def test_damage(bigger: Path, undisturbed: Path, tmp_path: Path) -> None:
     assert f"{out}/train/000001.tar is missing" in result.output
     assert f"{out}/train/000002.tar ends at byte 4096 instead of" in result.output
     assert "000003" not in result.output
-    assert "2 damaged: give --imagenet-root" in result.output
+    assert "2 missing or damaged files: give --imagenet-root" in result.output
     result = run("--out", out, "--imagenet-root", bigger, "--verify")
     assert result.exit_code == 0, result.output
     assert f"{out}/train/000003.tar was altered: its checksum differs" in result.output
@@ -219,7 +219,7 @@ def test_what_is_done_about_orientation_and_flaws_is_said(tmp_path: Path) -> Non
     flawed = root / "a/0.jpg"
     flawed.write_bytes(flawed.read_bytes()[:-2] + b"to be skipped, as it lies before the end\xff\xd9")
     result = run("--imagenet-root", root, "--val-fraction", 0.5, "--out", tmp_path / "out", "--workers", 1)
-    assert "turned as their EXIF orientation says; --exif ignore" in result.output
+    assert "images are turned upright (--exif ignore" in result.output
     assert re.search(r"flawed +1 with extraneous bytes before a marker: harmless", result.output)
     options = ("--imagenet-root", root, "--val-fraction", 0.5, "--out", tmp_path / "out", "--exif", "ignore")
     assert "was prepared with --exif honour, not ignore: choose another --out" in run(*options).output

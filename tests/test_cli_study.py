@@ -96,12 +96,13 @@ def test_predict_says_what_is_broken_where_it_is(photos: Path, trained: Path) ->
     assert said.pop("empty.jpg") == ("cannot be decoded: empty file", "", False)
     assert said.pop("half.jpg") == (
         "",
-        "damaged: Premature end of JPEG file; decoded as far as it goes",
+        "damaged: Premature end of JPEG file; decoded as far as possible",
         True,
     )
     assert set(said.values()) == {("", "", True)}
-    assert "11 images, 1 broken" in result.stderr and "1 damaged" in result.stderr
-    assert "of 10 whose class is known" in result.stderr
+    rows = dict(line.split(maxsplit=1) for line in result.stderr.splitlines())
+    assert rows["images"].startswith("11, ") and rows["broken"].startswith("1, ")
+    assert rows["damaged"].startswith("1, ") and "on 10 images of known class" in rows["result"]
 
 
 def test_predict_nothing_but_broken_files(photos: Path, trained: Path) -> None:
@@ -201,7 +202,7 @@ def test_similar_finds_each_image_itself_and_the_others_in_order(
     photos: Path, features: Path, originals: Dataset, tmp_path: Path
 ) -> None:
     result = fine("similar", photos, "--features", features, "--count", 4, "--json", tmp_path / "s.json")
-    assert "a second" in result.stderr and result.stderr.count("warning:") == 2
+    assert result.stderr.count("warning:") == 2
     table, names = np.load(features).astype(np.float64), read_names(originals, "val")
     rows = json.loads((tmp_path / "s.json").read_text())
     whole = [row for row in rows if not row["image"].endswith("half.jpg")]
@@ -294,7 +295,7 @@ def test_show_curves_of_one_run_and_of_two(trained: Path, tmp_path: Path) -> Non
 def test_show_errors(photos: Path, trained: Path, tmp_path: Path) -> None:
     image, given = next(photos.glob("*/ILSVRC*.JPEG")), ("--run", trained)
     assert "no convolution fc7; it has conv1, conv2" in error("show", "filters", *given, "--layer", "fc7")
-    assert "is no run" in error("show", "curves", tmp_path)
+    assert "is not a run" in error("show", "curves", tmp_path)
     assert ".png, .pdf or .svg" in error("show", "filters", *given, "--out", tmp_path / "x.jpg", status=2)
     on_cpu = (*given, "--device", "cpu")
     assert "no layer conv9" in error("show", "activations", image, *on_cpu, "--layer", "conv9")

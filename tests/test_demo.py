@@ -25,9 +25,9 @@ def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert commands == ["prep", "train", "eval"]
     assert not re.search("^epoch ", result.output, re.MULTILINE)
     assert "guessing among 10 classes" in result.output
-    lines = [shlex.split(line) for line in result.output.splitlines()[-3:]]  # to paste
+    lines = [shlex.split(line[12:]) for line in result.output.splitlines()[-3:]]  # to paste
     assert [line[:2] for line in lines] == [["alexnet-dali", word] for word in ("report", "predict", "show")]
-    for line in lines:
+    for line in lines * 2:
         pasted = CliRunner().invoke(main, line[1:])
         assert pasted.exit_code == 0, pasted.output
     for name in ("filters.png", "curves.png", "mistaken.png", "conv2.png"):

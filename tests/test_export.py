@@ -248,7 +248,7 @@ def test_each_format_has_a_name_of_its_own(
     monkeypatch.chdir(tmp_path)
     names = {"safetensors": "tiny.safetensors", "caffe": "tiny.caffe.safetensors"}
     for kind, name in names.items():
-        assert fine("export", "--run", trained, "--format", kind).output.startswith(f"{name}: ")
+        assert fine("export", "--run", trained, "--format", kind).output.startswith(f"  written   {name}, ")
     assert sorted(os.listdir()) == sorted(names.values())
     before = (tmp_path / names["caffe"]).read_bytes()
     result = run("export", "--run", trained, "--checkpoint", "best", "--format", "caffe")
@@ -259,7 +259,7 @@ def test_each_format_has_a_name_of_its_own(
 
 def test_export_errors(trained: Path, tmp_path: Path) -> None:
     result = run("export", "--run", trained, "--out", tmp_path / "w.pt")
-    assert result.exit_code == 1 and "ends in .safetensors" in result.output
+    assert result.exit_code == 1 and "must end in .safetensors" in result.output
     assert run("export", "--run", trained, "--format", "keras").exit_code == 2
 
 
@@ -289,7 +289,7 @@ def test_onnx(trained: Path, dataset: Dataset, tmp_path: Path) -> None:
     runtime, onnx = pytest.importorskip("onnxruntime", reason=ONNX), pytest.importorskip("onnx", reason=ONNX)
     path = tmp_path / "tiny.onnx"
     result = fine("export", "--run", trained, "--format", "onnx", "--out", path)
-    assert "on 8 images its probabilities differ by" in result.output
+    assert "on 8 images: its probabilities differ by" in result.output
     saved = checkpoint.read(trained / "last.pt")
     network = AlexNet(Recipe.from_dict(saved["identity"]["recipe"]), ["cpu"], seed=0)
     network.load(saved["weights"])

@@ -115,7 +115,7 @@ def test_the_file_of_names_comes_first(tmp_path: Path) -> None:
     said = prep(root, "--names", root / "mine.csv")
     assert f"Class names: 1 from {root / 'mine.csv'}, 1 from {root / 'words.txt'}" in said
     assert words_of(root) == ["tanche", "Kassettenspieler"] and "left out" not in said
-    assert "is prepared" in prep(root, "--names", root / "mine.csv")
+    assert "is already prepared" in prep(root, "--names", root / "mine.csv")
     (root / "mine.csv").write_text(f"{TENCH},tinca\n")
     assert "with the name tanche for n01440764, not tinca" in prep(
         root, "--names", root / "mine.csv", status=1
@@ -218,6 +218,6 @@ def test_names_from_prep_to_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyP
     photo = tmp_path / "photos/Cassette Player/1.jpg"
     photo.parent.mkdir(parents=True)
     photo.write_bytes(image.read_bytes())
-    said = json.loads(call("predict", photo, "--json", "-").partition("\n1 image")[0])
+    said = json.loads(call("predict", photo, "--json", "-").partition("\n  images")[0])
     assert said[0]["class"] == {"output": 1, "wnid": PLAYER, "words": "cassette player"}
     assert {guess["words"] for guess in said[0]["guesses"]} == {"tench, Tinca tinca", "cassette player"}

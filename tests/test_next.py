@@ -118,7 +118,7 @@ def test_a_run_is_named_in_either_way(trained: Path, dataset: Dataset, tmp_path:
     where = ("--device", "cpu", "--data", dataset.root, "--out", tmp_path / "report.html", "--force")
     assert run("report", "--run", trained, *where).exit_code == 0
     twice = run("report", trained, "--run", trained, *where)
-    assert twice.exit_code == 2 and "name the run once" in twice.output
+    assert twice.exit_code == 2 and "the run is named twice" in twice.output
 
 
 def test_curves_of_a_baseline(tmp_path: Path) -> None:

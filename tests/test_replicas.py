@@ -70,7 +70,7 @@ def test_two_processes_of_two_devices_each(dataset: Dataset, alone: Path, tmp_pa
     )
     finish(commands)
     assert_close(tmp_path / "run", alone, LATER)
-    assert "is trained" in commands[0].text and commands[1].text == ""
+    assert "  trained " in commands[0].text and commands[1].text == ""
 
 
 def test_two_of_sixteen_are_one_of_thirty_two(dataset: Dataset, tmp_path: Path) -> None:
@@ -321,7 +321,7 @@ def test_torchrun_restarts_a_killed_process(dataset: Dataset, two: Path, tmp_pat
     saved(run, 5)
     os.kill(agent.workers()[1], signal.SIGKILL)
     text = agent.wait()
-    assert text.count("is trained") == 1 and len(description(run)["starts"]) == 2
+    assert text.count("  trained ") == 1 and len(description(run)["starts"]) == 2
     assert_same(run, two)
 
 
@@ -333,7 +333,7 @@ def test_two_hosts(dataset: Dataset, two: Path, tmp_path: Path) -> None:
         place = f"127.0.0.1:{free.getsockname()[1]}"
     meet = ("--nnodes", 2, "--nproc-per-node", 1, "--rdzv-backend", "c10d", "--rdzv-endpoint", place)
     agents = [Agent(tmp_path, words, *meet) for _ in range(2)]
-    assert sum(agent.wait().count("is trained") for agent in agents) == 1
+    assert sum(agent.wait().count("  trained ") for agent in agents) == 1
     assert_same(tmp_path / "run", two)
 
 

@@ -201,7 +201,7 @@ def test_killed_and_stopped(made: Made, dataset: Dataset, tmp_path: Path) -> Non
         *given, folder=tmp_path, before=Trigger("cli.paper.reproduction:subprocess.Popen.wait", 1, terminate)
     )
     assert command.wait(300) == 143
-    assert "stopped; the same command goes on" in command.text
+    assert "stopped; the same command resumes" in command.text
     command, lock = Command(*given, folder=tmp_path), runs / "137" / "lock"
     wait_for(lock.exists)
     assert not can_lock(lock)
@@ -247,9 +247,9 @@ def test_dry_run(dataset: Dataset, tmp_path: Path) -> None:
         ("train", "141-2009-2012"),
         ("eval", "141-2009-2012"),
     ]
-    assert lines[1] == "    56 / 7 + 18 / 3 images/s = 14.0 seconds"
-    assert lines[7] == "    9 / 0.5 images/s = 18.0 seconds"
-    assert lines[-1].startswith("18 commands, about 4.7 minutes by")  # 11 x 14 + 7 x 18 seconds
+    assert lines[1] == "    56 / 7 + 18 / 3 images/s = 14 s"
+    assert lines[7] == "    9 / 0.5 images/s = 18 s"
+    assert "  total     18 commands, about 5 min" in lines  # 11 x 14 + 7 x 18 seconds
 
 
 def test_dry_run_measures(dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,6 +257,7 @@ def test_dry_run_measures(dataset: Dataset, tmp_path: Path, monkeypatch: pytest.
     result = run(dataset.root, tmp_path / "runs", "ilsvrc-2010", "--dry-run")
     assert result.exit_code == 0, result.output
     assert not (tmp_path / "runs").exists()
-    last = result.output.splitlines()[-1]
-    assert last.startswith("4 commands, about ") and last.endswith("not counted: starts and 2 baselines")
+    total, _, excluded = result.output.splitlines()[-3:]
+    assert total.startswith("  total     4 commands, about ")
+    assert excluded == "  excluded  start-up and 2 baselines"
     assert "1 CNN*: needs --pretrain DIR" in run(dataset.root, tmp_path, "ilsvrc-2012", "--dry-run").output

@@ -95,11 +95,11 @@ def test_stopped_in_training_and_validation(dataset: Dataset, undisturbed: Path,
         command = Command(*words, *more, folder=tmp_path, before=trigger)
         assert command.wait() == status, command.text
         assert checkpoint.read(run / "last.pt")["step"] == step
-        told = f"stopped at step {step}; the same command goes on from there\n" in command.text
+        told = f"stopped at step {step}; the same command resumes there\n" in command.text
         assert told == (status != 0 and not (trigger and trigger.act is insist))
     assert_same(run, undisturbed)
     again = Command(*words, folder=tmp_path)  # finished is finished
-    assert again.wait() == 0 and "is trained" in again.text
+    assert again.wait() == 0 and "  trained " in again.text
     assert_same(run, undisturbed)
 
 

@@ -244,7 +244,7 @@ def test_the_command_line_refuses_in_one_line(tmp_path: Path) -> None:
             "width=0.5 and --width: give one",
         ),
         (("train", "--show-recipe", "--set", "keep=2"), 1, "--set keep=2: expected `float` <= 1.0"),
-        (("train", "--toml"), 2, "--toml goes with --show-recipe"),
+        (("train", "--toml"), 2, "--toml needs --show-recipe"),
     ):
         result = run(*words)
         assert result.exit_code == status and message in result.output.splitlines()[-1], result.output
@@ -268,7 +268,7 @@ def test_a_run_knows_what_was_set(dataset: Dataset, tmp_path: Path) -> None:
         refused = run(*words, *sets)
         assert refused.exit_code == 1 and f"was started with {message}" in refused.output, refused.output
     evaluated = run("eval", "--run", tmp_path / "run", "--device", "cpu")
-    assert f"; {told}, batch_size 14, rate 0.02, epochs 1\n" in evaluated.output
+    assert f"  network   {told}, batch_size 14, rate 0.02, epochs 1\n" in evaluated.output
     exported = run("export", "--run", tmp_path / "run", "--out", tmp_path / "net.safetensors")
     assert told in exported.output
 

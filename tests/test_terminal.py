@@ -94,7 +94,7 @@ def test_train_and_ctrl_c(columns: int, dataset: Dataset, tmp_path: Path) -> Non
     assert all(re.match(r"epoch \d+/100  .*(\d+ of 1,000 steps|━  \d+ \w+ left)", row) for row in drawn)
     assert max(map(len, drawn)) < columns and terminal.text.count("\x1b[1A") == 1  # one row, up at the end
     said = "".join(rows)  # of which the terminal may have broken some
-    assert re.search(r"stopped at step \d+; the same command goes on from there$", said)
+    assert re.search(r"stopped at step \d+; the same command resumes there$", said)
     assert "epoch   1/100  validation  loss" in said and "━" not in said and "^C" not in said
 
 
@@ -112,7 +112,7 @@ def test_prep_and_ctrl_c(folders: Path, tmp_path: Path) -> None:
     os.write(terminal.keys, b"\x03")
     status, rows, _ = terminal.end()
     assert status == 130
-    assert rows[-2:] == ["stopped by SIGINT; the same command goes on from here", ""]
+    assert rows[-2:] == ["stopped by SIGINT; the same command resumes here", ""]
     assert "━" not in "".join(rows) and "Process" not in "".join(rows)  # as workers say that are interrupted
     status, rows, erased = Terminal("prep", *words, columns=80).end()
     assert status == 0 and any(re.search(live, row) for row in erased)
@@ -123,9 +123,9 @@ def test_a_line_fits() -> None:
     """What matters most stays; of the rest what there is room for."""
     line = Line("epoch 37/90", 450_360, 0, "steps")
     line.started -= 3600
-    line(225_180, "loss 2.1234", "top-1 48.12 %", "top-5 23.45 %", "9,876 img/s", "waiting 2%")
+    line(225_180, "loss 2.1234", "top-1 error 48.12 %", "top-5 error 23.45 %", "9,876 img/s", "waiting 2%")
     wanted = {14: "epoch 37/90", 26: "1.0 h left", 52: "225,180 of 450,360 steps", 64: "━━━━━"}
-    wanted |= {80: "loss 2.1234", 140: "waiting 2%"}
+    wanted |= {80: "loss 2.1234", 152: "waiting 2%"}
     for columns in range(8, 170):
         paper = console(file=(screen := io.StringIO()), width=columns, soft_wrap=True)
         paper.print(line)

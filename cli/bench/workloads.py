@@ -60,7 +60,7 @@ class Workloads:
         self.waited = self.trained = 0.0  # seconds
         self.works: dict[str, Work] = {
             "storage": self.storage(),
-            "decode floor": self.decode_floor(),
+            "decode, bound": self.decode_bound(),
             "decode": self.decode(),
             "loader": self.loader(),
             "step": self.step(),
@@ -97,8 +97,8 @@ class Workloads:
         squares = map(self.samples.square, range(min(512, len(self.samples))))
         return [np.frombuffer(encode(Image.fromarray(square)), np.uint8) for square in squares]
 
-    def decode_floor(self) -> Work:
-        """Decode the same bytes by libjpeg-turbo alone, one thread per core."""
+    def decode_bound(self) -> Work:
+        """Decode the same bytes by libjpeg-turbo alone, one thread per core: an upper bound of decoding."""
 
         def work(jpegs: list[np.ndarray]) -> None:
             for jpeg in jpegs:

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from cli import options
 from cli.bench.meter import ROUNDS, Meter, images_per_second, measure, ratios, summary
-from cli.display import Line, console, progress, write_json
+from cli.display import Line, console, progress, say_row, short_time, tell_written, write_json
 from pipeline.dataset import open_dataset
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 # Takes the parts; yields meters of other programs to time beside them, and why some are missing.
 Beside = Callable[["Parts"], AbstractContextManager[tuple[dict[str, Meter], dict[str, str]]]]
 IMAGENET = 1_281_167  # training images of ILSVRC-2012
+BOUND = "decode, bound"
+BOUNDED = ("decode", "loader", "train", "eval, centre")  # parts that decode each image once
 
 
 @click.command("bench")
@@ -74,6 +76,7 @@ def command(
     if json_path:
         write_json(json_path, result)
     show(result)
+    tell_written(json_path)
 
 
 def tell_part(line: Line, name: str, done: int) -> None:
@@ -82,41 +85,42 @@ def tell_part(line: Line, name: str, done: int) -> None:
     line(done - line.done, f"round {done * ROUNDS // line.total + 1} of {ROUNDS}")
 
 
-def limit(result: dict[str, Any]) -> str:
-    """Return the sentence that names what a faster machine would have to do faster."""
+def limit(result: dict[str, Any]) -> dict[str, str]:
+    """Return rows that name what a faster machine would have to do faster, and what training reaches."""
     rate = {name: part["img_s"] for name, part in result["parts"].items()}
-    loader, step, both = rate["loader"], rate["step"], rate["train"]
-    slower, faster = ("loader", "step") if loader < step else ("step", "loader")
-    text = (
-        f"The {slower} is the limit: {rate[slower]:,.0f} images/s against the {faster}'s {rate[faster]:,.0f}"
-    )
+    slower, faster = ("loader", "step") if rate["loader"] < rate["step"] else ("step", "loader")
+    text = f"the {slower}, {rate[slower]:,.0f} images/s; the {faster} alone reaches {rate[faster]:,.0f}"
     if slower == "loader":
         inside = "storage" if rate["storage"] < rate["decode"] else "decode"
-        text += f" (in it {inside}, {rate[inside]:,.0f})"
-    share, waiting = both / rate[slower], result["waiting"]
-    return f"{text}; together they reach {share:.0%} of it and wait for data {waiting:.0%} of the time."
+        text += f"; the slowest part of the loader is {inside}, {rate[inside]:,.0f}"
+    epoch = IMAGENET / rate["train"]
+    return {
+        "limit": text,
+        "training": f"{rate['train']:,.0f} images/s, waiting for data {result['waiting']:.0%} of the time",
+        "ImageNet": f"{short_time(epoch)} per epoch, {short_time(90 * epoch)} for 90 epochs",
+    }
 
 
 def show(result: dict[str, Any]) -> None:
-    """Print a table, and what it says."""
+    """Print a table, and rows of what it says."""
     screen = console(soft_wrap=True)
     table = Table(box=SIMPLE)
     table.add_column("part", no_wrap=True)
     ours = result.get("ours", {})
-    for heading in ("images/s", "rounds", "of the floor", *(["ours is"] if ours else [])):
+    for heading in ("images/s", "rounds", "of upper bound", *(["ours is"] if ours else [])):
         table.add_column(heading, justify="right")
-    floor = result["parts"]["decode floor"]["img_s"]
+    bound = result["parts"][BOUND]["img_s"]
     for name, part in result["parts"].items():
-        rounds, share = f"{part['least']:,.0f} - {part['most']:,.0f}", f"{part['img_s'] / floor:.0%}"
+        rounds = f"{part['least']:,.0f} - {part['most']:,.0f}"
+        share = f"{part['img_s'] / bound:.0%}" if name in BOUNDED else ""
         ratio = [f"{ours[name]:.2f} x"] if name in ours else []
         table.add_row(name, f"{part['img_s']:,.0f}", rounds, share, *ratio)
     screen.print(table)
     for name, reason in result.get("missing", {}).items():
         screen.print(f"not measured: {name}: {reason}")
+    for name, text in limit(result).items():
+        say_row(name, text)
     if "normalisations" in result:
-        screen.print(f"The normalisations take {result['normalisations']:.0%} of the step.")
-    screen.print(limit(result))
-    hours = IMAGENET / result["parts"]["train"]["img_s"] / 3600
+        say_row("LRN", f"{result['normalisations']:.0%} of the step's time")
     memory = ", ".join(f"{name} {size / 1e9:.1f} GB" for name, size in result["memory"].items())
-    screen.print(f"At this rate an epoch of ImageNet takes {hours:,.2f} hours, 90 take {90 * hours:,.1f}.")
-    screen.print(f"At most {memory} of memory, which all these parts have at once.")
+    say_row("memory", f"{memory} at most, with all parts loaded at once")

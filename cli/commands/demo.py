@@ -7,7 +7,7 @@ import click
 
 from cli import options
 from cli.compose.runs import recommend
-from cli.display import say
+from cli.display import draw, say, say_row
 from cli.pictures.curves import curves
 from cli.pictures.filters import filters
 from model.run import read_metrics
@@ -36,7 +36,7 @@ def command(out: Path, device: str) -> None:
 
     root, data, run = out / "archives", out / "imagenet", out / "runs" / "demo"
     if not root.exists():
-        say(f"drawing {CLASSES} classes as the official archives in {root}")
+        say(f"Drawing {CLASSES} classes of images as ImageNet's archives in {root} ...")
         shutil.rmtree(half := out / "archives.tmp", ignore_errors=True)
         miniature.write_archives(half, classes=CLASSES, train=TRAIN, val=VAL)
         half.rename(root)
@@ -44,14 +44,15 @@ def command(out: Path, device: str) -> None:
     call("train", "--data", data, "--run", run, "--device", device, *TRAINING)
     call("eval", "--ten-crop", "--data", data, "--run", run, "--device", device)
     weights = checkpoint.read(run / "last.pt")["weights"]
-    filters(weights["conv1.weight"].numpy(), out / "filters.png", "What the first layer learned")
-    curves(read_metrics(run / "metrics.jsonl"), out / "curves.png", "The demo's training")
-    say(f"pictures: {out / 'filters.png'}, {out / 'curves.png'}")
-    say("next, each by itself:")
+    say("")
+    draw(out / "filters.png", filters, weights["conv1.weight"].numpy(), title="What the first layer learned")
+    draw(out / "curves.png", curves, read_metrics(run / "metrics.jsonl"), title="The demo's training")
     machine, mistaken = options.Machine(device=device), ("--split", "val", "--only-errors")
-    say(recommend("report", run=run, machine=machine))
-    say(recommend("predict", *mistaken, "--picture", str(out / "mistaken.png"), run=run, machine=machine))
-    say(recommend("show", "filters", "--layer", "conv2", "--out", str(out / "conv2.png"), run=run))
+    wrong, conv2 = ((option, str(out / name), "--force")
+                    for option, name in (("--picture", "mistaken.png"), ("--out", "conv2.png")))  # fmt: skip
+    say_row("next", recommend("report", run=run, machine=machine))
+    say_row("", recommend("predict", *mistaken, *wrong, run=run, machine=machine))
+    say_row("", recommend("show", "filters", "--layer", "conv2", *conv2, run=run))
 
 
 def call(*arguments: object) -> None:

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from cli import launch, options
 from cli.compose.runs import recommend
-from cli.display import console, disk_size, say, write_json
+from cli.display import console, disk_size, say_row, write_json
 from pipeline.dataset import open_dataset
 from pipeline.errors import DataError
 
@@ -248,4 +248,4 @@ def show(table: list[Line], screen: "Console") -> None:
         screen.print(grid)
     else:
         for label, text in table:
-            say(f"{label:<9}{text}")
+            say_row(label, text)

@@ -9,7 +9,7 @@ import click
 
 from cli import options
 from cli.compose import predictions
-from cli.display import plural, print_table, say, top_errors
+from cli.display import plural, print_table, say, say_row, top_errors
 from model.errors import RunError
 from pipeline.atomic import writing
 from pipeline.dataset import read_description
@@ -61,7 +61,7 @@ def command(
     ids = read_ids(data, first.wnids) if submission else []
     if search:
         if weights or not labelled:
-            raise click.UsageError("--search needs images with labels, and replaces --weights")
+            raise click.UsageError("--search needs images with labels, and does not go with --weights")
         if len(first.wnids) <= 5:
             raise click.UsageError("--search needs more than five classes, or the top-5 error is always 0")
         factors = ensemble.search(parts, labels, partial(tell_pass, len(labels)))
@@ -74,6 +74,7 @@ def command(
     result = predictions.Predictions(mean.numpy(), first.labels, first.names, first.wnids)
     if out:
         predictions.write(out, result)
+        say_row("written", out)
     if submission:
         write_submission(submission, result, ids)
 
@@ -111,12 +112,12 @@ def read_ids(data: Path, wnids: Sequence[str]) -> list[int]:
     """Return the development kit's ids of the classes of a submission."""
     dataset = read_description(data)
     if [category.wnid for category in dataset.classes] != wnids:
-        raise RunError(f"{dataset.root} has other classes than the predictions; name theirs with --data")
+        raise RunError(f"{dataset.root} has other classes than the predictions; give --data of their classes")
     ids = [category.ilsvrc_id for category in dataset.classes if category.ilsvrc_id is not None]
     if len(ids) < 5 or len(ids) < len(wnids):
         raise RunError(
-            f"a submission needs five classes and the development kit's ids, which {dataset.root} has not; "
-            "prepare one from a root that has ILSVRC2012_devkit_t12"
+            f"a submission needs at least five classes and the development kit's ids, which {dataset.root} "
+            "lacks; prepare a dataset from a root that has ILSVRC2012_devkit_t12"
         )
     return ids
 
@@ -126,4 +127,4 @@ def write_submission(path: Path, result: Any, ids: Sequence[int]) -> None:
     predictions.check_submission(text, len(result.names), len(ids))
     with writing(path) as file:
         file.write(text.encode())
-    say(f"{path}: {len(result.names):,} lines of five ids, checked")
+    say_row("written", f"{path}, {plural(len(result.names), 'line')} of five ids, checked")

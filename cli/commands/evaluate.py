@@ -8,7 +8,7 @@ import click
 
 from cli import options
 from cli.compose.runs import recommend
-from cli.display import plural, print_table, say, top_errors, warn, write_json
+from cli.display import plural, print_table, say_row, tell_written, top_errors, warn, write_json
 from cli.paper.comparison import comparison
 from model.recipes import title
 from pipeline.dataset import Category, has_labels
@@ -52,7 +52,7 @@ def command(
     labelled = has_labels(dataset, split)
     if not labelled and not predictions:
         raise click.UsageError(
-            f"{split} images of {dataset.root} have no labels to count errors by; give --predictions FILE"
+            f"the {split} images of {dataset.root} have no labels, so no errors: give --predictions FILE"
         )
     with joined(run.devices[0], warn) as replicas:
         result = evaluate_run(run, dataset, replicas, split, ten_crop, predictions)
@@ -61,16 +61,17 @@ def command(
     result = {"run": str(run.path.parent), "checkpoint": run.path.name, "step": run.step, **result}
     if json_path:
         write_json(json_path, result)
-    say(
-        f"{run.path} at step {run.step:,}, {plural(result['images'], f'{split} image')} of {dataset.root}, "
-        f"{result['precision']} on {run.devices[0].type}; recipe {title(run.recipe, 'classes')}"
-    )
+    say_row("run", f"{run.path}, step {run.step:,}")
+    say_row("network", f"recipe {title(run.recipe, 'classes')}")
+    say_row("data", f"{plural(result['images'], f'{split} image')} of {dataset.root}")
+    say_row("device", f"{run.devices[0].type}, {result['precision']}")
     if labelled:
         print_errors(result, dataset.classes)
+    tell_written(predictions, json_path)
     if split == "val" and (run.source / "run.json").exists():
         if replicas.world > 1:
             machine = options.Machine()
-        say(f"next: {recommend('report', data=data, run=run.source, machine=machine)}")
+        say_row("next", recommend("report", data=data, run=run.source, machine=machine))
 
 
 def print_errors(result: dict[str, Any], classes: Sequence[Category]) -> None:

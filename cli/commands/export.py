@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli import options
-from cli.display import disk_size, plain, plural, say
+from cli.display import disk_size, plain, plural, say_row
 from model.errors import RunError
 from model.recipes import title
 from pipeline.atomic import writing
@@ -71,7 +71,7 @@ def command(run_name: str | None, checkpoint: str, kind: str, out: Path | None, 
     default = Path(f"{trained.title(run.path)}.{ENDINGS[kind]}")
     out = out or default
     if out.suffix != default.suffix:
-        raise RunError(f"{out}: a file of this format ends in {default.suffix}")
+        raise RunError(f"{out}: the name of a file of this format must end in {default.suffix}")
     options.make_ready(out)
     about = {
         "classes": [asdict(category) for category in run.facts.classes],
@@ -84,7 +84,8 @@ def command(run_name: str | None, checkpoint: str, kind: str, out: Path | None, 
     else:
         content = weights.Weights(run.recipe, run.network.state(), torch.from_numpy(run.facts.mean), about)
         weights.save(out, content, kind)
-        say(f"{out}: {disk_size(out.stat().st_size)}, recipe {title(run.recipe, 'classes')}")
+        say_row("written", f"{out}, {disk_size(out.stat().st_size)}, recipe {title(run.recipe, 'classes')}")
+    say_row("next", "docs/export.md has the lines of Python that load this file")
 
 
 def write_onnx(run: "Trained", out: Path, about: dict[str, Any], data: Path | None) -> None:
@@ -99,12 +100,15 @@ def write_onnx(run: "Trained", out: Path, about: dict[str, Any], data: Path | No
         ours = run.network(images).softmax(1)
     difference = (onnx.run_onnx(content, images) - ours).abs().max().item()
     if not difference <= TOLERANCE:
-        raise RunError(f"the ONNX network differs from ours by {difference:.2g}; it was not kept")
+        raise RunError(
+            f"the ONNX network's probabilities differ by {difference:.2g}, so {out} was not written: "
+            "try other versions of onnx and onnxruntime"
+        )
     with writing(out) as file:
         file.write(content)
-    size, count = disk_size(len(content)), plural(len(images), "image")
-    told = f"{size}, recipe {title(run.recipe, 'classes')}"
-    say(f"{out}: {told}; on {count} its probabilities differ by {difference:.1g}")
+    say_row("written", f"{out}, {disk_size(len(content))}, recipe {title(run.recipe, 'classes')}")
+    images_read = plural(len(images), "image")
+    say_row("checked", f"on {images_read}: its probabilities differ by at most {difference:.1g}")
 
 
 def read_images(run: "Trained", data: Path | None) -> "torch.Tensor":

@@ -11,7 +11,8 @@ import click
 import numpy as np
 
 from cli import options
-from cli.display import progress, say
+from cli.compose.runs import recommend
+from cli.display import progress, say_row
 from model.errors import RunError
 from pipeline.atomic import writing
 from pipeline.dataset import read_names
@@ -84,12 +85,13 @@ def command(
             with np.errstate(over="ignore"):
                 numbers = rows.astype(dtype)
             if not np.isfinite(numbers).all():
-                raise RunError(f"{layer} has numbers that are too large for float16: give --type float32")
+                raise RunError(f"{layer} has activations too large for float16: give --type float32")
             table.write(numbers.tobytes())
         for file in files:
             file.flush()
     rate = shape[0] / (time.monotonic() - started)
-    say(f"{out}: {shape[0]:,} x {shape[1]:,} {dtype}, {rate:,.0f} images/s")
+    say_row("written", f"{out}, {shape[0]:,} x {shape[1]:,} {dtype}, {rate:,.0f} images/s")
+    say_row("next", recommend("similar", "IMAGE", "--features", str(out), machine=machine))
 
 
 def compute(run: "Trained", dataset: "Dataset", split: str, layer: str) -> Iterator[np.ndarray]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from cli import options
-from cli.display import progress
+from cli.display import progress, tell_written
 
 
 @click.command("predict")
@@ -71,7 +71,7 @@ def command(
     says so.
     """
     if bool(images) == bool(split):
-        raise click.UsageError("give images, folders or patterns, or else --split")
+        raise click.UsageError("give images, folders or patterns, or give --split")
     from cli.compose.trained import open_run
     from cli.study.guesses import Outputs, Totals, from_files, from_split, open_sinks
 
@@ -92,3 +92,4 @@ def command(
                 for sink in sinks:
                     sink(number, row)
     totals.tell(time.monotonic() - started, len(run.facts.classes))
+    tell_written(json_path, csv_path, err=True)

@@ -8,7 +8,7 @@ import click
 
 from cli import options
 from cli.compose.runs import recommend
-from cli.display import Line, disk_size, plural, progress, say
+from cli.display import Line, disk_size, plural, progress, say, say_row
 from cli.signals import ended_in_order
 from pipeline.dataset import Dataset, find_faults, has_labels
 from pipeline.errors import DataError
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from pipeline.prep.repair import Progress
 
 EXIF = {
-    "honour": "Images are turned as their EXIF orientation says; --exif ignore takes them as they are stored",
-    "ignore": "Images are taken as they are stored, as in 2012; --exif honour turns them as EXIF says",
+    "honour": "EXIF orientation: images are turned upright (--exif ignore takes them as stored)",
+    "ignore": "EXIF orientation: ignored, as in 2012 (--exif honour turns images upright)",
 }
 
 
@@ -117,15 +117,17 @@ def command(
             refuse_other_names(finished, names)
         faults = find_faults(finished, verify, workers) if finished else {}
         if finished and not faults:
-            say(f"{out} is prepared, every shard {'has its checksum' if verify else 'is there'}.")
+            checked = "has the right checksum" if verify else "is there"
+            say(f"{out} is already prepared, and every file {checked}.")
             _show(finished, None)
             return
         for name, fault in faults.items():
             say(f"{out / name} {fault}")
         if imagenet_root is None:
             if faults:
-                raise DataError(f"{len(faults)} damaged: give --imagenet-root DIR to make them again")
-            raise click.UsageError(f"{out} is not prepared yet: give --imagenet-root DIR")
+                broken = plural(len(faults), "missing or damaged file")
+                raise DataError(f"{out} has {broken}: give --imagenet-root DIR to make the shards again")
+            raise click.UsageError(f"{out} holds no prepared dataset yet: give --imagenet-root DIR")
         say(f"Looking at {imagenet_root} ...")
         source = find_source(imagenet_root, val_fraction, seed, names)
         say(f"Found {source.kind}")
@@ -156,7 +158,7 @@ def tell(line: Line, progress: "Progress") -> None:
         line.first = line.done = done = progress.done
         line.total = progress.total
         if done:
-            line.tell(f"{plural(done, 'image')} {'is' if done == 1 else 'are'} done already")
+            line.tell(f"Resumed: {plural(done, 'image')} {'is' if done == 1 else 'are'} done already.")
     line(progress.done - line.done, line.speed, f"{progress.rejected:,} rejected")
 
 
@@ -169,16 +171,16 @@ def _show(dataset: Dataset, rate: float | None) -> None:
     rejected = dataset.made.get("rejected")
     rows["rejected"] = f"{rejected:,}, listed in {dataset.root / 'rejected.jsonl'}" if rejected else "none"
     if left := dataset.made.get("left_out"):
-        rows["left out"] = f"{left:,} that are no images or not read, listed there, too"
+        rows["left out"] = f"{plural(left, 'file')} of no image or of no split, listed there, too"
     if passed := dataset.made.get("passed_over"):
-        rows["passed by"] = f"{passed:,} that are hidden or belong to other programs, as .DS_Store"
+        rows["ignored"] = f"{plural(passed, 'file')}, hidden or of other programs, such as .DS_Store"
     if flaws := dataset.made.get("flawed"):
         each = ", ".join(f"{count:,} with {flaw}" for flaw, count in flaws.items())
-        rows["flawed"] = f"{each}: harmless, kept, listed in {dataset.root / 'flawed.jsonl'}"
+        rows["flawed"] = f"{each}: they are harmless and used; {dataset.root / 'flawed.jsonl'} lists them"
     size = sum(shard.bytes for shards in dataset.splits.values() for shard in shards)
     rows["on disk"] = f"{disk_size(size)} in {dataset.root}"
     if rate:
         rows["speed"] = f"{rate:,.0f} images/s"
     rows["next"] = recommend("train", data=dataset.root, machine=options.Machine())
     for name, value in rows.items():
-        say(f"  {name:<10}{value}")
+        say_row(name, value)

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from cli import options
-from cli.display import disk_size, say
+from cli.display import disk_size, say_row
 from cli.study import page
 from model.errors import RunError
 from model.recipes import title
@@ -47,14 +47,15 @@ def command(
     from cli.study import report
 
     if argument and run_name:
-        raise click.UsageError("name the run once: as RUN or by --run")
+        raise click.UsageError("the run is named twice: give RUN or --run, not both")
     run = open_run(argument or run_name, checkpoint, machine)
     folder, dataset = run.source, run.data(data)
     need_labels(dataset, "val")
     try:
         about, metrics = read_about(folder / "run.json"), read_metrics(folder / "metrics.jsonl")
     except OSError as error:
-        raise RunError(f"{folder} is no run of alexnet-dali train ({error})") from None
+        what = f"{error.filename}: {error.strerror}"
+        raise RunError(f"{folder} is not a run of alexnet-dali train ({what}); give another") from None
     ours, out = out is None, out or folder / "report.html"
     if not (ours and out.is_symlink()):
         make_ready(out)
@@ -81,4 +82,5 @@ def command(
     content = page.page(f"{folder.name} on {dataset.root.resolve().name}", subtitle, sections).encode()
     with replacing(out) if ours else writing(out) as file:  # in the run's folder no link is followed
         file.write(content)
-    say(f"{out}: {disk_size(len(content))}, open it in any browser")
+    say_row("written", f"{out}, {disk_size(len(content))}")
+    say_row("next", "open it in any browser")

@@ -71,7 +71,7 @@ def curves(runs: Sequence[str], more: Sequence[str], out: Path) -> None:
     for folder in [find_run(name) for name in (*runs, *more)] or [find_run(None)]:
         path = folder / "metrics.jsonl"
         if not path.exists():
-            raise RunError(f"{path} is not there: {folder} is no run; runs are made by alexnet-dali train")
+            raise RunError(f"{folder} is not a run, as it has no {path.name}; alexnet-dali train makes runs")
         metrics[str(folder) if folder.name in metrics else folder.name] = read_metrics(path)
         about = read_about(folder / "run.json") if (folder / "run.json").exists() else {}
         classes.add((about.get("recipe") or {}).get("classes"))

@@ -1,7 +1,6 @@
 """Define alexnet-dali similar: find the images with the nearest features."""
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 from msgspec import Struct
 
 from cli import display, options
-from cli.display import say, write_json
+from cli.display import say, tell_written, warn, write_json
 from cli.pictures import panels
 from model.errors import RunError
 from model.study.nearest import nearest
@@ -80,7 +79,9 @@ def command(
     dataset, split = open_dataset(facts.data), facts.split
     names = read_names(dataset, split)
     if dataset.fingerprint != facts.fingerprint:
-        raise RunError(f"{dataset.root} is no longer the dataset that {features} was made of; make it again")
+        raise RunError(
+            f"{dataset.root} is no longer the dataset that {features} was made from; make it again"
+        )
     machine = replace(machine, precision=machine.precision or facts.precision)
     run = open_run(facts.run, facts.checkpoint, machine)
     if run.step != facts.step:
@@ -89,9 +90,7 @@ def command(
     sizes = {shape.layer.name: math.prod(shape.out) for shape in run.network.shapes}
     table = read_table(features, len(names), sizes.get(facts.layer, 0))
     paths, queries = features_of(run, images, facts.layer, exif == "honour")
-    started = time.monotonic()
     nearest_rows, distances = nearest(queries, table, count, block=max(1, BLOCK // (4 * table.shape[1])))
-    seconds = time.monotonic() - started
     labels = read_index(dataset, split)["label"]
     result: list[dict[str, Any]] = [
         {
@@ -112,8 +111,7 @@ def command(
             say(each["image"])
             for near in each["neighbours"]:
                 say(f"  {near['distance']:>10.3f}  {near['name']:<32} {near['class']}")
-    rate = f"{len(paths) * len(table) / seconds:,.0f} a second, {table.nbytes / seconds / 1e9:.2f} GB/s"
-    say(f"{len(paths):,} x {len(table):,} distances in {seconds:.2f} s: {rate}", err=True)
+    tell_written(json_path, err=True)
 
 
 def read_facts(features: Path) -> Facts:
@@ -150,9 +148,9 @@ def features_of(
         good += [paths[number] for number in numbers.tolist()]
         features.append(outputs(run.network, images, [layer], run.precision)[layer].flatten(1).cpu().numpy())
     for number, fault in sorted((batches.faults | batches.notes).items()):
-        say(f"warning: {paths[number]} {fault}", err=True)
+        warn(f"{paths[number]} {fault}")
     if not good:
-        raise RunError("none of the images can be decoded")
+        raise RunError("none of the images can be decoded; give others")
     return good, np.concatenate(features)
 
 
@@ -185,4 +183,5 @@ def draw(
         panels.neighbours,
         [neighbours(each) for each in result],
         title=f"The most similar images, {title(run.path)}",
+        err=True,
     )

@@ -86,7 +86,7 @@ from pipeline.dataset import need_labels, open_dataset
     help="Print what would be done, how long it takes and how much disk it needs. Write nothing.",
 )
 @click.option("--show-recipe", is_flag=True, help="Print the recipe and its schedule, and exit.")
-@click.option("--toml", is_flag=True, help="With --show-recipe: print a file that --recipe reads.")
+@click.option("--toml", is_flag=True, help="Print a file that --recipe reads, if --show-recipe is given.")
 def command(
     data: Path,
     chosen: options.Chosen,
@@ -111,7 +111,7 @@ def command(
     the end of the pipe that is printed to, 1 failed.
     """
     if toml and not show_recipe:
-        raise click.UsageError("--toml goes with --show-recipe")
+        raise click.UsageError("--toml needs --show-recipe: give both")
     make = partial(
         chosen.make, epochs=epochs, batch_size=batch_size, schedule=schedule, classes=classes, width=width
     )

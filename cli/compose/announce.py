@@ -1,13 +1,15 @@
 """Say at once what a training will do: what is known before torch is imported, and then the rest."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cli.display import plural, say
+from cli.display import in_words, plural, say_row, top_errors
 from model import schedule
 from model.recipe import Recipe
 from model.recipes import title
+from model.run import MetricsRow
 from pipeline.dataset import Dataset
 
 if TYPE_CHECKING:
@@ -44,7 +46,18 @@ def tell_start(identity: dict[str, Any], state: "RunState") -> None:
     tell_rows(**rows)
 
 
+def tell_end(path: Path, history: Sequence[MetricsRow], classes: int) -> None:
+    """Print what a training came to, and where it is."""
+    last, best = history[-1], min(history, key=lambda row: row["top1_err"])
+    errors = in_words(top_errors(last, classes))
+    tell_rows(
+        trained=f"{plural(len(history), 'epoch')}: validation {errors} "
+        f"(best: {best['top1_err']:.2f} % after epoch {best['epoch']})",
+        run=str(path),
+    )
+
+
 def tell_rows(**rows: str) -> None:
-    """Print a line for each: its name and what it is."""
+    """Print a row for each: its name and what it is."""
     for name, text in rows.items():
-        say(f"  {name:<10}{text}")
+        say_row(name, text)

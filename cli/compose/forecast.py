@@ -23,7 +23,7 @@ ROW = 400  # bytes, about, of a row of metrics.jsonl and of TensorBoard's events
 def forecast(recipe: Recipe, dataset: Dataset, path: Path, settings: TrainSettings) -> None:
     """Print what the run at `path` would do, and what its rest takes by the speed of a few steps made now."""
     if find_place().world > 1:
-        raise RunError("--dry-run is for one process: start it without torchrun")
+        raise RunError("--dry-run works in one process only: start it without torchrun")
     with machine_errors(recipe.batch_size, choose_devices(settings.machine)):
         parts = Workloads(dataset, recipe, settings.machine, settings.cuda_graph, settings.seed)
         step = parts.training_step
@@ -38,7 +38,7 @@ def forecast(recipe: Recipe, dataset: Dataset, path: Path, settings: TrainSettin
     seconds = count_seconds(recipe, dataset, state, training, validation)
     tell_rows(
         speed=f"training {training:,.3g} images/s, validation {validation:,.3g} images/s",
-        time=f"about {short_time(seconds)}, without start-up and checkpoints",
+        time=f"about {short_time(seconds)}, not counting start-up and checkpoints",
         disk=tell_disk(recipe, dataset, path),
     )
 
@@ -66,5 +66,5 @@ def tell_disk(recipe: Recipe, dataset: Dataset, path: Path) -> str:
     free = disk_size(shutil.disk_usage(there).free)
     return (
         f"at most {disk_size(count_bytes(recipe, dataset))}, of {free} free: "
-        f"four states (last, previous, best, a new one) of {disk_size(state_size(recipe))}, and metrics"
+        f"four checkpoints (last, previous, best, a new one) of {disk_size(state_size(recipe))}, and metrics"
     )

@@ -17,12 +17,12 @@ import nvidia.dali
 import torch
 
 from cli.compose import trained
-from cli.compose.announce import tell_start
+from cli.compose.announce import tell_end, tell_start
 from cli.compose.devices import choose_devices, machine_errors, recorder, use_device
 from cli.compose.images import read_mean, stream_options, train_batches
 from cli.compose.runs import recommend
 from cli.compose.watching import watching
-from cli.display import disk_size, say, warn
+from cli.display import disk_size, say, say_row, warn
 from cli.options import Machine
 from cli.signals import StopRequest, handled
 from model.captured import Record
@@ -59,7 +59,10 @@ class TrainSettings:
 def train(recipe: Recipe, dataset: Dataset, path: Path, settings: TrainSettings, stop: StopRequest) -> int:
     """Train the run at `path`, from its last checkpoint if there is one; return the exit status."""
     if settings.stop_after is not None and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
-        raise RunError("--stop-after under torchrun --max-restarts: it would start the stopped run again")
+        raise RunError(
+            "--stop-after does not work under torchrun --max-restarts, which would start the stopped run "
+            "again: leave one of them out"
+        )
     devices = choose_devices(settings.machine)
     precision = use_device(devices[0], settings.machine.precision)
     record = recorder(settings.cuda_graph, devices)
@@ -81,12 +84,12 @@ def train(recipe: Recipe, dataset: Dataset, path: Path, settings: TrainSettings,
                 trainer.train()
             except Stopped as stopped:
                 if replicas.first:
-                    say(f"stopped at step {state.step:,}; the same command goes on from there", err=True)
+                    say(f"stopped at step {state.step:,}; the same command resumes there", err=True)
                 return stopped.status
         if replicas.first:
             machine = settings.machine if replicas.world == 1 else Machine()
-            say(f"{path} is trained")
-            say(f"next: {recommend('eval', '--ten-crop', run=path, machine=machine)}")
+            tell_end(path, state.history, len(dataset.classes))
+            say_row("next", recommend("eval", "--ten-crop", run=path, machine=machine))
     return 0
 
 
@@ -114,7 +117,10 @@ def find_state(
     if step.replicas.first:
         if step.recipe.anew and state.step == 0 and not settings.init_from:
             name = step.recipe.name
-            warn(f"{name} goes on from another training: without --init-from RUN all layers start at random")
+            warn(
+                f"recipe {name} continues another training; without --init-from RUN "
+                "all layers start at random"
+            )
         tell_room(run.path, step.recipe)
         known = [dataset.root / name for name in COPIES]
         run.open(state.step, len(state.history), about_run(dataset, identity), known)
@@ -149,13 +155,13 @@ def make_trainer(
 
 
 def tell_room(folder: Path, recipe: Recipe) -> None:
-    """Warn where the states that a run keeps may not find room: a new one, last, previous and best."""
+    """Warn if the disk may be too small for a run's four checkpoints: a new one, last, previous and best."""
     size = state_size(recipe)
     there, free = sum(path.stat().st_size for path in folder.glob("*.pt")), shutil.disk_usage(folder).free
     if free + there < 4 * size:
         warn(
-            f"{folder} will hold up to four states of {disk_size(size)} each, and {disk_size(free)} "
-            "are free there"
+            f"{folder} will hold up to four checkpoints of {disk_size(size)} each, but only "
+            f"{disk_size(free)} are free there"
         )
 
 
@@ -172,7 +178,8 @@ def begin_with(network: AlexNet, source: str, replicas: Replicas) -> None:
     except RunError as error:
         raise RunError(f"--init-from {source}: {error}") from None
     if replicas.first:
-        say(f"begins with {path}" + (f"; as drawn: {', '.join(drawn)}" if drawn else ""))
+        left = f"; these layers start at random: {', '.join(drawn)}" if drawn else ""
+        say_row("weights", f"from {path}{left}")
 
 
 def make_validation(

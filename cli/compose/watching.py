@@ -65,7 +65,7 @@ def watching(stop: StopRequest, step: Step, dataset: Dataset, first: int) -> Ite
 def tell_errors(row: MetricsRow, classes: int) -> tuple[str, ...]:
     """Return the loss and the errors."""
     return f"loss {row['loss']:.4f}", *(
-        f"{name} {error:>7}" for name, error in top_errors(row, classes).items()
+        f"{name} error {error:>7}" for name, error in top_errors(row, classes).items()
     )
 
 

@@ -16,7 +16,17 @@ from typing import Any
 
 from cli import options
 from cli.compose import predictions
-from cli.display import disk_size, plural, progress, say, top_errors
+from cli.display import (
+    disk_size,
+    in_words,
+    plural,
+    progress,
+    say_row,
+    short_time,
+    tell_written,
+    top_errors,
+    warn,
+)
 from cli.paper import baseline_stages
 from cli.paper.comparison import find_year, guessing
 from cli.paper.tables import PAPER_BASELINES
@@ -64,7 +74,7 @@ def run_baseline(
     counts = {each: len(baseline_stages.open_samples(dataset.root, each)) for each in ("train", "val", split)}
     need_labels(dataset, "train", "val")
     if not has_labels(dataset, split):
-        raise RunError(f"{split} images of {dataset.root} have no labels to count errors by; use --split val")
+        raise RunError(f"the {split} images of {dataset.root} have no labels; use --split val")
     with ended_in_order(), RunDirectory(folder) as run:
         refuse_changes(plan, dataset)
         state, epochs = baseline_stages.read_state(folder, settings.epochs), settings.epochs
@@ -74,7 +84,7 @@ def run_baseline(
         tell_reductions(sizes, codebook.sizes)
         size = plan.regions * codebook.length
         room = disk_size(2 * size * sum(counts.values()))
-        say(f"features   {size:,} numbers an image, {room} in {folder}")
+        say_row("features", f"{size:,} numbers per image, {room} in {folder}")
         left = baseline_stages.missing(plan, dataset, counts)
         images = sum(dataset.splits[each][number].samples for each, number in left)
         check_room(folder, 2 * size * images)
@@ -98,12 +108,12 @@ def refuse_changes(plan: baseline_stages.BaselinePlan, dataset: Dataset) -> None
         return
     before = read_about(path)
     if not before.get("baseline"):
-        raise RunError(f"{path} is not that of a baseline; use another --out")
+        raise RunError(f"{plan.folder} holds another kind of run; use another --out")
     changes = list(differences(before["baseline"], plan.settings()))
     same = before["data"]["fingerprint"] == dataset.fingerprint
     texts = ", ".join([text for _, text in changes] + ([] if same else ["other images"]))
     if texts:
-        raise RunError(f"{plan.folder} was started with {texts}; go on with that, or use another --out")
+        raise RunError(f"{plan.folder} was started with {texts}; repeat those settings, or use another --out")
 
 
 def about_run(plan: baseline_stages.BaselinePlan, dataset: Dataset) -> dict[str, Any]:
@@ -123,16 +133,15 @@ def about_run(plan: baseline_stages.BaselinePlan, dataset: Dataset) -> dict[str,
 def tell_reductions(asked: dict[str, int], got: dict[str, int]) -> None:
     for name in asked:
         if got[name] < asked[name]:
-            text = f"there are few descriptors: {name} {got[name]}, not {asked[name]}"
-            say(f"warning: {text}", err=True)
+            warn(f"there are few descriptors: {name} is {got[name]}, not {asked[name]}")
 
 
 def check_room(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise RunError(
-            f"features need {disk_size(needed)} in {folder}, {disk_size(free)} are free: "
-            "make room, or use another --out, perhaps with a smaller codebook"
+            f"features need {disk_size(needed)} in {folder}, but only {disk_size(free)} are free: "
+            "make room, use another --out, or choose a smaller codebook"
         )
 
 
@@ -142,8 +151,7 @@ def timed(what: str, images: int) -> Iterator[baseline_stages.Each]:
     with progress(f"{what:<9}", images) as line:
         yield line
     if line.done:
-        taken = f"{line.seconds:,.0f} s, {line.rate:,.0f} a second"
-        say(f"{what:<10} {plural(line.done, 'image')} in {taken}")
+        say_row(what, f"{plural(line.done, 'image')} in {short_time(line.seconds)}, {line.speed}")
 
 
 def write_result(
@@ -165,11 +173,11 @@ def write_result(
     result = {"baseline": plan.baseline, "split": split, "images": images, **errors}
     with replacing(path) as file:
         file.write(json.dumps(result, indent=1).encode() + b"\n")
-    rows = {f"{plan.baseline}, {plural(images, f'{split} image')}": top_errors(errors, len(wnids))}
+    say_row("result", f"{in_words(top_errors(errors, len(wnids)))} on {plural(images, f'{split} image')}")
     if find_year(dataset.classes) == 2010:
         top1, top5 = PAPER_BASELINES[plan.baseline]
-        rows["the paper's, ILSVRC-2010 test"] = {"top-1": f"{top1} %", "top-5": f"{top5} %"}
+        say_row("paper", f"top-1 error {top1} %, top-5 error {top5} % on ILSVRC-2010's test images")
     else:
-        rows.update([guessing(len(wnids))])
-    for name, shown in rows.items():
-        say(f"{name}: " + ", ".join(f"{top} error {error}" for top, error in shown.items()))
+        name, guess = guessing(len(wnids))
+        say_row("compare", f"{in_words(guess)} by {name}")
+    tell_written(path, beside)

@@ -200,7 +200,7 @@ def read_state(folder: Path, epochs: int) -> dict[str, Any]:
     except checkpoint.Damaged as error:
         raise RunError(f"{error}; {again}") from None
     if state["epochs"] != epochs:
-        raise RunError(f"{path} is of {state['epochs']} epochs, not {epochs}; go on with that, or {again}")
+        raise RunError(f"{path} is of --epochs {state['epochs']}, not {epochs}; repeat that, or {again}")
     return state
 
 

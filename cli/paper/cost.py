@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from msgspec import Meta, Struct
 
 from cli.bench.meter import images_per_second as measure_rate
-from cli.display import plural, say
+from cli.display import plural, say, say_row, short_time
 from cli.paper.tables import BASELINES
 from model.errors import RunError
 from model.recipe import Recipe
@@ -40,7 +40,7 @@ def tell_cost(steps: "Sequence[Step]", shelf: "Plan", bench_path: Path | None) -
     for step in steps:
         say(f"alexnet-dali {shlex.join(step.words)}")
         if step.run in BASELINES:
-            say("    not estimated: its first lines say how far it is")
+            say("    cannot be estimated; it shows its progress when it runs")
             unknown += 1
             continue
         recipe = shelf.recipe(step.run)
@@ -50,18 +50,14 @@ def tell_cost(steps: "Sequence[Step]", shelf: "Plan", bench_path: Path | None) -
         rate = rates[recipe.name]
         seconds = sum(images / rate[part] for part, images in step.images.items())
         sum_of = " + ".join(f"{images:,} / {rate[part]:,.3g}" for part, images in step.images.items())
-        say(f"    {sum_of} images/s = {spell(seconds)}")
+        say(f"    {sum_of} images/s = {short_time(seconds)}")
         total += seconds
-    source = f"by {bench_path}, for every net" if bench_path else "by each net's own speed just now"
-    left_out = f" and {plural(unknown, 'baseline')}" if unknown else ""
-    say(f"{plural(len(steps), 'command')}, about {spell(total)} {source}; not counted: starts{left_out}")
-
-
-def spell(seconds: float) -> str:
-    for unit, size in (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):
-        if seconds >= size:
-            return f"{seconds / size:,.1f} {unit}"
-    return f"{seconds:.1f} seconds"
+    say_row("total", f"{plural(len(steps), 'command')}, about {short_time(total)}")
+    say_row(
+        "speeds",
+        f"from {bench_path}, for every network" if bench_path else "each network's, measured just now",
+    )
+    say_row("excluded", "start-up" + (f" and {plural(unknown, 'baseline')}" if unknown else ""))
 
 
 def read_speeds(path: Path, recipe: Recipe) -> dict[str, float]:
@@ -77,7 +73,9 @@ def read_speeds(path: Path, recipe: Recipe) -> dict[str, float]:
         ) from None
     if (bench.width, bench.batch_size) != (recipe.width, recipe.batch_size):
         wanted = f"--width {recipe.width:g} --batch-size {recipe.batch_size} --force {out}"
-        raise RunError(f"{path} was measured otherwise; make it with alexnet-dali bench {wanted}")
+        raise RunError(
+            f"{path} was measured with another width or batch size; make it with alexnet-dali bench {wanted}"
+        )
     return rates
 
 

@@ -200,10 +200,10 @@ class Plan:
         path = self.folder / name / "run.json"
         about = read_about(path) if path.exists() else {}
         if not about.get(kind):
-            raise RunError(f"{path} does not say of which {kind} the run is; use another --runs")
+            raise RunError(f"{path} names no {kind}; use another --runs")
         if about["data"]["fingerprint"] != self.images(name).fingerprint:
             raise RunError(
-                f"{path.parent} is of other images than {self.images(name).root}; use another --runs"
+                f"{path.parent} was made from other images than {self.images(name).root}; use another --runs"
             )
         return about
 

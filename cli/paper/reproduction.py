@@ -41,7 +41,7 @@ def work_off(steps: Sequence[Step]) -> set[str]:
                 continue
             status = commands.run(step.words)
             if commands.stop() or status in STOPPED:
-                say("stopped; the same command goes on from there", err=True)
+                say("stopped; the same command resumes there", err=True)
                 sys.exit(commands.stop() or status)
             if status:
                 failed.add(step.run)

@@ -13,7 +13,7 @@ import numpy as np
 
 from cli.compose.classes import find_classes
 from cli.compose.trained import Trained, first_word, title
-from cli.display import lines, plain, plural, say
+from cli.display import in_words, lines, plain, plural, say, say_row, top_errors
 from cli.pictures import panels
 from model.study.layers import predict
 from pipeline.dataset import Category, Dataset, read_names
@@ -168,9 +168,9 @@ def drawing(run: Trained, source: ImageSource, path: Path, asked: Outputs) -> It
     what = "Misclassified images" if asked.only_errors else "Images and their likeliest classes"
     if drawn:
         panels.guesses(drawn, path, f"{what}, {title(run.path)}")
-        say(f"drawn: {path}", err=True)
+        say_row("drawn", path, err=True)
     else:
-        say("no image to draw", err=True)
+        say_row("drawn", "nothing: there is no such image", err=True)
 
 
 def from_files(run: Trained, arguments: Sequence[str], ten_crop: bool, upright: bool) -> ImageSource:
@@ -244,13 +244,12 @@ class Totals:
             self.top5 += row.truth not in row.classes
 
     def tell(self, seconds: float, classes: int) -> None:
-        text = (
-            f"{plural(self.images, 'image')}, {self.broken:,} broken, {self.images / seconds:,.0f} images/s"
-        )
+        say_row("images", f"{self.images:,}, {self.images / seconds:,.0f} images/s", err=True)
+        if self.broken:
+            say_row("broken", f"{self.broken:,}, cannot be decoded", err=True)
         if self.damaged:
-            text += f"; {self.damaged:,} damaged, decoded as far as they go"
+            say_row("damaged", f"{self.damaged:,}, decoded as far as possible", err=True)
         if self.known:
-            text += f"; of {self.known:,} whose class is known, {100 * self.top1 / self.known:.2f} % wrong"
-            if classes > 5:
-                text += f", {100 * self.top5 / self.known:.2f} % not among five guesses"
-        say(text, err=True)
+            errors = {"top1_err": 100 * self.top1 / self.known, "top5_err": 100 * self.top5 / self.known}
+            of = f"{plural(self.known, 'image')} of known class"
+            say_row("result", f"{in_words(top_errors(errors, classes))} on {of}", err=True)
