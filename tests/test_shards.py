@@ -1,4 +1,4 @@
-"""The forms in which the Hugging Face hub has ImageNet give the dataset that class folders give."""
+"""WebDataset shards, and a prepared dataset, give the dataset that class folders give."""
 
 import json
 import shutil
@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import SMALL
+from shards import content, labelled, photo
 
-from pipeline.dataset import Dataset, read_index, read_names
+from pipeline.dataset import Dataset
 from pipeline.errors import DataError
 from pipeline.prep.prepare import prepare
-from pipeline.source.find import Source, find_source
-from pipeline.source.miniature import WNIDS, Miniature, jpeg, tar, write
+from pipeline.source.find import find_source
+from pipeline.source.miniature import WNIDS, tar, write
 from pipeline.source.miniature_shards import write_webdataset
 from pipeline.source.names import ilsvrc_names
-from tests.conftest import SMALL
 
 LABELS = [f"{number}" for number in range(3)]
 ILSVRC = sorted(ilsvrc_names())
@@ -28,18 +29,6 @@ def webdataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def content(dataset: Dataset) -> dict[str, Any]:
-    """What a dataset has of train and val: shards by their checksums, names and labels."""
-    return {
-        split: (dataset.splits[split], read_names(dataset, split), read_index(dataset, split).tolist())
-        for split in ("train", "val")
-    }
-
-
-def photo(number: int) -> bytes:
-    return jpeg(Miniature().image(0, number % 40, number))
-
-
 def shard(root: Path, *samples: tuple[str, str, dict[str, Any] | None], split: str = "train") -> Path:
     """Write a shard of (key, label, JSON); an empty label or None stands for no such member."""
     members = []
@@ -50,11 +39,6 @@ def shard(root: Path, *samples: tuple[str, str, dict[str, Any] | None], split: s
     count = len(list(root.glob(f"a-{split}-*")))
     write(root / f"a-{split}-{count:03d}.tar", tar(members))
     return root
-
-
-def labelled(source: Source, split: str = "train") -> dict[str, str]:
-    """Names of images and the wnids of their classes."""
-    return {each.name: source.classes[each.label].wnid for each in source.splits[split]}
 
 
 def test_webdataset_gives_the_bytes_of_class_folders(

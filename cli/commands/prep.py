@@ -1,5 +1,6 @@
 """Define alexnet-dali prep: prepare a dataset, once, before the first training."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from cli import options
 from cli.compose.runs import recommend
 from cli.display import Line, disk_size, plural, progress, say, say_row
 from cli.signals import ended_in_order
-from pipeline.dataset import Dataset, find_faults, has_labels
+from pipeline.dataset import WORK, Dataset, find_faults, has_labels
 from pipeline.errors import DataError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ EXIF = {
     "--imagenet-root",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Folder of ImageNet or of your own images: class folders, class tars, the archives of 2012 or 2010, "
-    "Kaggle's ILSVRC, or WebDataset shards.",
+    "Kaggle's ILSVRC, WebDataset shards, or the Hugging Face hub's archives or parquet files.",
 )
 @click.option(
     "--out",
@@ -104,6 +105,7 @@ def command(
     """
     from pipeline.prep.prepare import prepare
     from pipeline.prep.repair import find_finished, repair
+    from pipeline.prep.work import remove_left
     from pipeline.source.find import find_source
     from pipeline.source.names import refuse_other_names
     from pipeline.workers import count_cores
@@ -117,6 +119,7 @@ def command(
             refuse_other_names(finished, names)
         faults = find_faults(finished, verify, workers) if finished else {}
         if finished and not faults:
+            remove_left(out)
             checked = "has the right checksum" if verify else "is there"
             say(f"{out} is already prepared, and every file {checked}.")
             _show(finished, None)
@@ -129,7 +132,7 @@ def command(
                 raise DataError(f"{out} has {broken}: give --imagenet-root DIR to make the shards again")
             raise click.UsageError(f"{out} holds no prepared dataset yet: give --imagenet-root DIR")
         say(f"Looking at {imagenet_root} ...")
-        source = find_source(imagenet_root, val_fraction, seed, names)
+        source = find_source(imagenet_root, val_fraction, seed, names, partial(_unpack, out, workers))
         say(f"Found {source.kind}")
         if not finished:
             say(f"Class names: {source.named}")
@@ -151,6 +154,23 @@ def command(
                     report=report,
                 )
     _show(dataset, line.rate)
+
+
+def _unpack(out: Path, workers: int, archives: Sequence[Path]) -> list[Path]:
+    """Unpack what has no random access, and show how far it is."""
+    from pipeline.prep.unpack import unpack
+
+    with progress("unpacking", 0, unit="MB", output=True) as line:
+
+        def report(done: int, total: int) -> None:
+            if not line.total:
+                line.first = line.done = done // 10**6
+                line.total = total // 10**6
+                where = f"{out / WORK}, {disk_size(total)} in all, until the dataset is finished"
+                line.tell(f"Unpacking {plural(len(archives), 'file')} into {where}")
+            line(done // 10**6 - line.done)
+
+        return unpack(archives, out, workers, report)
 
 
 def tell(line: Line, progress: "Progress") -> None:

@@ -15,7 +15,7 @@ from pipeline.prep.gather import Gathered
 from pipeline.prep.plan import begin, describe_preparation, plan
 from pipeline.prep.repair import Progress, Report, count_workers, find_finished, repair
 from pipeline.prep.shard import Record, Task, commit, make_shard
-from pipeline.prep.work import remove, work_folder
+from pipeline.prep.work import remove, remove_left, work_folder
 from pipeline.source.find import Source
 from pipeline.workers import run_tasks
 
@@ -38,8 +38,10 @@ def prepare(
     """
     out = Path(out)
     if dataset := find_finished(out, size, store, seed, exif):
-        faults = find_faults(dataset)
-        return repair(dataset, faults, source, workers=workers, report=report) if faults else dataset
+        if faults := find_faults(dataset):
+            return repair(dataset, faults, source, workers=workers, report=report)
+        remove_left(out)
+        return dataset
     exif = exif or source.exif
     with work_folder(out) as work:
         tasks = plan(source, size, store, seed, exif, work)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline.dataset import WORK, Dataset, index_name, read_description, write_description
+from pipeline.dataset import Dataset, index_name, read_description, write_description
 from pipeline.errors import DataError
 from pipeline.prep.gather import Gathered
 from pipeline.prep.plan import describe_preparation, plan, refuse_other
@@ -41,9 +41,6 @@ def find_finished(out: Path, size: str, store: str, seed: int, exif: str | None 
     for name, (here, asked) in settings.items():
         if here != asked:
             raise DataError(f"{out} was prepared with {name} {here}, not {asked}: choose another --out")
-    if (out / WORK).exists():  # left behind by a run that was stopped after its last step
-        with work_folder(out) as work:
-            remove(work)
     return dataset
 
 

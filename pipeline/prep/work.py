@@ -11,8 +11,11 @@ from pipeline.errors import DataError
 from pipeline.prep.plan import PLAN
 
 LOCK = "lock"
+UNPACKED = "unpacked-"  # shards without random access, as tars (unpack.py)
 # All that prep ever has there. A folder that came from elsewhere may hold other files, which stay.
-OURS = re.compile(rf"{LOCK}|({re.escape(PLAN)}|[a-z]+-\d{{6}}\.(tar|idx|made|npz))(\.tmp)?")
+OURS = re.compile(
+    rf"{LOCK}|({re.escape(PLAN)}|[a-z]+-\d{{6}}\.(tar|idx|made|npz)|{UNPACKED}\d{{5}}-[0-9a-f]{{16}}\.tar)(\.tmp)?"
+)
 
 
 @contextmanager
@@ -51,8 +54,17 @@ def remove(work: Path) -> None:
         work.rmdir()
 
 
+def remove_left(out: Path) -> None:
+    """Remove from a finished dataset what a run that was stopped after its last step left behind."""
+    if (out / WORK).exists():
+        with work_folder(out) as work:
+            remove(work)
+
+
 def _tidy(work: Path) -> None:
     """Remove what an unfinished shard left: on a full disk, the next run needs that space."""
     for path in work.glob("*"):
-        if OURS.fullmatch(path.name) and path.suffix != ".npz" and path.name not in (PLAN, LOCK):
+        kept = path.suffix == ".npz" or path.name in (PLAN, LOCK)
+        kept |= path.suffix == ".tar" and path.name.startswith(UNPACKED)
+        if OURS.fullmatch(path.name) and not kept:
             path.unlink()

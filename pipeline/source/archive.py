@@ -47,10 +47,10 @@ class Member(NamedTuple):
 Read = Callable[[int, int], bytes]  # so many bytes from such an offset, as os.pread does
 
 
-def scan_tar(path: Path) -> list[Member]:
-    """List the members of a tar."""
+def scan_tar(path: Path, called: Path | None = None) -> list[Member]:
+    """List the members of a tar, which errors call `called`."""
     with _opened(path) as (read, size):
-        return _members(path, read, 0, size)
+        return _members(called or path, read, 0, size)
 
 
 def scan_bytes(path: Path, data: bytes) -> list[Member]:

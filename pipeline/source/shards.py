@@ -22,6 +22,7 @@ from pipeline.source.archive import Member, scan_tar
 from pipeline.source.edition import WNID
 from pipeline.source.layout import FORMS, HUB_NAME, LABELS, MAX_ABOUT, form_of
 from pipeline.source.numbering import Known, Numbering, find_numbering
+from pipeline.source.parquet import read_class_names
 from pipeline.source.sample import Found, LeftOut, Sample, is_litter, one_line
 from pipeline.source.splits import REPLACED, Split
 from pipeline.workers import count_cores, run_tasks
@@ -50,27 +51,40 @@ class Contents:
 
 def read_shards(shards: dict[str, list[Path]], unpack: Unpack | None) -> dict[str, Split]:
     """Read the shards of each split; train's Split has what all say of the classes."""
-    tars = {split: _tars(paths, unpack) for split, paths in shards.items()}
-    every = [shard for each in tars.values() for shard in each]
+    tars = _find_tars([path for paths in shards.values() for path in paths], unpack)
+    every = [Shard(path, tar) for path, tar in tars.items()]
     if len(every) < FEW:
         read = {shard: scan_shard(shard) for shard in every}
     else:
         read = dict(run_tasks(scan_shard, every, min(count_cores(), len(every))))
-    contents = {split: _join([read[shard] for shard in each]) for split, each in tars.items()}
-    names = {label: name for each in contents.values() for label, name in each.names.items()}
+    contents = {
+        split: _join([read[Shard(path, tars[path])] for path in paths]) for split, paths in shards.items()
+    }
+    names = _class_names(list(tars), contents.values())
     others = [image for split, each in contents.items() if split != "train" for image in each.images]
     train = contents["train"].images if "train" in contents else []
     numbering = find_numbering(train or others, others, names)
     return {split: _sort(shards[split], split, each, numbering) for split, each in contents.items()}
 
 
-def _tars(paths: list[Path], unpack: Unpack | None) -> list[Shard]:
-    tars = paths
-    if form_of(paths[0].name) != ".tar":
-        if unpack is None:
-            raise DataError(f"{paths[0]} has no random access: find_source needs `unpack`")
-        tars = unpack(paths)
-    return [Shard(path, tar) for path, tar in zip(paths, tars, strict=True)]
+def _find_tars(paths: Sequence[Path], unpack: Unpack | None) -> dict[Path, Path]:
+    """Return the tar in which each shard is read: itself, or what it is unpacked into."""
+    packed = [path for path in paths if form_of(path.name) != ".tar"]
+    if packed and unpack is None:
+        raise DataError(f"{packed[0]} has no random access: find_source needs `unpack`")
+    tars = dict(zip(packed, unpack(packed), strict=True)) if packed and unpack else {}
+    return {path: tars.get(path, path) for path in paths}
+
+
+def _class_names(paths: Sequence[Path], contents: Iterable[Contents]) -> dict[str, str]:
+    """Return the names of the classes, by label: those of JSON files or of parquet schemas."""
+    names = {label: name for each in contents for label, name in each.names.items()}
+    for path in paths:
+        if form_of(path.name) == ".parquet":
+            for label, name in read_class_names(path).items():
+                if names.setdefault(label, name) != name:
+                    raise DataError(f"{path} names the class {label} {name}, but another file {names[label]}")
+    return names
 
 
 def _join(several: Sequence[Contents]) -> Contents:
@@ -120,7 +134,7 @@ def scan_shard(shard: Shard) -> Contents:
     """List the images of a tar with their labels."""
     contents, images, about = Contents(), [], dict[tuple[str, str], bytes]()
     with open(shard.tar, "rb", buffering=0) as file:
-        for member in scan_tar(shard.tar):
+        for member in scan_tar(shard.tar, shard.path):
             key, suffix = _split_name(member.path)
             if any(is_litter(part) for part in member.path.split("/") if part not in (".", "..", "")):
                 contents.found.passed += 1
