@@ -194,6 +194,9 @@ class AlexNet(nn.Module):
         device, weights = images.device.type, self.mean.dtype
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weights
         crop, side = self.recipe.crop, self.recipe.crop + self.border
+        if images.requires_grad:  # the faster way below passes no gradient on
+            centred = (images - self.mean.to(images.device)) / divisor
+            return F.pad(centred, (0, self.border, 0, self.border)).to(dtype)
         centred = torch.empty(len(images), side, side, 3, dtype=dtype, device=images.device).permute(
             0, 3, 1, 2
         )

@@ -21,7 +21,7 @@ FORBIDDEN = {
 }
 
 
-SHARED = ("pipeline.atomic", "pipeline.schema")  # import nothing of ours; model uses them, too
+SHARED = ("pipeline.atomic", "pipeline.schema", "pipeline.image")  # know nothing of batches; model uses them
 
 
 def imports(path: Path) -> set[str]:
@@ -39,6 +39,10 @@ def imports(path: Path) -> set[str]:
 
 def test_what_pipeline_and_model_share_knows_neither() -> None:
     assert imports(ROOT / "pipeline/atomic.py") <= sys.stdlib_module_names
+    known = modules()
+    needed = {"pipeline.atomic", "pipeline.schema", "pipeline.formats", "pipeline.jpeg"}
+    assert imported(known["pipeline.image"], known) <= needed
+    assert not any(imported(known[name], known) for name in needed)
 
 
 @pytest.mark.parametrize("package", FORBIDDEN)
