@@ -3,6 +3,7 @@
 import importlib
 import re
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -66,6 +67,13 @@ def test_the_batches(place: pytest.MonkeyPatch, dataset: Dataset, device: str) -
         assert -40 < images.min() < 30 and 200 < images.max() < 295, what
     (_, _, first, _), (_, _, shown, _), (_, _, second, _), (_, _, again, _) = seen
     assert torch.equal(shown, again) and not torch.equal(first, second)
+
+
+def test_the_lines_of_the_readme(place: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).parent.parent / "README.md").read_text()
+    (block,) = re.findall(r"((?:^    .*\n)*^    from pipeline .*\n(?:^    .*\n)*)", text, re.MULTILINE)
+    found = execute(textwrap.dedent(block) + "    pass", "cpu")
+    assert found["images"].shape == (28, 3, 224, 224) and len(found["labels"]) == 28
 
 
 @pytest.mark.parametrize("device", DEVICES)
