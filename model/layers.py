@@ -5,8 +5,8 @@ from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta, Struct
 
-STORED = 256  # pixels along a prepared image, which crops are cut from
-Size = Annotated[int, Meta(ge=1, le=STORED)]
+LARGEST = 1024  # pixels along a prepared image, which crops are cut from, at most
+Size = Annotated[int, Meta(ge=1, le=LARGEST)]
 Several = Annotated[int, Meta(ge=1, le=2**20)]  # maps, units, classes, images, epochs
 FEW = Meta(max_length=20)
 Number = Annotated[float, Meta(ge=-1e6, le=1e6)]  # excludes NaN
@@ -52,7 +52,7 @@ class Conv(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", ta
     maps: Annotated[Several, says("number of output maps, of all towers at width 1")]
     kernel: Annotated[Size, says("side of the kernels, in pixels of the layer's input")]
     stride: Annotated[Size, says("distance between windows, in pixels of the layer's input")] = 1
-    pad: Annotated[int, Meta(ge=0, le=STORED), says("zeros added at each edge, in pixels")] = 0
+    pad: Annotated[int, Meta(ge=0, le=LARGEST), says("zeros added at each edge, in pixels")] = 0
     crossing: Annotated[bool, says("reads the image or the maps of all towers, not only its own tower's")] = (
         False
     )

@@ -16,7 +16,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from model.errors import RunError
-from model.layers import STORED, Above0, Conv, Full, Layer, Rate, ResponseNorm, Several, Size, says
+from model.layers import Above0, Conv, Full, Layer, Rate, ResponseNorm, Several, Size, says
 from model.schedules import SCHEDULES
 from pipeline.schema import Unfit, convert
 
@@ -131,7 +131,7 @@ class Recipe(Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         """Check that the fields agree with each other. ValueError, which `convert` turns into Unfit."""
         names, first, last = [layer.name for layer in self.layers], self.layers[0], self.layers[-1]
-        kinds, most = [isinstance(layer, Full) for layer in self.layers], self.crop + self.offsets - 1
+        kinds = [isinstance(layer, Full) for layer in self.layers]
         late = [
             name for name, *pair in zip(names[1:], kinds, kinds[1:], strict=False) if pair == [True, False]
         ]
@@ -160,7 +160,6 @@ class Recipe(Struct, frozen=True, forbid_unknown_fields=True):
                 f"the phases of schedule have more than {MOST_EPOCHS:,} epochs",
             ),
             (self.crop % self.reduce == 0, f"reduce {self.reduce} does not divide crop {self.crop}"),
-            (most <= STORED, f"crop {self.crop} with {self.offsets} offsets needs {most} of {STORED} pixels"),
             (self.pool_stride <= self.pool_size, f"pool_stride {self.pool_stride} leaves gaps between pools"),
             (not even, f"norms must have odd windows, unlike {' and '.join(even)}"),
         ):
@@ -210,6 +209,11 @@ class Recipe(Struct, frozen=True, forbid_unknown_fields=True):
             for w, s in zip(wide, shapes, strict=True)
         ]
         return [changed(s, std=s.std * g) for s, g in zip(shapes, gain, strict=True)]
+
+    @property
+    def needed(self) -> int:
+        """Return the pixels along the smallest images that all crops fit into."""
+        return self.crop + self.offsets - 1
 
     @property
     def side(self) -> int:

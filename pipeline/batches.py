@@ -30,7 +30,7 @@ from pipeline.arguments import (
     read_mean,
     read_statistics,
 )
-from pipeline.dataset import PIXELS, Dataset, read_index, read_names
+from pipeline.dataset import Dataset, read_index, read_names
 from pipeline.errors import DataError
 from pipeline.order import draws, epoch_order, share
 from pipeline.workers import count_cores
@@ -163,7 +163,7 @@ class TrainBatches(Stream):
     is left; of `world` processes this one, `rank`, takes its part of each (of a very small one perhaps none).
 
     device: where the images are made, "cpu", "cuda", "cuda:1". crop: pixels along an image.
-    offsets: crop positions along each side, from the first; None: all that there are.
+    offsets: crop positions along each side, around the centre; None: all that there are.
     noise: the standard deviation of the colour noise's factors (paper, section 4.1), or a function of the
     epoch, from 0, that returns it; None: no noise. noise_basis: what the factors multiply, the "deviations"
     along the colours' principal components, as in 2012, or the "eigenvalues", as in the paper.
@@ -195,8 +195,8 @@ class TrainBatches(Stream):
         threads: int | None = None,
     ) -> None:
         check_count("batch_size", batch_size, 1)
-        check_count("crop", crop, 1, graph.STORED)
-        places = graph.STORED - crop + 1
+        check_count("crop", crop, 1, dataset.side)
+        places = dataset.side - crop + 1
         if offsets is not None:
             check_count("offsets", offsets, 1, places)
         check_count("seed", seed, 0)
@@ -207,6 +207,7 @@ class TrainBatches(Stream):
         self.samples = Samples(dataset, "train")
         self.colour = colour_noise(dataset, noise, noise_basis)
         self.batch_size, self.offsets, self.seed = batch_size, offsets or places, seed
+        self.margin = (places - self.offsets) // 2  # around all crops
         self.floats = dtype != torch.uint8
         self.start = self.step = start  # step: that of the batch given out next
         self.rank, self.world = rank, world
@@ -216,6 +217,7 @@ class TrainBatches(Stream):
             graph.train_graph,
             crop=crop,
             kind=dataset.kind,
+            side=dataset.side,
             floats=self.floats,
             **executor(device, threads, largest),
         )
@@ -275,8 +277,8 @@ class TrainBatches(Stream):
                 ahead = first + AHEAD * self.batch_size
                 self.samples.expect(order[ahead + fed.start : ahead + fed.stop])
                 step += 1
-                inputs = (images, labels, random.top, random.left, random.mirror, *shift)
-                yield chosen[: len(rows)], inputs
+                top, left = random.top + self.margin, random.left + self.margin
+                yield chosen[: len(rows)], (images, labels, top, left, random.mirror, *shift)
 
     def _damage(self, number: int) -> DataError:
         return self.samples.damage(number)
@@ -317,7 +319,7 @@ class EvaluationBatches(Stream):
         threads: int | None = None,
     ) -> None:
         check_count("batch_size", batch_size, 1)
-        check_count("crop", crop, 1, graph.STORED)
+        check_count("crop", crop, 1, dataset.side)
         check_share(rank, world)
         check_dtype(dtype, subtract_mean)
         device = find_device(device)
@@ -328,6 +330,7 @@ class EvaluationBatches(Stream):
             graph.evaluation_graph,
             crop=crop,
             kind=dataset.kind,
+            side=dataset.side,
             views=graph.TEN_VIEWS if ten_crop else graph.CENTRE_VIEW,
             **executor(device, threads, batch_size),
         )
@@ -358,10 +361,10 @@ class Samples:
         return len(self.index)
 
     def read(self, chosen: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
-        """Return JPEG bytes, uint8 one array each, or raw pixels (256, 256, 3); and labels (rows,) int64."""
+        """Return JPEG bytes, uint8 one array each, or raw (side, side, 3) pixels, labels (rows,) int64."""
         images = [self.shards[shard][first : first + size] for shard, first, size in self._places(chosen)]
         if self.raw:
-            images = [image.reshape(PIXELS) for image in images]
+            images = [image.reshape(self.dataset.side, self.dataset.side, 3) for image in images]
         return images, self.index["label"][chosen].astype(np.int64)
 
     def expect(self, chosen: np.ndarray) -> None:
@@ -371,9 +374,9 @@ class Samples:
             self.maps[shard].madvise(mmap.MADV_WILLNEED, start, first + size - start)
 
     def square(self, number: int) -> np.ndarray:
-        """Return the (256, 256, 3) uint8 that prep made, or would have made, of one image; for pictures."""
+        """Return the (side, side, 3) uint8 that prep made, or would have made, of one image; for pictures."""
         ((stored,), _) = self.read(np.array([number]))
-        return stored if self.raw else image.stored(stored.tobytes())
+        return stored if self.raw else image.stored(stored.tobytes(), self.dataset.side)
 
     def _places(self, chosen: np.ndarray) -> Iterator[tuple[int, int, int]]:
         """Return the (shard, offset, size) of each sample."""

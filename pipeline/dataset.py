@@ -10,7 +10,6 @@ SPLIT/names.txt       each sample's file name in the source, a line each, in the
 
 import hashlib
 import json
-import math
 import os
 import shlex
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +28,8 @@ from pipeline.schema import Array, Count, Positive, Sha256, Unfit, map_npy, need
 from pipeline.schema import convert as fitting
 
 FORMAT = 2
-PIXELS = (256, 256, 3)  # uint8, of each image of a raw dataset
+SIZE = "^(original|[89]|[1-9][0-9]{1,2}|10[01][0-9]|102[0-4])$"  # "original", or a side from 8 to 1024
+Size = Annotated[str, Meta(pattern=SIZE)]
 SPLITS = ("train", "val", "test")
 LOOKED_AT = 100  # folders, for images
 WORK = ".work"  # prep's own folder, inside a dataset that is not finished yet
@@ -56,7 +56,7 @@ class Shard:
 class Made(Struct):
     """Hold what decides the bytes of a dataset, as prep writes it down, at first into plan.json."""
 
-    size: Literal["256", "original"]
+    size: Size
     store: Literal["jpeg", "raw"]
     seed: Annotated[int, Meta(ge=0)]
     images: Sha256  # of all labels and names
@@ -72,7 +72,7 @@ class Made(Struct):
 class Description(Struct):
     """Hold what dataset.json must contain beside its format."""
 
-    size: Literal["256", "original"]
+    size: Size
     store: Literal["jpeg", "raw"]
     made: dict[str, Any]
     files: dict[str, Sha256]
@@ -99,11 +99,21 @@ class Dataset:
 
     @property
     def kind(self) -> str:
-        """Return the kind of images: "256" or "original", JPEGs of that size, or "raw", 256x256x3 pixels."""
+        """Return the kind of images: "original" or a number, JPEGs of that size; or "raw", their pixels."""
         return "raw" if self.store == "raw" else self.size
+
+    @property
+    def side(self) -> int:
+        """Return the pixels along the squares that crops are cut from."""
+        return side_of(self.size)
 
     def samples(self, split: str) -> int:
         return sum(shard.samples for shard in self.splits[split])
+
+
+def side_of(size: str) -> int:
+    """Return the pixels along the squares of a dataset of this size."""
+    return 256 if size == "original" else int(size)  # originals are resized to what the paper has
 
 
 def open_dataset(root: Path | str) -> Dataset:
@@ -208,7 +218,7 @@ def read_index(dataset: Dataset, split: str) -> np.ndarray:
             or np.any(index["offset"] > ends[index["shard"]])
             or np.any(index["offset"] + index["size"] > ends[index["shard"]])
             or np.any((index["label"] < -1) | (index["label"] >= len(dataset.classes)))
-            or (dataset.kind == "raw" and np.any(index["size"] != math.prod(PIXELS)))
+            or (dataset.kind == "raw" and np.any(index["size"] != 3 * dataset.side**2))
         ):
             raise Unfit("its rows lie outside of the shards or the classes")
     except OSError as error:

@@ -41,9 +41,9 @@ def find_images(arguments: Sequence[str]) -> list[Path]:
 class FileBatches(Stream):
     """Yield each file once and in order; labels are the files' numbers, so that rows can be told apart.
 
-    Images are those of EvaluationBatches, turned as their EXIF orientation says if `upright`. A file
-    that cannot be decoded is in no batch: `faults` has its number and why, by the time a later file is given
-    out; `notes` likewise, what is wrong with one that is in a batch.
+    Images are those of EvaluationBatches, cut from squares of `side` pixels, and turned as their EXIF
+    orientation says if `upright`. A file that cannot be decoded is in no batch: `faults` has its number and
+    why, by the time a later file is given out; `notes` likewise, what is wrong with one that is in a batch.
     """
 
     def __init__(
@@ -52,6 +52,7 @@ class FileBatches(Stream):
         device: torch.device | str,
         *,
         batch_size: int = 16,
+        side: int = 256,
         crop: int = 224,
         ten_crop: bool = False,
         dtype: torch.dtype = torch.float32,
@@ -59,7 +60,8 @@ class FileBatches(Stream):
         threads: int | None = None,
     ) -> None:
         check_count("batch_size", batch_size, 1)
-        check_count("crop", crop, 1, graph.STORED)
+        check_count("side", side, 1)
+        check_count("crop", crop, 1, side)
         check_dtype(dtype, subtract_mean=False)
         device = find_device(device)
         self.paths, self.batch_size, self.upright = paths, batch_size, upright
@@ -71,6 +73,7 @@ class FileBatches(Stream):
             graph.evaluation_graph,
             crop=crop,
             kind="original",
+            side=side,
             views=graph.TEN_VIEWS if ten_crop else graph.CENTRE_VIEW,
             **options,
         )
@@ -103,9 +106,9 @@ class FileBatches(Stream):
         self.faults[number] = "cannot be decoded by DALI"
 
 
-def square(path: Path, upright: bool) -> np.ndarray:
-    """Return the (256, 256, 3) uint8 centre of a file that was in a batch; for pictures."""
-    return np.asarray(image.square(_decode(path, upright)[1].image))
+def square(path: Path, upright: bool, side: int) -> np.ndarray:
+    """Return the (side, side, 3) uint8 centre of a file that was in a batch; for pictures."""
+    return np.asarray(image.square(_decode(path, upright)[1].image, side))
 
 
 def _decode(path: Path, upright: bool) -> tuple[bytes, Decoded]:

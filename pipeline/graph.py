@@ -13,7 +13,6 @@ from typing import Any
 from nvidia.dali import fn, math, pipeline_def, types
 from nvidia.dali.data_node import DataNode
 
-STORED = 256  # side of the stored or resized square
 Views = Sequence[tuple[float, float, int]]  # y and x of the crop, 0 to 1 from edge to edge; mirrored or not
 TEN_VIEWS = tuple((y, x, m) for m in (0, 1) for y, x in ((0, 0), (0, 1), (0.5, 0.5), (1, 0), (1, 1)))
 CENTRE_VIEW = ((0.5, 0.5, 0),)
@@ -21,8 +20,8 @@ CENTRE_VIEW = ((0.5, 0.5, 0),)
 SQUARES: dict[str, Any] = {
     "device_memory_padding": 2**20,
     "host_memory_padding": 2**20,
-    "preallocate_width_hint": STORED,
-    "preallocate_height_hint": STORED,
+    "preallocate_width_hint": 256,
+    "preallocate_height_hint": 256,
 }
 
 BatchSource = Callable[[], tuple[Any, ...]]
@@ -30,13 +29,13 @@ BatchSource = Callable[[], tuple[Any, ...]]
 
 @pipeline_def  # type: ignore[untyped-decorator]
 def train_graph(
-    source: BatchSource, crop: int, kind: str, gpu: bool, floats: bool = True
+    source: BatchSource, crop: int, kind: str, gpu: bool, side: int = 256, floats: bool = True
 ) -> tuple[DataNode, ...]:
     """Build the training graph: images (rows, crop, crop, 3) and labels (rows,) int64.
 
-    `source` yields per batch: images of a `Dataset.kind`, labels (rows,) int64, top and left (rows,) of the
-    crop, mirror (rows,) 0 or 1 and, for `floats`, shift (rows, 3): colour noise. float32 pixel = decoded +
-    shift; without `floats` it is uint8, as decoded.
+    `source` yields per batch: images of a `Dataset.kind` and `side`, labels (rows,) int64, top and left
+    (rows,) of the crop, mirror (rows,) 0 or 1 and, for `floats`, shift (rows, 3): colour noise. float32
+    pixel = decoded + shift; without `floats` it is uint8, as decoded.
     """
     stored, labels, top, left, mirror, *shift = fn.external_source(
         source, num_outputs=6 if floats else 5, batch=True, no_copy=True
@@ -44,7 +43,7 @@ def train_graph(
     if kind == "raw" and not gpu:  # one pass, a third quicker than three; on decoded images the slower way
         images = fn.crop_mirror_normalize(
             fn.reshape(stored, layout="HWC"),
-            **_window(crop, top, left),
+            **_window(crop, side, top, left),
             mirror=mirror,
             mean=-shift[0] if floats else 0.0,
             std=1.0,
@@ -53,35 +52,35 @@ def train_graph(
         )
         return images, labels
     if kind == "original":
-        images = _resized(stored, fn.stack(top, left), crop, gpu)
+        images = _resized(stored, fn.stack(top, left), crop, side, gpu)
     elif kind == "raw":  # cropped before they cross the bus
-        images = fn.crop(fn.reshape(stored, layout="HWC"), **_window(crop, top, left)).gpu()
+        images = fn.crop(fn.reshape(stored, layout="HWC"), **_window(crop, side, top, left)).gpu()
     elif gpu:  # whole, as nvImageCodec 0.9 fails on parts of images: its issue 55
-        images = fn.crop(_decode(stored, gpu, **SQUARES), **_window(crop, top, left))
+        images = fn.crop(_decode(stored, gpu, **SQUARES), **_window(crop, side, top, left))
     else:
-        images = _decode(stored, gpu, fn.decoders.image_crop, **SQUARES, **_window(crop, top, left))
+        images = _decode(stored, gpu, fn.decoders.image_crop, **SQUARES, **_window(crop, side, top, left))
     images = fn.flip(images, horizontal=mirror)
     return images + _there(shift[0], gpu) if floats else images, _there(labels, gpu)
 
 
 @pipeline_def  # type: ignore[untyped-decorator]
 def evaluation_graph(
-    source: BatchSource, crop: int, kind: str, gpu: bool, views: Views
+    source: BatchSource, crop: int, kind: str, gpu: bool, views: Views, side: int = 256
 ) -> tuple[DataNode, ...]:
     """Build the evaluation graph: images (rows, views, crop, crop, 3) uint8, labels (rows,) int64; no noise.
 
-    `source` yields per batch: images of a `Dataset.kind`, labels. With one view images are
+    `source` yields per batch: images of a `Dataset.kind` and `side`, labels. With one view images are
     (rows, crop, crop, 3).
     """
     stored, labels = fn.external_source(source, num_outputs=2, batch=True, no_copy=True)
     if kind == "original":
-        images = _resized(stored, 0, STORED, gpu)
+        images = _resized(stored, 0, side, side, gpu)
     elif kind == "raw":
         images = _there(fn.reshape(stored, layout="HWC"), gpu)
     else:
         images = _decode(stored, gpu, **SQUARES)
-    corners = [(int(y * (STORED - crop)), int(x * (STORED - crop))) for y, x, _ in views]
-    crops = [fn.crop(images, **_window(crop, top, left)) for top, left in corners]
+    corners = [(int(y * (side - crop)), int(x * (side - crop))) for y, x, _ in views]
+    crops = [fn.crop(images, **_window(crop, side, top, left)) for top, left in corners]
     crops = [fn.flip(x) if mirror else x for x, (*_, mirror) in zip(crops, views, strict=True)]
     return fn.stack(*crops) if len(crops) > 1 else crops[0], _there(labels, gpu)
 
@@ -93,9 +92,9 @@ def decode_graph(source: BatchSource, gpu: bool) -> tuple[DataNode, ...]:
     return _decode(jpegs, gpu), labels
 
 
-def _window(crop: int, top: Any, left: Any) -> dict[str, Any]:
+def _window(crop: int, side: int, top: Any, left: Any) -> dict[str, Any]:
     """Return where a crop of the stored square lies, as DALI counts it: as fractions of the free space."""
-    free = max(1, STORED - crop)
+    free = max(1, side - crop)
     return {"crop": (crop, crop), "crop_pos_y": top / free, "crop_pos_x": left / free}
 
 
@@ -107,15 +106,15 @@ def _decode(
     return decoder(jpegs, device=device, output_type=types.RGB, adjust_orientation=False, **where)
 
 
-def _resized(jpegs: DataNode, corner: DataNode | int, crop: int, gpu: bool) -> DataNode:
-    """Return the (crop, crop) at `corner` (y, x) of the centre square, resized to STORED: paper section 2.
+def _resized(jpegs: DataNode, corner: DataNode | int, crop: int, side: int, gpu: bool) -> DataNode:
+    """Return the (crop, crop) at `corner` (y, x) of the centre square, resized to `side`: paper section 2.
 
     Only the region that is kept is resized: the same pixels as resizing all and cropping.
     """
     size = fn.cast(fn.peek_image_shape(jpegs, adjust_orientation=False)[:2], dtype=types.FLOAT)
-    side = fn.reductions.min(size, keep_dims=True)
-    scale = side / STORED  # source pixels in a resized one
-    start = (size - side) / 2 + corner * scale
+    shorter = fn.reductions.min(size, keep_dims=True)
+    scale = shorter / side  # source pixels in a resized one
+    start = (size - shorter) / 2 + corner * scale
     end = start + crop * scale
     if gpu:  # whole, as in train_graph; colours between their samples as the CPU's decoder makes them
         images = _decode(jpegs, gpu, jpeg_fancy_upsampling=True)

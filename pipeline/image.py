@@ -1,4 +1,4 @@
-"""Decode one image: the bytes of any file -> RGB pixels -> the 256x256 that AlexNet is trained on."""
+"""Decode one image: the bytes of any file -> RGB pixels -> the square that AlexNet is trained on."""
 
 import io
 import re
@@ -79,7 +79,7 @@ def decode(data: bytes, *, upright: bool = False, partly: bool = False) -> Decod
         raise BadImage(f"{error or type(error).__name__}") from None
 
 
-def square(image: Image.Image, size: int = 256) -> Image.Image:
+def square(image: Image.Image, size: int) -> Image.Image:
     """Resize the shorter side to `size` and crop the centre `size` x `size`, in one antialiased resize."""
     width, height = image.size
     side = min(width, height)
@@ -88,9 +88,9 @@ def square(image: Image.Image, size: int = 256) -> Image.Image:
     return image.resize((size, size), Image.Resampling.BILINEAR, box=box)
 
 
-def stored(data: bytes) -> np.ndarray:
-    """Return the (256, 256, 3) uint8 square that prep would store of an image; for pictures."""
-    return np.asarray(square(decode(data).image))
+def stored(data: bytes, side: int) -> np.ndarray:
+    """Return the (side, side, 3) uint8 square that prep would store of an image; for pictures."""
+    return np.asarray(square(decode(data).image, side))
 
 
 def centre(pixels: np.ndarray, crop: int) -> np.ndarray:

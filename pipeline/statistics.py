@@ -1,8 +1,9 @@
 """Compute what the training images have in common: their mean image, and how their colours vary.
 
-Summed as integers over the 256x256 pixels that prep cuts out, before JPEG codes them: exact, in any order.
+Summed as integers over the squares that prep cuts out, before JPEG codes them: exact, in any order.
 """
 
+import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Self
@@ -13,11 +14,10 @@ from pipeline.atomic import replacing
 from pipeline.errors import DataError
 from pipeline.schema import Array, Unfit, read_npz
 
-SIDE = 256
 # The colour products of 4 neighbouring pixels are one 12x12 Gram matrix: BLAS is slow at 3 columns.
 TOGETHER = 4
 ARRAYS = {
-    "mean": Array((np.float32,), (SIDE, SIDE, 3)),
+    "mean": Array((np.float32,), ("side", "side", 3)),
     **{name: Array((np.float64,), (3,)) for name in ("channel_mean", "eigenvalues", "deviations")},
     **{name: Array((np.float64,), (3, 3)) for name in ("covariance", "eigenvectors")},
 }
@@ -26,18 +26,19 @@ ARRAYS = {
 class Sums:
     """Hold integer sums over images: each pixel's, and the products of the colours at a pixel."""
 
-    def __init__(self) -> None:
+    def __init__(self, side: int) -> None:
         self.images = 0
-        self.pixels = np.zeros((SIDE, SIDE, 3), np.uint64)
+        self.pixels = np.zeros((side, side, 3), np.uint64)
         self.products = np.zeros((3, 3), np.uint64)
 
     def add(self, image: np.ndarray) -> None:
-        """Add an image, (256, 256, 3) uint8."""
+        """Add an image, (side, side, 3) uint8."""
         self.images += 1
         self.pixels += image
-        # float64 holds every partial sum exactly: 65536 pixels * 255^2 < 2^53
-        rows = image.reshape(-1, 3 * TOGETHER).astype(np.float64)
-        gram = (rows.T @ rows).reshape(TOGETHER, 3, TOGETHER, 3)
+        # float64 holds every partial sum exactly: 1024^2 pixels * 255^2 < 2^53
+        together = math.gcd(TOGETHER, len(image))
+        rows = image.reshape(-1, 3 * together).astype(np.float64)
+        gram = (rows.T @ rows).reshape(together, 3, together, 3)
         self.products += np.einsum("kikj->ij", gram).astype(np.uint64)
 
     def merge(self, images: int, pixels: np.ndarray, products: np.ndarray) -> None:
@@ -50,7 +51,7 @@ class Sums:
 class Statistics:
     """Hold the statistics of the training images, in 0..255 units and RGB order."""
 
-    mean: np.ndarray  # (256, 256, 3) float32: the mean image
+    mean: np.ndarray  # (side, side, 3) float32: the mean image
     channel_mean: np.ndarray  # (3,) float64
     covariance: np.ndarray  # (3, 3) float64, of the colours of all pixels
     eigenvectors: np.ndarray  # (3, 3) float64, columns, the largest first
@@ -60,7 +61,7 @@ class Statistics:
     @classmethod
     def of(cls, sums: Sums) -> Self:
         # Python's integers have no limit and their quotient is rounded once.
-        n = sums.images * SIDE * SIDE
+        n = sums.images * sums.pixels[..., 0].size
         total = [int(x) for x in sums.pixels.sum((0, 1))]
         products = sums.products.tolist()
         covariance = np.array(
@@ -100,6 +101,7 @@ class Statistics:
             np.allclose(vectors * self.eigenvalues @ vectors.T, self.covariance, atol=1e-6 * scale)
             and np.allclose(vectors.T @ vectors, np.eye(3), atol=1e-6)
             and np.allclose(self.deviations**2, np.maximum(self.eigenvalues, 0), atol=1e-6 * scale)
+            and self.mean.shape[0] == self.mean.shape[1]
             and 0 <= self.mean.min() <= self.mean.max() <= 255
         ):
             raise Unfit("its numbers do not agree")

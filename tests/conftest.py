@@ -92,6 +92,12 @@ def raw(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 @pytest.fixture(scope="session")
+def small(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """The same as raw squares of 32 pixels."""
+    return prepared(folders, tmp_path_factory, size="32", store="raw")
+
+
+@pytest.fixture(scope="session")
 def trained(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of a very narrow network, two epochs of two steps."""
     path = tmp_path_factory.mktemp("runs") / "tiny"

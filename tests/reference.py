@@ -266,7 +266,7 @@ def features(p: dict[str, Node], x: Node, net: str) -> Node:
 
 def logits(p: dict[str, Node], images: Array, net: str, masks: list[Array] | None) -> Node:
     if net in ("relu4", "tanh4"):
-        x = averaged(Node(images))
+        x = averaged(Node(images)) if images.shape[-1] == 224 else Node(images)
         for name in ("conv1", "conv2", "conv3"):
             x = conv(x, p[f"{name}.weight"], p[f"{name}.bias"], pad=2)
             x = pool(relu(x) if net == "relu4" else tanh(x))

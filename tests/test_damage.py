@@ -56,7 +56,7 @@ def read_features(path: Path) -> np.ndarray:
 
 BINARY: dict[str, Callable[[Path], Any]] = {
     "statistics.npz": lambda path: vars(Statistics.load(path)),
-    "record.npz": lambda path: vars(Record.load(path)) | {"sums": 0},
+    "record.npz": lambda path: vars(Record.load(path, 256)) | {"sums": 0},
     "predictions.npz": lambda path: vars(predictions.read(path)),
     "codebook.npz": lambda path: baseline_stages.read_codebook("sparse-coding", path),
     "last.pt": checkpoint.read,
@@ -72,7 +72,7 @@ def whole(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One good file of each kind."""
     root, draw = tmp_path_factory.mktemp("whole"), np.random.default_rng(0)
     (root / "statistics.npz").write_bytes((dataset.root / "statistics.npz").read_bytes())
-    sums = Sums()
+    sums = Sums(256)
     sums.add(draw.integers(0, 256, (256, 256, 3), np.uint8))
     rows = np.array([(0, 512, 100, 1), (0, 2048, 100, 0)], INDEX)
     Record(10240, SHA, rows, ["a", "b\udcff"], [{"name": "c"}], [], sums).save(root / "record.npz")

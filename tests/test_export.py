@@ -263,12 +263,17 @@ def test_export_errors(trained: Path, tmp_path: Path) -> None:
     assert run("export", "--run", trained, "--format", "keras").exit_code == 2
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_the_portable_network_is_the_network(name: str) -> None:
-    mean = torch.full((3, 224, 224), 120.0)
-    network = AlexNet(get_recipe(name, width=1 / 16, classes=7), ["cpu"], 1, mean)
+AVERAGED = ("relu4", {"crop": 224, "offsets": 33, "reduce": 7})  # as the first of that name
+
+
+@pytest.mark.parametrize(("name", "more"), [*((name, {}) for name in RECIPES), AVERAGED])
+def test_the_portable_network_is_the_network(name: str, more: dict[str, int]) -> None:
+    recipe = get_recipe(name, width=1 / 16, classes=7, **more)
+    crop = recipe.crop
+    network = AlexNet(recipe, ["cpu"], 1, torch.full((3, crop, crop), 120.0))
+    images = pixels()[:, :, :crop, :crop]
     with torch.no_grad():
-        assert torch.allclose(Portable(network)(pixels()), network(pixels()).softmax(1), atol=1e-6)
+        assert torch.allclose(Portable(network)(images), network(images).softmax(1), atol=1e-6)
 
 
 @pytest.mark.filterwarnings("default")  # the exporter's dependencies have their own
@@ -276,11 +281,12 @@ def test_the_portable_network_is_the_network(name: str) -> None:
 def test_onnx_of_what_other_nets_have(name: str) -> None:
     pytest.importorskip("onnxscript", reason=ONNX)
     pytest.importorskip("onnxruntime", reason=ONNX)
-    recipe, mean = get_recipe(name, width=1 / 16, classes=7), torch.full((3, 224, 224), 120.0)
-    network = AlexNet(recipe, ["cpu"], 1, mean)
+    recipe = get_recipe(name, width=1 / 16, classes=7)
+    network = AlexNet(recipe, ["cpu"], 1, torch.full((3, recipe.crop, recipe.crop), 120.0))
+    images = pixels(3)[:, :, : recipe.crop, : recipe.crop]
     with torch.no_grad():
-        ours = network(pixels(3)).softmax(1)
-    assert torch.allclose(run_onnx(to_onnx(network, {}), pixels(3)), ours, atol=1e-5)
+        ours = network(images).softmax(1)
+    assert torch.allclose(run_onnx(to_onnx(network, {}), images), ours, atol=1e-5)
 
 
 @pytest.mark.filterwarnings("default")  # the exporter's dependencies have their own

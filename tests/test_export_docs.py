@@ -59,7 +59,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def check(found: dict[str, Any], network: AlexNet, mean: torch.Tensor) -> None:
     """Against our own network on the same pixels; mean: (256, 256, 3)."""
     pixels = torch.from_numpy(found["pixels"])
-    stored = square(Path("photo.jpg"), upright=True)[16:240, 16:240].transpose(2, 0, 1)
+    stored = square(Path("photo.jpg"), True, 256)[16:240, 16:240].transpose(2, 0, 1)
     assert pixels.shape == (1, 3, 224, 224) and np.abs(pixels[0].numpy() - stored).max() <= 2
     with torch.no_grad():
         ours = network(pixels - mean[16:240, 16:240].permute(2, 0, 1)).softmax(1)

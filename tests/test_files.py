@@ -44,7 +44,7 @@ def read(paths: list[Path], **options: object) -> tuple[dict[int, np.ndarray], F
 
 
 def expected(path: Path) -> np.ndarray:
-    return square(path, upright=True)[16:240, 16:240].astype(int)
+    return square(path, True, 256)[16:240, 16:240].astype(int)
 
 
 @pytest.fixture

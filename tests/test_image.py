@@ -194,14 +194,14 @@ def test_square(height: int, width: int) -> None:
     side = min(height, width)
     top, left = (height - side) / 2, (width - side) / 2
     expected = resized(resized(pixels.astype(float), 1, left, left + side, 256), 0, top, top + side, 256)
-    found = np.asarray(square(Image.fromarray(pixels)))
+    found = np.asarray(square(Image.fromarray(pixels), 256))
     assert found.shape == (256, 256, 3)
     # Pillow rounds to 8 bits between the two passes and cuts the filter off at whole pixels.
     assert np.abs(found - expected).max() <= 2
 
 
 def test_encode() -> None:
-    small = square(decode(saved("CMYK", "JPEG")).image)
+    small = square(decode(saved("CMYK", "JPEG")).image, 256)
     data = encode(small)
     image = Image.open(io.BytesIO(data))
     assert image.size == (256, 256)

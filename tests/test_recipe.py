@@ -188,7 +188,7 @@ def test_plain_data_and_back(name):
     assert Recipe.from_dict(plain) == recipe
     old = {k: v for k, v in plain.items() if k not in ("reduce", "anew")}
     old["layers"] = [{k: v for k, v in layer.items() if v or k != "colour"} for layer in plain["layers"]]
-    assert Recipe.from_dict(old).crop == 224
+    assert Recipe.from_dict(old) == replace(recipe, anew=())
     lacks_pad = {
         **plain,
         "layers": [{k: v for k, v in plain["layers"][0].items() if k != "std"}, *plain["layers"][1:]],
@@ -202,6 +202,14 @@ def test_plain_data_and_back(name):
     ):
         with pytest.raises(RunError, match="no recipe of this version"):
             Recipe.from_dict(broken)
+
+
+def test_the_first_relu4_is_still_read():
+    """It averaged crops of 224 pixels to 32."""
+    recipe = get_recipe("relu4")
+    older = recipe.to_dict() | {"crop": 224, "offsets": 33, "reduce": 7}
+    assert Recipe.from_dict(older).side == recipe.side == 32
+    assert Recipe.from_dict(older).shapes() == recipe.shapes()
 
 
 @pytest.mark.parametrize(
@@ -264,8 +272,7 @@ def spoilt(**changes):
         (spoilt(batch_size=10**12), "at `batch_size`"),
         (spoilt(batch_size=128.0), "expected `int`, got `float` at `batch_size`"),
         (spoilt(noise_divided=1), "expected `bool`, got `int` at `noise_divided`"),
-        (spoilt(crop=300), "at `crop`"),
-        (spoilt(crop=225), "crop 225 with 33 offsets needs 257 of 256 pixels"),
+        (spoilt(crop=1025), "at `crop`"),
         (spoilt(pool_stride=4), "pool_stride 4 leaves gaps"),
         (spoilt(towers=3), "at `towers`"),
         (spoilt(lrn={"size": 4, "alpha": 1e-4, "k": 1, "beta": 0.75}), "norms must have odd windows"),

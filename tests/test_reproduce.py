@@ -55,12 +55,12 @@ def use_one_process(patch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def made(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Made:
+def made(dataset: Dataset, small: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Made:
     """All tables."""
     folder = tmp_path_factory.mktemp("reproduced")
     with pytest.MonkeyPatch.context() as patch:
         use_one_process(patch)
-        given = ("--pretrain", dataset.root, "--cifar", dataset.root, "--json", folder / "all.json")
+        given = ("--pretrain", dataset.root, "--cifar", small.root, "--json", folder / "all.json")
         result = run(dataset.root, folder / "runs", "all", *given)
     assert result.exit_code == 0, result.output
     return folder / "runs", result, json.loads((folder / "all.json").read_text())

@@ -171,7 +171,7 @@ class Workloads:
         """Do what prep does to an image, in one process, with the dataset's own images."""
         for numbers in self.chosen():
             for jpeg in self.jpegs(numbers[:8]):
-                prepare_image(jpeg.tobytes(), "256", self.dataset.store, "ignore")
+                prepare_image(jpeg.tobytes(), str(self.dataset.side), self.dataset.store, "ignore")
             yield 8
 
     def normalisations(self) -> Work:

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from cli import options
 from cli.bench.meter import ROUNDS, Meter, images_per_second, measure, ratios, summary
+from cli.compose.fitting import need_fitting
 from cli.display import Line, console, progress, say_row, short_time, tell_written, write_json
 from pipeline.dataset import open_dataset
 
@@ -60,6 +61,7 @@ def command(
 
     dataset = open_dataset(data)
     recipe = chosen.make(len(dataset.classes), width=width, batch_size=batch_size)
+    need_fitting(recipe, dataset)
     parts = Workloads(dataset, recipe, machine, cuda_graph)
     meters: dict[str, Meter] = {name: partial(images_per_second, work) for name, work in parts.works.items()}
     with ExitStack() as stack:

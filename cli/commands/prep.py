@@ -1,5 +1,6 @@
 """Define alexnet-dali prep: prepare a dataset, once, before the first training."""
 
+import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -8,10 +9,11 @@ from typing import TYPE_CHECKING
 import click
 
 from cli import options
+from cli.compose.fitting import fitting_recipes
 from cli.compose.runs import recommend
 from cli.display import Line, disk_size, plural, progress, say, say_row
 from cli.signals import ended_in_order
-from pipeline.dataset import WORK, Dataset, find_faults, has_labels
+from pipeline.dataset import SIZE, WORK, Dataset, find_faults, has_labels
 from pipeline.errors import DataError
 
 if TYPE_CHECKING:
@@ -21,6 +23,13 @@ EXIF = {
     "honour": "EXIF orientation: images are turned upright (--exif ignore takes them as stored)",
     "ignore": "EXIF orientation: ignored, as in 2012 (--exif honour turns images upright)",
 }
+
+
+def check_size(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    """Return the size of a dataset; BadParameter if it is none."""
+    if not re.fullmatch(SIZE, value):
+        raise click.BadParameter(f"{value} is neither a number from 8 to 1024 nor `original`")
+    return value
 
 
 @click.command("prep")
@@ -40,9 +49,11 @@ EXIF = {
 )
 @click.option(
     "--size",
-    type=click.Choice(["256", "original"]),
+    metavar="PIXELS|original",
+    callback=check_size,
     default="256",
-    help="Stored images: `256` is the centre square, resized to 256x256; `original` is the unchanged file.",
+    help="Stored images: a number, 8 to 1024, is the side of the centre square that is resized to it; "
+    "`original` is the unchanged file.",
 )
 @click.option(
     "--store",
@@ -111,7 +122,7 @@ def command(
     from pipeline.workers import count_cores
 
     if (size, store) == ("original", "raw"):
-        raise click.UsageError("--store raw holds 256x256 pixels: leave out --size original")
+        raise click.UsageError("--store raw holds squares of one size: leave out --size original")
     workers = workers or count_cores()
     with ended_in_order():
         finished = find_finished(out, size, store, seed, exif)
@@ -201,6 +212,8 @@ def _show(dataset: Dataset, rate: float | None) -> None:
     rows["on disk"] = f"{disk_size(size)} in {dataset.root}"
     if rate:
         rows["speed"] = f"{rate:,.0f} images/s"
-    rows["next"] = recommend("train", data=dataset.root, machine=options.Machine())
+    recipe = next(iter(fitting_recipes(dataset.side)), "original")
+    words = [] if recipe == "original" else ["--recipe", recipe]
+    rows["next"] = recommend("train", *words, data=dataset.root, machine=options.Machine())
     for name, value in rows.items():
         say_row(name, value)

@@ -9,6 +9,7 @@ import numpy as np
 
 from cli import options
 from cli.compose.classes import choose_class
+from cli.compose.fitting import need_fitting
 from cli.compose.runs import find_run
 from cli.display import draw, plural, say, write_json
 from cli.pictures import curves as graphs
@@ -196,7 +197,7 @@ def activations(
     arrays = {name: values[name][0].cpu().numpy() for name in wanted}
     who, towers = trained.title(run.path), run.recipe.towers
     if layer is None:
-        crop = centre(square(image, exif == "honour"), run.recipe.crop)
+        crop = centre(square(image, exif == "honour", run.facts.side), run.recipe.crop)
         title = f"Activations of {who} for {image.name}"
         draw(out, panels.layers, crop, f"guess: {guess}", arrays, title=title, towers=towers)
     elif arrays[layer].ndim == 1:
@@ -244,7 +245,7 @@ def gradient(
             output = int(run.network(values).argmax()) if wanted is None else wanted
         slopes = slope(run.network, values, torch.tensor([output]))[0].permute(1, 2, 0).cpu().numpy()
         level = slopes / (np.percentile(np.abs(slopes), 99.5) or 1)
-        rows["image"].append(centre(square(path, exif == "honour"), run.recipe.crop))
+        rows["image"].append(centre(square(path, exif == "honour", run.facts.side), run.recipe.crop))
         rows["gradient"].append(np.rint(127.5 + 127.5 * level.clip(-1, 1)).astype(np.uint8))
         size = np.abs(level).max(2, keepdims=True).clip(0, 1)
         rows["magnitude"].append(np.rint(255 * size).astype(np.uint8).repeat(3, axis=2))
@@ -277,5 +278,7 @@ def batch(data: Path, run_name: str | None, seed: int, step: int, count: int, ou
         chosen = click.get_current_context().get_parameter_source("data")
         if chosen is click.core.ParameterSource.DEFAULT:
             data = trained.recorded_data(path.parent if path.suffix == ".pt" else path)
-    rows, captions = training_images(open_dataset(data), recipe, seed, step, count)
+    dataset = open_dataset(data)
+    need_fitting(recipe, dataset)
+    rows, captions = training_images(dataset, recipe, seed, step, count)
     draw(out, panels.grid, rows, title=f"What the network reads in step {step:,}", captions=captions)

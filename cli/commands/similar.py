@@ -171,7 +171,7 @@ def draw(
     def neighbours(each: dict[str, Any]) -> panels.Neighbours:
         near = each["neighbours"]
         return panels.Neighbours(
-            image=centre(square(Path(each["image"]), upright), crop),
+            image=centre(square(Path(each["image"]), upright, run.facts.side), crop),
             caption=Path(each["image"]).name,
             near=[centre(samples.square(one["row"]), crop) for one in near],
             captions=[one["class"] or one["name"] for one in near],

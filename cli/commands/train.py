@@ -9,6 +9,7 @@ import click
 
 from cli import options
 from cli.compose.announce import tell_plan
+from cli.compose.fitting import need_fitting
 from cli.signals import StopRequest
 from cli.study.recipe import print_recipe, print_toml
 from model.errors import RunError
@@ -125,6 +126,7 @@ def command(
     if recipe.classes < len(dataset.classes):
         named = "--classes" if classes else "classes"
         raise RunError(f"{named} {recipe.classes} is too few: {data} has {len(dataset.classes)} classes")
+    need_fitting(recipe, dataset)
     path = options.run_path(run_name or recipe.name)
     stop = StopRequest(settings["stop_after"])
     stop.unbroken(tell_plan)(recipe, dataset, path)

@@ -47,8 +47,13 @@ class Facts:
     """Hold what a network must be told of the images that it was trained on."""
 
     classes: tuple[Category, ...]
-    mean: np.ndarray  # (256, 256, 3)
+    mean: np.ndarray  # (side, side, 3)
     dataset: str  # its fingerprint, or the beginning of it
+
+    @property
+    def side(self) -> int:
+        """Return the pixels along the squares that crops are cut from."""
+        return len(self.mean)
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,7 @@ class Trained:
         """Return files' images likewise, a few in a batch: a GPU decodes them whole."""
         options = self._images(ten_crop)
         options["batch_size"] = min(options["batch_size"], FILES)
-        return FileBatches(paths, upright=upright, **options)
+        return FileBatches(paths, side=self.facts.side, upright=upright, **options)
 
     def _images(self, ten_crop: bool) -> dict[str, Any]:
         size = max(1, self.recipe.batch_size // (VIEWS if ten_crop else 1))
@@ -99,6 +104,11 @@ class Trained:
         if [c.wnid for c in dataset.classes] != [c.wnid for c in self.facts.classes]:
             raise RunError(
                 f"{known} has other classes than {self.source} was trained on; give another --data"
+            )
+        if dataset.side != self.facts.side:
+            raise RunError(
+                f"{known} holds images of {dataset.side} pixels, and {self.source} was trained on images of "
+                f"{self.facts.side}; give another --data"
             )
         return dataset
 

@@ -66,6 +66,11 @@ def run_baseline(
     """Run all stages that are not done yet. grid: patch, step and scales."""
     need_libraries()
     dataset, split = open_dataset(settings.data), settings.split
+    if dataset.side < grid[0]:
+        raise RunError(
+            f"{dataset.root} holds images of {dataset.side} pixels, and a patch has {grid[0]}: prepare with "
+            "--size 256 into another --out"
+        )
     folder = settings.out or options.RUNS / f"baseline-{name}"
     workers = settings.workers or count_cores()
     plan = baseline_stages.BaselinePlan(

@@ -140,7 +140,7 @@ def read_codebook(baseline: str, path: Path) -> dict[str, np.ndarray]:
 
 
 def read_grey(samples: Samples, number: int) -> np.ndarray:
-    """Return a stored image's luma, (256, 256) uint8."""
+    """Return a stored image's luma, (side, side) uint8."""
     try:
         pixels = samples.square(number)
     except image.BadImage:

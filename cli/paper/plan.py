@@ -7,6 +7,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from cli.compose.fitting import need_fitting
 from cli.options import Machine
 from cli.paper.tables import BASELINES, DATA, RUNS, SpeedRow, Table, TableRow
 from model import schedule
@@ -116,8 +117,11 @@ class Plan:
         return path
 
     def recipe(self, name: str) -> Recipe:
-        run, classes = RUNS[name], len(self.images(name).classes)
-        return get_recipe(run.recipe, classes=classes, schedule=run.schedule, **self.given(*TRAINING))
+        run, images = RUNS[name], self.images(name)
+        given = {"classes": len(images.classes), "schedule": run.schedule, **self.given(*TRAINING)}
+        recipe = get_recipe(run.recipe, **given)
+        need_fitting(recipe, images)
+        return recipe
 
     def machine_of(self, name: str) -> Machine:
         """Return where to compute; of two devices a net of one tower takes the first."""

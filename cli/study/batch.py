@@ -38,7 +38,8 @@ def training_images(
     order = epoch_order(noisy.samples.index["shard"], seed, epoch)[skip * recipe.batch_size :]
     squares = map(noisy.samples.square, order[:count].tolist())
     corners = draws(seed, step, noisy.total(step), range(count), recipe.offsets)
-    places = zip(squares, corners.top.astype(int), corners.left.astype(int), strict=True)
+    top, left = (corner.astype(int) + noisy.margin for corner in (corners.top, corners.left))
+    places = zip(squares, top, left, strict=True)
     rows = {
         "stored,\nthe part read": [frame(square, y, x, recipe.crop) for square, y, x in places],
         "cropped, reflected": visible(cropped),

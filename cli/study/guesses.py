@@ -50,7 +50,7 @@ class ImageSource:
 
     names: Sequence[str]
     rows: Callable[[], Iterator[GuessRow]]
-    square: Callable[[int], np.ndarray]  # of an image by its number, (256, 256, 3) uint8
+    square: Callable[[int], np.ndarray]  # of an image by its number, (side, side, 3) uint8
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,10 @@ def from_files(run: Trained, arguments: Sequence[str], ten_crop: bool, upright: 
     def broken(number: int) -> GuessRow:
         return GuessRow(str(paths[number]), truth(paths[number]), batches.faults[number])
 
-    return ImageSource([str(path) for path in paths], rows, lambda number: square(paths[number], upright))
+    def pixels(number: int) -> np.ndarray:
+        return square(paths[number], upright, run.facts.side)
+
+    return ImageSource([str(path) for path in paths], rows, pixels)
 
 
 def from_split(run: Trained, dataset: Dataset, split: str, ten_crop: bool) -> ImageSource:

@@ -15,14 +15,14 @@ from msgspec import Struct
 from torch import Tensor
 
 from model.errors import RunError
-from model.layers import STORED, Conv
+from model.layers import Conv
 from model.network import AlexNet, StateDict, check_sizes
 from model.recipe import Recipe
 from pipeline.atomic import writing
 from pipeline.schema import Count, Fingerprint, Unfit, convert, need_file, parse
 
 FORMAT = "alexnet-dali 1"
-MEAN = "mean_image"  # (256, 256, 3), RGB, 0..255
+MEAN = "mean_image"  # (side, side, 3), RGB, 0..255
 
 
 class About(Struct):
@@ -95,7 +95,8 @@ def _checked(tensors: StateDict, names: "Naming", recipe: Recipe) -> tuple[State
     meta = {f"{s.layer.name}.{kind}": torch.empty(size, device="meta")
             for s in recipe.shapes() for kind, size in s.tensors.items()}  # fmt: skip
     sizes = {name: tuple(tensor.shape) for name, tensor in names(meta, recipe).items()}
-    check_sizes(whole, {**sizes, MEAN: (STORED, STORED, 3)})
+    side = max(recipe.crop, *whole[MEAN].shape[:1]) if MEAN in whole else recipe.crop
+    check_sizes(whole, {**sizes, MEAN: (side, side, 3)})
     return whole, whole.pop(MEAN)
 
 

@@ -19,9 +19,9 @@ from pipeline.statistics import Statistics, Sums
 class Gathered:
     """Hold what the end needs of the records, added a split at a time; their sums are merged into one."""
 
-    def __init__(self, out: Path) -> None:
+    def __init__(self, out: Path, side: int) -> None:
         self.out = out
-        self.sums = Sums()
+        self.sums = Sums(side)
         self.splits: dict[str, tuple[Shard, ...]] = {}
         self.rejected: list[dict[str, Any]] = []
         self.flawed: list[dict[str, Any]] = []
@@ -30,7 +30,7 @@ class Gathered:
     def add(self, split: str, tasks: Iterable[Task]) -> None:
         shards, rows, names = [], [], []
         for task in tasks:
-            record = Record.load(task.made(".npz"))
+            record = Record.load(task.made(".npz"), task.side)
             shards.append(Shard(task.name, len(record.rows), record.bytes, record.sha256))
             rows.append(record.rows)
             names += record.names

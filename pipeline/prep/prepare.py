@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.atomic import make_folder
-from pipeline.dataset import Dataset, find_faults, write_description
+from pipeline.dataset import Dataset, find_faults, side_of, write_description
 from pipeline.errors import DataError
 from pipeline.prep.gather import Gathered
 from pipeline.prep.plan import begin, describe_preparation, plan
@@ -34,6 +34,7 @@ def prepare(
 ) -> Dataset:
     """Make the dataset at `out`, or what an earlier run left undone, or what was damaged since.
 
+    size: "original", or the side of the squares from "8" to "1024" pixels. store: "jpeg" or "raw".
     exif: "honour" or "ignore" the images' orientation; ILSVRC's own is by default ignored, as in 2012.
     """
     out = Path(out)
@@ -76,7 +77,7 @@ def _make(tasks: list[Task], out: Path, workers: int | None, report: Report) -> 
 def _find_record(task: Task, out: Path) -> Record | None:
     """Load the record of a shard that an earlier run made, if it, the shard and its index are whole."""
     try:
-        record = Record.load(task.made(".npz"))
+        record = Record.load(task.made(".npz"), task.side)
         size, index = (out / task.name).stat().st_size, (out / task.name).with_suffix(".idx")
         return record if size == record.bytes and index.exists() else None
     except (OSError, DataError):
@@ -87,7 +88,7 @@ def _finish(
     source: Source, tasks: list[Task], out: Path, made: dict[str, Any], max_rejected: float
 ) -> Dataset:
     """Write the files beside the shards, dataset.json last: it is what says that the dataset is finished."""
-    gathered = Gathered(out)
+    gathered = Gathered(out, side_of(made["size"]))
     for split in source.splits:
         gathered.add(split, [task for task in tasks if task.split == split])
     listed, count = gathered.write_rejected(source.left), len(gathered.rejected)

@@ -68,12 +68,12 @@ def repair(
         done, rejected, total = 0, 0, sum(len(task.samples) for task in bad)
         report(Progress(done, total, rejected))
         for task, count in run_tasks(make_shard, bad, count_workers(workers, len(bad))):
-            if Record.load(task.made(".made")).sha256 != checksums[task.name]:
+            if Record.load(task.made(".made"), task.side).sha256 != checksums[task.name]:
                 raise DataError(f"{task.name} comes out differently: {out} was not made from this source")
             commit(task, out)
             done, rejected = done + len(task.samples), rejected + count
             report(Progress(done, total, rejected))
-        gathered = Gathered(out)
+        gathered = Gathered(out, dataset.side)
         for split in whole:
             gathered.add(split, [task for task in tasks if task.split == split])
             if split == "train":

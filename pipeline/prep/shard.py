@@ -15,18 +15,18 @@ from typing import IO, Any, NamedTuple, Self
 import numpy as np
 
 from pipeline.atomic import replacing
-from pipeline.dataset import INDEX
+from pipeline.dataset import INDEX, side_of
 from pipeline.errors import DataError
 from pipeline.image import MAX_BYTES, BadImage, decode, encode, square
 from pipeline.schema import Array, Positive, Sha256, Unfit, parse, read_npz
 from pipeline.source.sample import Sample
-from pipeline.statistics import SIDE, Sums
+from pipeline.statistics import Sums
 
 RECORD = {  # the arrays of a record
     "rows": Array((INDEX,), ("images",)),
     "text": Array((np.uint8,), ("bytes",)),
     "images": Array((np.int64,), ()),
-    "pixels": Array((np.uint32,), ("side", SIDE, 3)),  # side is 0 where no images are summed
+    "pixels": Array((np.uint32,), ("height", "side", 3)),  # height is 0 where no images are summed
     "products": Array((np.uint64,), (3, 3)),
 }
 
@@ -45,6 +45,11 @@ class Task:
     @property
     def name(self) -> str:
         return f"{self.split}/{self.number:06d}.tar"
+
+    @property
+    def side(self) -> int:
+        """Return the pixels along its squares."""
+        return side_of(self.size)
 
     def made(self, suffix: str) -> Path:
         """Return the path of a file of this shard while prep is at work."""
@@ -81,21 +86,21 @@ class Record:
                 rows=self.rows,
                 text=np.frombuffer(text.encode(), np.uint8),
                 images=self.sums.images,
-                pixels=self.sums.pixels.astype(np.uint32)[: SIDE if self.sums.images else 0],
+                pixels=self.sums.pixels.astype(np.uint32)[: None if self.sums.images else 0],
                 products=self.sums.products,
             )
 
     @classmethod
-    def load(cls, path: Path) -> Self:
-        """Load what `save` wrote; DataError if the file is anything else."""
-        sums = Sums()
+    def load(cls, path: Path, side: int) -> Self:
+        """Load what `save` wrote of images of `side` pixels; DataError if the file is anything else."""
+        sums = Sums(side)
         try:
             arrays = read_npz(path, RECORD)
             rows, images, pixels = (arrays[name] for name in ("rows", "images", "pixels"))
             size, sha256, names, rejected, flawed = parse(arrays["text"].tobytes(), Text)
             if len(names) != len(rows) or np.any(rows["offset"] + rows["size"] > size):
                 raise Unfit("its rows do not fit its names or its shard")
-            if not 0 <= images <= len(rows) or len(pixels) != (SIDE if images else 0):
+            if not 0 <= images <= len(rows) or pixels.shape[:2] != (side if images else 0, side):
                 raise Unfit("its sums do not fit its rows")
         except OSError as error:
             raise DataError(f"cannot read {path} ({error.strerror})") from None
@@ -146,7 +151,7 @@ class ShardWriter:
 
 def make_shard(task: Task) -> int:
     """Make the shard and its record in the work folder; return how many images were rejected."""
-    rows, names, rejected, flawed, sums = [], [], [], [], Sums()
+    rows, names, rejected, flawed, sums = [], [], [], [], Sums(task.side)
     with replacing(task.made(".tar")) as file:
         shard = ShardWriter(file)
         for key, sample in enumerate(task.samples, task.first):
@@ -176,17 +181,17 @@ def make_shard(task: Task) -> int:
 def prepare_image(
     data: bytes | None, size: str, store: str, exif: str
 ) -> tuple[np.ndarray, bytes, tuple[str, ...]]:
-    """Turn a source's bytes into (256, 256, 3) uint8 pixels, the file that is stored, and harmless flaws."""
+    """Turn a source's bytes into (side, side, 3) uint8 pixels, the stored file, and harmless flaws."""
     if data is None:
         raise BadImage(f"larger than {MAX_BYTES:,} bytes")
     decoded = decode(data, upright=exif == "honour")
-    small = square(decoded.image)
+    small = square(decoded.image, side_of(size))
     pixels = np.asarray(small)
     if store == "raw":
         file = io.BytesIO()
         np.save(file, pixels)
         return pixels, file.getvalue(), decoded.flaws
-    return pixels, encode(small) if size == "256" else decoded.file(data), decoded.flaws
+    return pixels, decoded.file(data) if size == "original" else encode(small), decoded.flaws
 
 
 def commit(task: Task, out: Path) -> None:

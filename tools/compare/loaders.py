@@ -23,12 +23,12 @@ from cli.bench.workloads import decode
 from model.recipe import Recipe
 from pipeline.batches import Samples
 from pipeline.dataset import Dataset
-from pipeline.graph import STORED
 from pipeline.order import draws, epoch_order
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 SHUFFLED = 1000  # images in webdataset's buffer
 COPIED = 10_000  # images in FFCV's file
+STORED = 256  # pixels along the squares that crops are cut from
 EPOCH = 1_000_000  # images; each of FFCV's epochs starts anew
 
 

@@ -132,7 +132,7 @@ class Images:
 
     def predicted(self, folder: Path, accepted: set[str]) -> None:
         paths = sorted(set(find_images([str(folder)])) | {folder / name for name in accepted})
-        batches = FileBatches(paths, **CPU)
+        batches = FileBatches(paths, side=256, **CPU)
         seen = set()
         for images, numbers in batches:
             for number, pixels in zip(numbers.tolist(), images, strict=True):
