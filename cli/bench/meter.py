@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 ROUNDS = 3
+# Where one of these is passed, a ratio says nothing about the programs, and is not shown.
+OTHERS = 0.1  # of the cores in use by other programs, on average
+SPREAD = 1.25  # the quickest round over the slowest
 Work = Iterator[int]  # each next() does a piece of the work and returns its number of images
 Meter = Callable[[float], float]  # works for so many seconds and returns images per second
 
@@ -32,27 +35,43 @@ def summary(rates: list[float]) -> dict[str, float]:
     return {"img_s": statistics.median(rates), "least": min(rates), "most": max(rates)}
 
 
-def images_per_second(work: Work, seconds: float) -> float:
-    """Return images per second; what a pipeline has ready is used up first."""
+def images_per_second(work: Work, seconds: float, pieces: int = 1) -> float:
+    """Return images per second of at least so many pieces; what a pipeline has ready is used up first."""
     count(work, seconds / 5)
-    images, passed = count(work, seconds)
+    images, passed = count(work, seconds, pieces)
     return images / passed
 
 
-def count(work: Work, seconds: float) -> tuple[int, float]:
-    """Return images and the seconds they took: at least one piece of work, and at least so many seconds."""
-    started, images, passed = time.perf_counter(), 0, 0.0
-    while images == 0 or passed < seconds:
+def count(work: Work, seconds: float, pieces: int = 1) -> tuple[int, float]:
+    """Return images and the seconds they took: at least so many pieces of work and so many seconds."""
+    started, images, passed, done = time.perf_counter(), 0, 0.0, 0
+    while done < pieces or passed < seconds:
         images += next(work)
         passed = time.perf_counter() - started
+        done += 1
     return images, passed
 
 
-def ratios(rounds: dict[str, list[float]], peers: Iterable[str]) -> dict[str, Any]:
-    """Return our rate over each peer's, and the normalisations' share of the step: medians of rounds."""
+def too_busy(others: float, cores: int) -> bool:
+    """Tell whether other programs use so much of these cores that no ratio may be shown."""
+    return others > OTHERS * cores
+
+
+def steady(rounds: Mapping[str, list[float]]) -> dict[str, list[float]]:
+    """Return the parts whose rounds agree."""
+    return {name: rates for name, rates in rounds.items() if max(rates) <= SPREAD * min(rates)}
+
+
+def ratios(rounds: Mapping[str, list[float]], peers: Iterable[str]) -> dict[str, Any]:
+    """Return our rate over each peer's, and the normalisations' share of the step: medians of rounds.
+
+    rounds: of the parts whose ratios may be shown; a ratio with another one is left out.
+    """
 
     def ratio(one: str, other: str) -> float:
         return statistics.median(a / b for a, b in zip(rounds[one], rounds[other], strict=True))
 
-    ours = {name: ratio("step" if name == "plain step" else "loader", name) for name in peers}
-    return {"ours": ours, "normalisations": ratio("step", "normalisations")}
+    against = dict.fromkeys(peers, "loader") | {"plain step": "step", "normalisations": "step"}
+    found = {name: ratio(own, name) for name, own in against.items() if {name, own} <= set(rounds)}
+    share = {name: found.pop(name) for name in {"normalisations"} & set(found)}
+    return {"ours": found, **share}

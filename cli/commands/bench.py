@@ -1,5 +1,6 @@
 """Define alexnet-dali bench: measure the parts of training, and name the slowest."""
 
+import os
 import resource
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
@@ -12,7 +13,18 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from cli import options
-from cli.bench.meter import ROUNDS, Meter, images_per_second, measure, ratios, summary
+from cli.bench.meter import (
+    ROUNDS,
+    SPREAD,
+    Meter,
+    images_per_second,
+    measure,
+    ratios,
+    steady,
+    summary,
+    too_busy,
+)
+from cli.bench.others import watch
 from cli.compose.fitting import need_fitting
 from cli.display import Line, console, progress, say_row, short_time, tell_written, write_json
 from pipeline.dataset import open_dataset
@@ -55,7 +67,8 @@ def command(
     """Measure each part and name the bottleneck.
 
     The parts are storage, decoding, loading, the training step, all of training, evaluation and prep. Each is
-    timed in three rounds, and the printed images/s are medians. Nothing but --json is written.
+    timed in three rounds, and the printed images/s are medians. Ratios are shown only where rounds agree and
+    other programs leave the cores alone. Nothing but --json is written.
     """
     from cli.bench.workloads import Workloads
 
@@ -69,10 +82,14 @@ def command(
             peers, missing = stack.enter_context(beside(parts))
             meters |= {"normalisations": partial(images_per_second, parts.normalisations()), **peers}
         with progress("starting", ROUNDS * len(meters), unit="measurements") as line:
+            watched = watch()
             rounds = measure(meters, seconds, partial(tell_part, line))
+            others, cores = watched(), len(os.sched_getaffinity(0))
+    sure = {} if too_busy(others, cores) else steady(rounds)
     result = {**parts.about(), "parts": {name: summary(rates) for name, rates in rounds.items()}}
+    result |= {"others": {"use": others, "of": cores}, "sure": list(sure)}
     if beside:
-        result |= {"missing": missing, **ratios(rounds, peers)}
+        result |= {"missing": missing, **ratios(sure, peers)}
     result["waiting"] = parts.waited / parts.trained
     result["memory"] = parts.memory() | {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
     if json_path:
@@ -103,6 +120,16 @@ def limit(result: dict[str, Any]) -> dict[str, str]:
     }
 
 
+def doubt(result: dict[str, Any]) -> str:
+    """Return which ratios are not shown and why, or nothing."""
+    use, cores = result["others"]["use"], result["others"]["of"]
+    if too_busy(use, cores):
+        return f"not shown, and images/s are too low: other programs used {use:.1f} of {cores} cores"
+    if unsure := [name for name in result["parts"] if name not in result["sure"]]:
+        return f"not shown where rounds differ by more than a factor of {SPREAD}: {'; '.join(unsure)}"
+    return ""
+
+
 def show(result: dict[str, Any]) -> None:
     """Print a table, and rows of what it says."""
     screen = console(soft_wrap=True)
@@ -111,15 +138,17 @@ def show(result: dict[str, Any]) -> None:
     ours = result.get("ours", {})
     for heading in ("images/s", "rounds", "of upper bound", *(["ours is"] if ours else [])):
         table.add_column(heading, justify="right")
-    bound = result["parts"][BOUND]["img_s"]
+    bound, sure = result["parts"][BOUND]["img_s"], set(result["sure"])
     for name, part in result["parts"].items():
         rounds = f"{part['least']:,.0f} - {part['most']:,.0f}"
-        share = f"{part['img_s'] / bound:.0%}" if name in BOUNDED else ""
+        share = f"{part['img_s'] / bound:.0%}" if name in BOUNDED and {name, BOUND} <= sure else ""
         ratio = [f"{ours[name]:.2f} x"] if name in ours else []
         table.add_row(name, f"{part['img_s']:,.0f}", rounds, share, *ratio)
     screen.print(table)
     for name, reason in result.get("missing", {}).items():
         screen.print(f"not measured: {name}: {reason}")
+    if reason := doubt(result):
+        say_row("ratios", reason)
     for name, text in limit(result).items():
         say_row(name, text)
     if "normalisations" in result:

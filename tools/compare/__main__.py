@@ -1,6 +1,7 @@
 """Run bench, and beside it what one would have used instead: python -m tools.compare
 
-The options are those of `alexnet-dali bench`: DataLoader, webdataset, FFCV and a plain step join its rounds.
+The options are those of `alexnet-dali bench`. DataLoader, webdataset, FFCV, TurboLoader and a plain step join
+its rounds.
 """
 
 import sys

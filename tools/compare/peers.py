@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -13,9 +14,10 @@ from tempfile import TemporaryDirectory
 import torch
 
 from cli.bench.meter import Meter, Work, images_per_second
+from cli.bench.others import wait_for_rest
 from cli.bench.workloads import Workloads
 from pipeline.arguments import read_statistics
-from tools.compare import loaders, step
+from tools.compare import loaders, step, turbo
 from tools.compare.loaders import Batch, Job, loader
 
 
@@ -25,12 +27,17 @@ class PeerError(Exception):
 
 @dataclass(frozen=True)
 class Peer:
-    """Hold a peer's work, its module, the one that resizes originals, and the kinds of dataset it takes."""
+    """Hold a peer's work, its module, the one that resizes originals, and the kinds of dataset it takes.
+
+    batches: how many a measurement has of each worker, at least. Workers end theirs at about the same
+    time, so that a measurement of few gets one too many or too few of each.
+    """
 
     work: Callable[[Job], Iterator[Batch]]
     module: str = "torch"
     resizer: str = "cv2"
     kinds: tuple[str, ...] = ("256", "original")
+    batches: int = 8
 
 
 PATIENCE = 300  # seconds: FFCV compiles for half a minute
@@ -39,6 +46,9 @@ PEERS = {
     "DataLoader, Pillow": Peer(partial(loader, crop=loaders.crop_pillow, floats=True), resizer="PIL"),
     "DataLoader, OpenCV": Peer(partial(loader, crop=loaders.crop_opencv, floats=True), "cv2"),
     "DataLoader, simplejpeg": Peer(partial(loader, crop=loaders.crop_simplejpeg, floats=True)),
+    "DataLoader, torchvision": Peer(
+        partial(loader, crop=loaders.crop_torchvision, floats=True), "torchvision", resizer="torchvision"
+    ),
     "DataLoader, by uint8": Peer(partial(loader, crop=loaders.crop_simplejpeg, floats=False), kinds=ANY),
     "DataLoader, uint8 alone": Peer(
         partial(loader, crop=loaders.crop_simplejpeg, floats=False, left=True), kinds=ANY
@@ -49,7 +59,9 @@ PEERS = {
     "webdataset": Peer(loaders.webdataset, "webdataset"),
     "FFCV": Peer(partial(loaders.ffcv, noise=True), "ffcv", kinds=("256", "raw")),
     "FFCV, no noise": Peer(partial(loaders.ffcv, noise=False), "ffcv", kinds=("256", "raw")),
-    "plain step": Peer(step.steps, resizer="torch", kinds=ANY),
+    "TurboLoader, our crops": Peer(turbo.our_crops, "turboloader", resizer="turboloader", kinds=ANY),
+    "TurboLoader, its crops": Peer(turbo.its_crops, "turboloader", resizer="turboloader", kinds=ANY),
+    "plain step": Peer(step.steps, resizer="torch", kinds=ANY, batches=0),
 }
 PACKAGES = {"cv2": "opencv-python-headless"}  # where a module is not named as its package
 
@@ -110,9 +122,13 @@ def answer(pipe: Connection) -> float:
 
 
 def serve(name: str, job: Job, pipe: Connection) -> None:
-    """Work in a peer's process whenever it is asked, until nobody is there to ask."""
+    """Work in a peer's process whenever it is asked, until nobody is there to ask.
+
+    It answers when its workers have filled their queues again, which would slow down whoever comes next.
+    """
 
     def pieces() -> Work:
+        import_module(PEERS[name].module)  # where that fails, here it says why, and not in a worker
         for images, _ in PEERS[name].work(job):
             if job.device.type == "cuda":
                 torch.cuda.synchronize(job.device)
@@ -120,8 +136,11 @@ def serve(name: str, job: Job, pipe: Connection) -> None:
 
     work = pieces()
     try:
+        least = max(1, PEERS[name].batches * job.cores)
         while True:
-            pipe.send(images_per_second(work, pipe.recv()))
+            rate = images_per_second(work, pipe.recv(), least)
+            wait_for_rest()
+            pipe.send(rate)
     except EOFError:
         return
     except Exception as error:
