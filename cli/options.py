@@ -62,6 +62,9 @@ class Number(click.FloatRange):
         return number
 
 
+DEFAULT = "original"  # recipe
+
+
 class RecipeName(click.ParamType):  # type: ignore[type-arg]
     """Accept the name of a recipe, or a TOML file of settings, which is read."""
 
@@ -98,6 +101,11 @@ class Chosen:
     recipe: str | Source
     sets: tuple[Source, ...]
 
+    @property
+    def given(self) -> bool:
+        """Return whether anything but the default was asked for."""
+        return self.recipe != DEFAULT or bool(self.sets)
+
     def make(self, outputs: int | None, **overrides: object) -> Recipe:
         """Return the recipe, with as many outputs unless it is told how many, and with these overrides."""
         for source in self.sets:
@@ -113,7 +121,7 @@ def recipe(command: Callable[..., None]) -> Callable[..., None]:
         "--recipe",
         type=RecipeName(),
         metavar="NAME|FILE.toml",
-        default="original",
+        default=DEFAULT,
         help="Network and hyper-parameters: `original` is the released 2012 code, `paper` the printed text; "
         f"others are {', '.join(list(RECIPES)[2:])}; or a file of settings. `train --show-recipe` prints "
         "each of them.",

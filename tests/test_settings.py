@@ -244,10 +244,20 @@ def test_the_command_line_refuses_in_one_line(tmp_path: Path) -> None:
             "width=0.5 and --width: give one",
         ),
         (("train", "--show-recipe", "--set", "keep=2"), 1, "--set keep=2: expected `float` <= 1.0"),
+        (("show", "batch", "--run", "x", "--set", "keep=1"), 2, "--run has its own recipe: leave out"),
         (("train", "--toml"), 2, "--toml needs --show-recipe"),
     ):
         result = run(*words)
         assert result.exit_code == status and message in result.output.splitlines()[-1], result.output
+
+
+def test_a_batch_is_drawn_with_what_is_set(dataset: Dataset, tmp_path: Path) -> None:
+    pictures = []
+    for name, sets in (("a.png", ()), ("b.png", ()), ("c.png", ("--set", "noise=3"))):
+        words = ("show", "batch", "--data", dataset.root, "--count", 2, "--out", tmp_path / name, *sets)
+        assert run(*words).exit_code == 0
+        pictures.append((tmp_path / name).read_bytes())
+    assert pictures[0] == pictures[1] != pictures[2]
 
 
 def test_a_run_knows_what_was_set(dataset: Dataset, tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ from cli.pictures import filters as kernels
 from cli.pictures import panels
 from model.errors import RunError
 from model.recipe import Recipe
-from model.recipes import get_recipe
 from model.run import read_about, read_metrics
 from pipeline.dataset import open_dataset
 
@@ -257,13 +256,22 @@ def gradient(
 @command.command("batch")
 @options.data
 @click.option("--run", "run_name", help="Run whose recipe, seed and dataset are taken.  [default: none]")
+@options.recipe
 @click.option(
     "--seed", type=options.SEED, default=0, help="Random seed of the training, if no --run is given."
 )
 @click.option("--step", type=click.IntRange(0, 2**62), default=0, help="Number of the training step, from 0.")
 @click.option("--count", type=click.IntRange(1, 16), default=6, help="Number of images to draw.")
 @options.out("batch.png")
-def batch(data: Path, run_name: str | None, seed: int, step: int, count: int, out: Path) -> None:
+def batch(
+    data: Path,
+    run_name: str | None,
+    chosen: options.Chosen,
+    seed: int,
+    step: int,
+    count: int,
+    out: Path,
+) -> None:
     """Draw what the network reads in training.
 
     Crops, flips and colour noise are those of the training at that step.
@@ -271,12 +279,14 @@ def batch(data: Path, run_name: str | None, seed: int, step: int, count: int, ou
     from cli.compose import trained
     from cli.study.batch import training_images
 
-    recipe = get_recipe("original")
+    recipe = chosen.make(None)
     if run_name:
+        if chosen.given:
+            raise click.UsageError("--run has its own recipe: leave out --recipe and --set")
         path, saved = trained.open_checkpoint(run_name, "last")
         recipe, seed = Recipe.from_dict(saved["identity"]["recipe"]), saved["identity"].get("seed", seed)
-        chosen = click.get_current_context().get_parameter_source("data")
-        if chosen is click.core.ParameterSource.DEFAULT:
+        source = click.get_current_context().get_parameter_source("data")
+        if source is click.core.ParameterSource.DEFAULT:
             data = trained.recorded_data(path.parent if path.suffix == ".pt" else path)
     dataset = open_dataset(data)
     need_fitting(recipe, dataset)
