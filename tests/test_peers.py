@@ -4,6 +4,7 @@ import io
 import itertools
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -82,11 +83,13 @@ def test_the_same_draws_make_the_same_batch(
     assert error.mean() < mean
 
 
-def test_crops_of_raw_pixels_by_turboloader_are_ours(raw: Dataset, process: ProcessPoolExecutor) -> None:
+def test_crops_of_raw_pixels_by_turboloader_are_ours(
+    raw: Dataset, tmp_path: Path, process: ProcessPoolExecutor
+) -> None:
     """Its draws are its own: without noise, each image is a crop of one of its class, flipped or not."""
     pytest.importorskip("turboloader")
     recipe = get_recipe(classes=3, width=0.02, batch_size=28, noise=0.0)
-    job = peers.job(Workloads(raw, recipe, MACHINE))
+    job = replace(peers.job(Workloads(raw, recipe, MACHINE)), folder=tmp_path)
     images, labels = process.submit(first, "TurboLoader, its crops", job).result()
     samples = Samples(raw, "train")
     stored, true = samples.read(np.arange(28))
@@ -114,7 +117,7 @@ def test_jpegs_by_turboloader_have_their_own_labels(tmp_path: Path, process: Pro
         Image.new("RGB", (320, 256), colour).save(tmp_path / "root" / split / wnid / "one.JPEG")
     flat = prepare(find_source(tmp_path / "root"), tmp_path / "flat", workers=1)
     recipe = get_recipe(classes=3, width=0.02, batch_size=3, noise=0.0)
-    job = peers.job(Workloads(flat, recipe, MACHINE))
+    job = replace(peers.job(Workloads(flat, recipe, MACHINE)), folder=tmp_path)
     images, labels = process.submit(first, "TurboLoader, its crops", job).result()
     assert images.shape == (3, 3, 224, 224) and sorted(labels.tolist()) == [0, 1, 2]
     wanted = torch.tensor(list(colours.values()))[labels][:, :, None, None]

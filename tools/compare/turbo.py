@@ -13,8 +13,7 @@ import numpy as np
 import torch
 
 from pipeline.batches import Samples
-from pipeline.graph import STORED
-from tools.compare.loaders import COPIED, Batch, Batches, Draw, Job, place
+from tools.compare.loaders import COPIED, STORED, Batch, Batches, Draw, Job, place
 
 AHEAD = 2  # batches that are in the making while one is used
 
