@@ -23,25 +23,24 @@ from nvidia.dali.plugin.pytorch.torch_utils import to_torch_tensor
 
 from pipeline import graph, image
 from pipeline.arguments import (
+    Noise,
     check_count,
+    check_dataset,
     check_dtype,
     check_share,
+    colour_noise,
     find_device,
     read_mean,
-    read_statistics,
 )
 from pipeline.dataset import Dataset, read_index, read_names
 from pipeline.errors import DataError
 from pipeline.order import draws, epoch_order, share
-from pipeline.workers import count_cores
 
 # What DALI says of an image: that its bytes are damaged (3), or of a kind that it does not know (4, 5)
 REFUSED = re.compile("nvImageCodec failure: '#[345]'|Failed to decode")
-ROOM, ROOM_OF_THREAD = 2**28, 2**26  # bytes of address space that DALI takes, about
 AHEAD = 4  # batches that the disk is told of before they are read; two are inside DALI
 
 Batch = tuple[torch.Tensor, torch.Tensor]
-Noise = float | Callable[[int], float] | None
 Fed = tuple[np.ndarray, tuple[Any, ...]]  # sample numbers, and what the graph takes
 Feed = Iterator[Fed]
 
@@ -194,6 +193,7 @@ class TrainBatches(Stream):
         world: int = 1,
         threads: int | None = None,
     ) -> None:
+        check_dataset(dataset)
         check_count("batch_size", batch_size, 1)
         check_count("crop", crop, 1, dataset.side)
         places = dataset.side - crop + 1
@@ -219,7 +219,7 @@ class TrainBatches(Stream):
             kind=dataset.kind,
             side=dataset.side,
             floats=self.floats,
-            **executor(device, threads, largest),
+            **graph.executor(device, threads, largest),
         )
         super().__init__(make, device, dtype, read_mean(dataset, crop, device) if subtract_mean else None)
 
@@ -284,17 +284,6 @@ class TrainBatches(Stream):
         return self.samples.damage(number)
 
 
-def colour_noise(dataset: Dataset, noise: Noise, basis: str) -> Callable[[int], np.ndarray]:
-    """Return a function of the epoch, from 0: the matrix that makes RGB shifts of its N(0, 1) numbers."""
-    if noise is None:
-        return lambda epoch: np.zeros((3, 3))
-    if not callable(noise) and not 0 <= noise < np.inf:
-        raise ValueError(f"noise={noise!r}: give a number, 0 or more, or None")
-    matrix = partial(read_statistics(dataset).noise_matrix, basis=basis)
-    matrix(0)  # a wrong basis is told at once
-    return lambda epoch: matrix(noise(epoch) if callable(noise) else noise)
-
-
 class EvaluationBatches(Stream):
     """Give out this process's share of a split, each image once and in order; each loop begins anew.
 
@@ -318,6 +307,7 @@ class EvaluationBatches(Stream):
         world: int = 1,
         threads: int | None = None,
     ) -> None:
+        check_dataset(dataset)
         check_count("batch_size", batch_size, 1)
         check_count("crop", crop, 1, dataset.side)
         check_share(rank, world)
@@ -332,7 +322,7 @@ class EvaluationBatches(Stream):
             kind=dataset.kind,
             side=dataset.side,
             views=graph.TEN_VIEWS if ten_crop else graph.CENTRE_VIEW,
-            **executor(device, threads, batch_size),
+            **graph.executor(device, threads, batch_size),
         )
         super().__init__(make, device, dtype, read_mean(dataset, crop, device) if subtract_mean else None)
 
@@ -396,37 +386,6 @@ class Samples:
         return DataError(
             f"{path}, byte {row['offset']}: {name} cannot be decoded ({reason}); "
             f"check with alexnet-dali prep --out {shlex.quote(str(self.dataset.root))} --verify"
-        )
-
-
-def executor(device: torch.device, threads: int | None, batch_size: int) -> dict[str, Any]:
-    """Return what all graphs take. threads: DALI's; None: one more than there are cores.
-
-    Each of DALI's operators waits for its slowest thread: one more than cores keeps all of them busy.
-    """
-    threads = count_cores() + 1 if threads is None else threads
-    check_count("threads", threads, 1)
-    _refuse_narrow(threads)
-    gpu = device.type == "cuda"
-    return {
-        "gpu": gpu,
-        "device_id": device.index or 0 if gpu else None,
-        "num_threads": threads,
-        "batch_size": batch_size,
-        "prefetch_queue_depth": 2,
-        "exec_dynamic": True,  # outputs own their memory, so they can be handed over without a copy
-    }
-
-
-def _refuse_narrow(threads: int) -> None:
-    """Refuse an address space in which DALI cannot start its threads: it would abort the program."""
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    needed = ROOM + threads * ROOM_OF_THREAD
-    if limit != resource.RLIM_INFINITY and limit - mapped < needed:
-        raise DataError(
-            f"out of memory: the limit of address space (ulimit -v) leaves {(limit - mapped) / 1e6:,.0f} MB, "
-            f"and {threads} threads of DALI need {needed / 1e6:,.0f}; raise it, or give fewer --workers"
         )
 
 

@@ -13,7 +13,7 @@ import torch
 
 from pipeline import graph, image
 from pipeline.arguments import check_count, check_dtype, find_device
-from pipeline.batches import Feed, Stream, executor
+from pipeline.batches import Feed, Stream
 from pipeline.errors import DataError
 from pipeline.formats import HEAD, SUFFIXES, begins_as_image
 from pipeline.image import MAX_BYTES, BadImage, Decoded
@@ -67,7 +67,7 @@ class FileBatches(Stream):
         self.paths, self.batch_size, self.upright = paths, batch_size, upright
         self.faults: dict[int, str] = {}
         self.notes: dict[int, str] = {}
-        options = executor(device, threads, batch_size)
+        options = graph.executor(device, threads, batch_size)
         self.threads = options["num_threads"]
         make: Callable[..., object] = partial(
             graph.evaluation_graph,

@@ -7,11 +7,17 @@ device; on a CPU every operator is the CPU one. Pixels are RGB, 0..255, interlea
 subtracts the mean image. A pass over the pixels costs a CPU a seventh of their decoding, so there are few.
 """
 
+import resource
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from nvidia.dali import fn, math, pipeline_def, types
 from nvidia.dali.data_node import DataNode
+
+from pipeline.arguments import check_count
+from pipeline.errors import DataError
+from pipeline.workers import count_cores
 
 Views = Sequence[tuple[float, float, int]]  # y and x of the crop, 0 to 1 from edge to edge; mirrored or not
 TEN_VIEWS = tuple((y, x, m) for m in (0, 1) for y, x in ((0, 0), (0, 1), (0.5, 0.5), (1, 0), (1, 1)))
@@ -23,6 +29,8 @@ SQUARES: dict[str, Any] = {
     "preallocate_width_hint": 256,
     "preallocate_height_hint": 256,
 }
+
+ROOM, ROOM_OF_THREAD = 2**28, 2**26  # bytes of address space that DALI takes, about
 
 BatchSource = Callable[[], tuple[Any, ...]]
 
@@ -90,6 +98,37 @@ def decode_graph(source: BatchSource, gpu: bool) -> tuple[DataNode, ...]:
     """Build the graph that decodes only: JPEGs and labels to images (height, width, 3) uint8 and labels."""
     jpegs, labels = fn.external_source(source, num_outputs=2, batch=True, no_copy=True)
     return _decode(jpegs, gpu), labels
+
+
+def executor(device: Any, threads: int | None, batch_size: int) -> dict[str, Any]:
+    """Return what all graphs take. threads: DALI's; None: one more than there are cores.
+
+    Each of DALI's operators waits for its slowest thread: one more than cores keeps all of them busy.
+    """
+    threads = count_cores() + 1 if threads is None else threads
+    check_count("threads", threads, 1)
+    _refuse_narrow(threads)
+    gpu = device.type == "cuda"
+    return {
+        "gpu": gpu,
+        "device_id": device.index or 0 if gpu else None,
+        "num_threads": threads,
+        "batch_size": batch_size,
+        "prefetch_queue_depth": 2,
+        "exec_dynamic": True,  # outputs own their memory, so they can be handed over without a copy
+    }
+
+
+def _refuse_narrow(threads: int) -> None:
+    """Refuse an address space in which DALI cannot start its threads: it would abort the program."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    needed = ROOM + threads * ROOM_OF_THREAD
+    if limit != resource.RLIM_INFINITY and limit - mapped < needed:
+        raise DataError(
+            f"out of memory: the limit of address space (ulimit -v) leaves {(limit - mapped) / 1e6:,.0f} MB, "
+            f"and {threads} threads of DALI need {needed / 1e6:,.0f}; raise it, or give fewer --workers"
+        )
 
 
 def _window(crop: int, side: int, top: Any, left: Any) -> dict[str, Any]:

@@ -283,6 +283,7 @@ WRONG = {
     "world=0: give a whole number, 1 or more": {"world": 0},
     "threads=0: give a whole number, 1 or more": {"threads": 0},
     "noise=-1: give a number, 0 or more, or None": {"noise": -1},
+    "noise='much': give a number, 0 or more, or None": {"noise": "much"},
     "noise_basis='variances': give 'deviations' or 'eigenvalues'": {"noise_basis": "variances"},
     "dtype=torch.float16: give torch.float32, torch.bfloat16 or torch.uint8": {"dtype": torch.float16},
     "dtype=torch.uint8 holds whole numbers from 0 to 255: give noise=None": {"dtype": torch.uint8},
@@ -295,6 +296,13 @@ def test_a_wrong_argument_is_one_line(dataset: Dataset, said: str) -> None:
     with pytest.raises(ValueError, match=re.escape(said)) as raised:
         TrainBatches(dataset, **{"batch_size": 8, "device": "cpu", **WRONG[said]})
     assert "\n" not in str(raised.value)
+
+
+def test_a_folder_is_not_a_dataset() -> None:
+    with pytest.raises(
+        ValueError, match=r"^dataset='data': give what pipeline.open_dataset\(FOLDER\) returns$"
+    ):
+        EvaluationBatches("data", "val", "cpu")  # type: ignore[arg-type]
 
 
 def test_a_gpu_that_is_not_there(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:

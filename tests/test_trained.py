@@ -54,7 +54,7 @@ def test_preprocess_makes_the_pixels_of_predict(exported: Path, tmp_path: Path) 
         (tmp_path / name).write_bytes(data)
         pixels = network.preprocess(tmp_path / name)
         assert pixels.dtype == torch.float32 and pixels.shape == (3, 224, 224)
-        expected = square(tmp_path / name, upright=True)[16:240, 16:240]
+        expected = square(tmp_path / name, upright=True, side=256)[16:240, 16:240]
         assert np.array_equal(pixels.permute(1, 2, 0), expected), name
     turned = tmp_path / "turned 6.jpg"
     expected = by_pillow(turned)[16:240, 16:240]

@@ -25,7 +25,7 @@ from model.placement import Images, autocast, prefetch_to_devices
 from model.recipe import Recipe
 from model.recipes import title
 from pipeline import graph
-from pipeline.batches import EvaluationBatches, Feed, Samples, TrainBatches, executor
+from pipeline.batches import EvaluationBatches, Feed, Samples, TrainBatches
 from pipeline.dataset import Dataset
 from pipeline.image import encode
 from pipeline.prep.shard import prepare_image
@@ -118,7 +118,7 @@ class Workloads:
             numbers = next(chosen)
             return self.jpegs(numbers), numbers
 
-        options = executor(self.device, self.images["threads"], self.recipe.batch_size)
+        options = graph.executor(self.device, self.images["threads"], self.recipe.batch_size)
         pipe = graph.decode_graph(source, **options)
         while True:
             pipe.run()
