@@ -290,3 +290,4 @@ def test_the_files_of_the_documentation_are_read() -> None:
     for each in found:
         recipe = read(each)
         assert recipe.shapes()[-1].weight[0] == 10
+        assert recipe.needed == 64 and epochs(recipe) == 30
