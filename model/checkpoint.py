@@ -199,11 +199,12 @@ def refuse_changes(
     found = list(differences(before, now))
     for key, text in found:
         if key not in MAY_CHANGE:
-            raise RunError(f"{folder} was started with {text}; go on with that, or use another --run")
+            raise RunError(f"{folder} was started with {text}; repeat that, or use another --run")
     texts = ", ".join(text for _, text in found)
     if found and not allow:
         raise RunError(
-            f"{folder} was trained with {texts}; go on with that, or with --allow-changes to other bits"
+            f"{folder} was trained with {texts}; repeat that, or resume with --allow-changes: the result is "
+            "then not bit-identical"
         )
     if found:
         warn(f"{folder} was trained with {texts}; going on")

@@ -251,7 +251,7 @@ def _wait(missing: Callable[[], str], place: Place, warn: Callable[[str], None])
         waited = timedelta(seconds=time.monotonic() - started)
         what = f"waiting for {who} at {place.address}:{place.port}"
         if waited > PATIENCE:
-            raise RunError(f"{what} for {PATIENCE} was in vain: start them all; {HOW}")
+            raise RunError(f"gave up {what} after {PATIENCE}: start all processes; {HOW}")
         if waited > SILENCE and not told:
             warn(f"{what}, for up to {PATIENCE}")
             told = True

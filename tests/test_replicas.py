@@ -201,7 +201,7 @@ def test_a_process_that_never_comes(dataset: Dataset, tmp_path: Path, rank: int,
     )
     assert commands[0].wait(20) == 1
     told, failed = after_header(commands[0].text)
-    assert told.startswith(f"warning: {line}127.0.0.1:") and failed.startswith(f"Error: {line}127.0.0.1:")
+    assert told.startswith(f"warning: {line}127.0.0.1:") and failed.startswith(f"Error: gave up {line}127.0.0.1:")
     assert "MASTER_ADDR" in failed and not (tmp_path / "run").exists()
 
 
@@ -214,7 +214,7 @@ def test_something_else_listens_where_they_meet(dataset: Dataset, tmp_path: Path
         assert command.wait(20) == 1
     told, failed = command.text.splitlines()
     assert told.startswith("warning: waiting for an answer of the first of 2 processes at 127.0.0.1:")
-    assert failed.startswith("Error: waiting for an answer of the first of 2 processes at 127.0.0.1:")
+    assert failed.startswith("Error: gave up waiting for an answer of the first of 2 processes at 127.0.0.1:")
 
 
 WHOLE = {"WORLD_SIZE": "4", "RANK": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "a",

@@ -34,7 +34,7 @@ def choose_devices(machine: Machine) -> list[torch.device]:
     local, count = place.local_rank, place.local_world
     there = torch.cuda.device_count()
     if there == 0:
-        raise RunError("no GPU was found; --device cpu does without (alexnet-dali doctor says more)")
+        raise RunError("no GPU was found; give --device cpu to use the CPU, or see alexnet-dali doctor")
     try:
         numbers = [int(number) for number in (gpus or ",".join(map(str, range(count)))).split(",")]
     except ValueError:

@@ -117,5 +117,5 @@ def _limit_rejected(count: int, total: int, max_rejected: float, why: str) -> No
         raise DataError(
             f"{count:,} of {total:,} images cannot be used, more than --max-rejected {max_rejected:g}; "
             f"{why}. To leave them out, run the same command again with "
-            f"--max-rejected {min(1, 1.06 * count / total):.2g}: nothing is done twice"
+            f"--max-rejected {min(1, 1.06 * count / total):.2g}; shards that are done are kept"
         )

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pipeline.dataset import SPLITS
 from pipeline.errors import DataError
+from pipeline.formats import SUFFIXES
 from pipeline.source.devkit import META, SOLUTION
 from pipeline.source.edition import EDITIONS, FALL2011, ILSVRC2010, ILSVRC2012, Edition, find_edition
 from pipeline.source.sample import PACKED, Found, LeftOut, is_litter, one_line
@@ -159,6 +160,11 @@ def nothing_at(root: Path) -> str:
     for folder in _folders_below(root):
         if find_places(folder, find_edition(folder), "train"):
             return f"{root} is no ImageNet root, but {folder} looks like one: give --imagenet-root {folder}"
+    if sum(map(_holds_images, _folders_in(root))) > 1:
+        return (
+            f"{root} has class folders but no train/ and val/: to hold out a tenth of each class for "
+            "validation, add --val-fraction 0.1"
+        )
     archives = "; ".join(
         f"{edition.tars['train']} (with {edition.tars['val']} and {edition.devkits[0]}.tar.gz)"
         for edition in (ILSVRC2012, ILSVRC2010)
@@ -175,11 +181,17 @@ def nothing_at(root: Path) -> str:
 
 def _folders_below(root: Path) -> Iterator[Path]:
     """Yield the folders on two levels below `root`."""
-    first = [
-        Path(entry.path)
-        for entry in scan(str(root))
-        if os.path.isdir(entry.path) and not is_litter(entry.name)
-    ]
+    first = _folders_in(root)
     second = chain.from_iterable(scan(str(folder)) for folder in first)
     yield from first
     yield from (Path(entry.path) for entry in second if os.path.isdir(entry.path))
+
+
+def _folders_in(root: Path) -> list[Path]:
+    entries = scan(str(root))
+    return [Path(entry.path) for entry in entries if os.path.isdir(entry.path) and not is_litter(entry.name)]
+
+
+def _holds_images(folder: Path) -> bool:
+    """Tell by suffixes whether images lie directly in a folder."""
+    return any(entry.name.lower().endswith(SUFFIXES) for entry in scan(str(folder)))
