@@ -220,6 +220,6 @@ def test_what_is_done_about_orientation_and_flaws_is_said(tmp_path: Path) -> Non
     flawed.write_bytes(flawed.read_bytes()[:-2] + b"to be skipped, as it lies before the end\xff\xd9")
     result = run("--imagenet-root", root, "--val-fraction", 0.5, "--out", tmp_path / "out", "--workers", 1)
     assert "images are turned upright (--exif ignore" in result.output
-    assert re.search(r"flawed +1 with extraneous bytes before a marker: harmless", result.output)
+    assert re.search(r"flawed +1 with extraneous bytes before a marker: they are harmless", result.output)
     options = ("--imagenet-root", root, "--val-fraction", 0.5, "--out", tmp_path / "out", "--exif", "ignore")
     assert "was prepared with --exif honour, not ignore: choose another --out" in run(*options).output

@@ -201,7 +201,8 @@ def test_a_process_that_never_comes(dataset: Dataset, tmp_path: Path, rank: int,
     )
     assert commands[0].wait(20) == 1
     told, failed = after_header(commands[0].text)
-    assert told.startswith(f"warning: {line}127.0.0.1:") and failed.startswith(f"Error: gave up {line}127.0.0.1:")
+    assert told.startswith(f"warning: {line}127.0.0.1:")
+    assert failed.startswith(f"Error: gave up {line}127.0.0.1:")
     assert "MASTER_ADDR" in failed and not (tmp_path / "run").exists()
 
 
