@@ -3,10 +3,21 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
+from shards import look
 
 from pipeline.batches import Samples
 from pipeline.dataset import Dataset, open_dataset, read_names
-from tools.growth import first_batch, opening, repeat_files, repeat_shards, steady, timed
+from tools.growth import (
+    SHARDS,
+    first_batch,
+    opening,
+    repeat_files,
+    repeat_in_shards,
+    repeat_shards,
+    steady,
+    timed,
+)
 
 
 def test_a_dataset_of_many_images(dataset: Dataset, tmp_path: Path) -> None:
@@ -29,6 +40,15 @@ def test_a_root_of_many_files(folders: Path, tmp_path: Path) -> None:
         files = list((tmp_path / "root" / split).rglob("*.*"))
         assert len(files) == 60
         assert {path.parent.name for path in files} == {path.name for path in (folders / split).iterdir()}
+
+
+@pytest.mark.parametrize("form", SHARDS)
+def test_a_root_of_many_images_in_shards(form: str, folders: Path, tmp_path: Path) -> None:
+    repeat_in_shards(folders, tmp_path / "root", 1003, form)
+    source = look(tmp_path / "root", tmp_path / "out")
+    assert {split: len(samples) for split, samples in source.splits.items()} == {"train": 1003, "val": 1003}
+    assert len({sample.name for sample in source.splits["train"]}) == 1003
+    assert len(list((tmp_path / "root").glob("train*"))) == 2 and len(source.classes) == 3
 
 
 def test_what_a_training_holds(dataset: Dataset, tmp_path: Path) -> None:

@@ -2,13 +2,15 @@
 
     python -m tools.growth --images 1000,10000,100000,1281167
 
-A thousand images are drawn and stand for as many as it takes under other names: files that prep reads, and
-shards, of a thousand each, of a dataset that training opens. All is real but for the pixels, which repeat.
-prep and evaluation are run up to `--most` images. Each figure is of a process of its own. At the end it says
-what memory a narrow training on the most images holds as it goes on, and how soon --help answers.
+A thousand images are drawn and stand for as many as it takes under other names: files and shards of each form
+that prep reads, and shards, of a thousand each, of a dataset that training opens. All is real but for the
+pixels, which repeat. prep and evaluation are run up to `--most` images. Each figure is of a process of its
+own. At the end it says what memory a narrow training on the most images holds as it goes on, and how soon
+--help answers.
 """
 
 import argparse
+import gzip
 import hashlib
 import json
 import os
@@ -21,6 +23,8 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
+from itertools import cycle
 from multiprocessing import get_context
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
@@ -41,8 +45,10 @@ from pipeline.batches import EvaluationBatches, TrainBatches
 from pipeline.dataset import Dataset, Shard, open_dataset, read_index, read_names, write_description
 from pipeline.order import epoch_order
 from pipeline.prep.prepare import prepare
+from pipeline.prep.unpack import unpack
 from pipeline.source.find import find_source
-from pipeline.source.miniature import write_folders
+from pipeline.source.miniature import WNIDS, File, tar, write, write_folders
+from pipeline.source.miniature_shards import hub, webdataset, write_table
 
 Found = dict[str, dict[int, tuple[float, int]]]  # by work, by number of images: seconds, bytes held
 Held = dict[int, tuple[int, int]]  # by step: bytes of its own, of files
@@ -51,6 +57,11 @@ DRAWN = 1000  # ten classes of a hundred
 STEPS = (100, 500, 1000)
 NARROW = ("--width", "0.05", "--batch-size", "32", "--device", "cpu")
 CPU: dict[str, Any] = {"device": torch.device("cpu"), "threads": 2, "crop": 224}
+SHARDS: dict[str, Callable[[Path, Sequence[File]], None]] = {
+    "WebDataset": lambda path, files: write(path.with_suffix(".tar"), tar(webdataset(files))),
+    ".tar.gz": lambda path, files: write(path.with_suffix(".tar.gz"), gzip.compress(tar(hub(files)))),
+    ".parquet": lambda path, files: write_table(path.with_suffix(".parquet"), files, WNIDS[:10]),
+}
 FIRST_STEP = """
 import os, sys
 from model.step import Step
@@ -73,6 +84,18 @@ def repeat_files(drawn: Path, root: Path, count: int) -> None:
             place = root / split / file.parent.name
             place.mkdir(parents=True, exist_ok=True)
             os.link(file, place / f"{number}_{file.name}")
+
+
+def repeat_in_shards(drawn: Path, root: Path, count: int, form: str) -> None:
+    """Write the same as shards, a thousand images each."""
+    for split in ("train", "val"):
+        files = [
+            (f"{file.parent.name}_{number}.JPEG", WNIDS.index(file.parent.name), file)
+            for number, file in zip(range(count), cycle(sorted((drawn / split).rglob("*.*"))), strict=False)
+        ]
+        for first in range(0, count, DRAWN):
+            part = [(name, label, file.read_bytes()) for name, label, file in files[first : first + DRAWN]]
+            SHARDS[form](root / f"{split}_images_{first // DRAWN}", part)
 
 
 def repeat_shards(dataset: Dataset, root: Path, count: int) -> None:
@@ -125,7 +148,8 @@ def saving(root: Path) -> None:
 
 
 def preparing(root: Path) -> None:
-    prepare(find_source(root), root.parent / "prepared")
+    out = root.parent / "prepared"
+    prepare(find_source(root, unpack=partial(unpack, out=out)), out)
 
 
 def timed(work: Callable[[Path], None], root: Path) -> tuple[float, int]:
@@ -190,7 +214,8 @@ def measure(counts: list[int], most: int, folder: Path) -> tuple[Found, Held]:
     write_folders(drawn, classes=10, train=DRAWN // 10, val=DRAWN // 10, damaged=False)
     dataset = prepare(find_source(drawn), folder / "dataset")
     works = {"open": opening, "an epoch's order": order, "first batch": first_batch, "checkpoint": saving}
-    figures: Found = {name: {} for name in ("prep", *works, "first step", "evaluation")}
+    forms = [f"prep of {form}" for form in SHARDS]
+    figures: Found = {name: {} for name in ("prep", *forms, *works, "first step", "evaluation")}
     for count in counts:
         here = folder / str(count)
         here.mkdir()
@@ -202,6 +227,9 @@ def measure(counts: list[int], most: int, folder: Path) -> tuple[Found, Held]:
             figures["evaluation"][count] = alone(evaluation, here / "dataset")
             repeat_files(drawn, here / "root", count // 2)
             figures["prep"][count] = alone(preparing, here / "root")
+            for form in SHARDS:
+                repeat_in_shards(drawn, here / form / "root", count // 2, form)
+                figures[f"prep of {form}"][count] = alone(preparing, here / form / "root")
         if count == counts[-1]:
             held = steady(here / "dataset", here / "run", STEPS)
         shutil.rmtree(here)

@@ -176,7 +176,7 @@ def _unpack(out: Path, workers: int, archives: Sequence[Path]) -> list[Path]:
         def report(done: int, total: int) -> None:
             if not line.total:
                 line.first = line.done = done // 10**6
-                line.total = total // 10**6
+                line.total = max(1, total // 10**6)
                 where = f"{out / WORK}, {disk_size(total)} in all, until the dataset is finished"
                 line.tell(f"Unpacking {plural(len(archives), 'file')} into {where}")
             line(done // 10**6 - line.done)

@@ -6,6 +6,7 @@ import os
 import shutil
 import tarfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from pipeline.dataset import Dataset
 from pipeline.prep import prepare
+from pipeline.prep.unpack import unpack
 from pipeline.source.find import Source, find_source
 from pipeline.source.sample import is_litter
 from pipeline.source.sample import one_line as one_line_of
@@ -57,7 +59,7 @@ class Roots:
         return 1
 
     def prepare(self, out: Path, fraction: float | None, size: str) -> tuple[Source, Dataset]:
-        source = find_source(self.box / "root", fraction)
+        source = find_source(self.box / "root", fraction, unpack=partial(unpack, out=out, workers=1))
         kept, store = ("256", "raw") if size == "raw" else (size, "jpeg")
         return source, prepare.prepare(source, out, size=kept, store=store, workers=1, max_rejected=1)
 
@@ -92,13 +94,13 @@ class Known:
     """Hold what became of which file, and of which member of an archive."""
 
     def __init__(self, samples: list[Any], rows: list[dict[str, Any]]) -> None:
-        used = [(sample.path, sample.offset, sample.name) for sample in samples]
+        used = [(sample.file, sample.offset, sample.name) for sample in samples]
         listed = [(row["file"], row.get("offset", 0), row.get("name") or "") for row in rows]
         self.members = {(path, offset) for path, offset, _ in used + listed}
         self.names = {(path, name) for path, _, name in used + listed}
         self.whole = {path for path, _, name in listed if last(path) == name or Path(path).is_dir()}
         self.whole |= {sample.path for sample in samples if sample.size < 0}
-        self.archives = {sample.path for sample in samples if sample.size >= 0}
+        self.archives = {sample.file for sample in samples if sample.size >= 0}
         self.listed = {path for path, *_ in listed}
         self.real = {os.path.realpath(path) for path in self.whole}
         self.through = tuple(path for path, *_ in used + listed)
@@ -130,7 +132,9 @@ class Known:
         return True
 
     def has_member(self, path: str, name: str, offset: int) -> bool:
-        return (path, offset) in self.members or (path, last(name)) in self.names or passed_over(Path(name))
+        label = path in self.archives and name.lower().endswith((".cls", ".json"))
+        known = (path, offset) in self.members or (path, last(name)) in self.names
+        return known or label or passed_over(Path(name))
 
 
 def members(data: bytes, start: int = 0) -> Iterator[tuple[str, int]]:

@@ -194,8 +194,30 @@ def layouts(draw: DrawFn) -> Tree:
     train = {wnid: [(f"{wnid}_{k}{suffix}", draw(images)) for k in range(count)] for wnid in classes}
     val = [(f"ILSVRC2012_val_{k + 1:08d}.JPEG", Picture("jpeg")) for k in range(held)]
     kind = draw(
-        st.sampled_from(["folders", "flat", "class tars", "archives", "kaggle", "2010", "bare", "bare tars"])
+        st.sampled_from(
+            [
+                "folders",
+                "flat",
+                "class tars",
+                "archives",
+                "kaggle",
+                "2010",
+                "bare",
+                "bare tars",
+                "shards",
+                "hub",
+            ]
+        )
     )
+    if kind in ("shards", "hub"):
+        each = [(name, node, wnid) for wnid, found in train.items() for name, node in found]
+        held_out = [(name, node, classes[k % len(classes)]) for k, (name, node) in enumerate(val)]
+        packed, members = ("gz", in_hub) if kind == "hub" else ("", in_shard)
+        name = "_images_0.tar" + ".gz" * bool(packed)
+        return {
+            f"train{name}": Archive(members(each), packed=packed),
+            f"val{name}": Archive(members(held_out), packed=packed),
+        }
     tars: Tree = {f"{wnid}.tar": Archive(tuple(found)) for wnid, found in train.items()}
     if kind == "archives":
         return {"ILSVRC2012_img_train.tar": Archive(tuple(tars.items())),
@@ -223,6 +245,22 @@ def layouts(draw: DrawFn) -> Tree:
         )
         tree["LOC_val_solution.csv"] = Data(b"ImageId,PredictionString\n" + rows.encode())
     return tree
+
+
+Labelled = list[tuple[str, Node, str]]  # a file's name, what it is, its wnid
+
+
+def in_shard(files: Labelled) -> tuple[tuple[str, Node], ...]:
+    labels = {name: Data(str(WNIDS.index(wnid)).encode()) for name, _, wnid in files}
+    return tuple(
+        member
+        for name, node, _ in files
+        for member in ((f"{name.partition('.')[0]}.cls", labels[name]), (name, node))
+    )
+
+
+def in_hub(files: Labelled) -> tuple[tuple[str, Node], ...]:
+    return tuple((name.replace(".", f"_{wnid}.", 1), node) for name, node, wnid in files)
 
 
 @dataclass(frozen=True)
