@@ -16,7 +16,11 @@ from test_same_picture import files
 
 from cli import main
 from model import RunError, load
+from model.exchange import weights
+from model.network import AlexNet
+from model.recipes import get_recipe
 from pipeline import EvaluationBatches
+from pipeline.batches import Samples
 from pipeline.dataset import Dataset
 from pipeline.files import square
 
@@ -62,6 +66,29 @@ def test_preprocess_makes_the_pixels_of_predict(exported: Path, tmp_path: Path) 
         assert np.array_equal(network.preprocess(image).permute(1, 2, 0), expected)
     plain = np.asarray(Image.open(io.BytesIO(files()["plain.jpg"])))
     assert torch.equal(network.preprocess(plain), network.preprocess(tmp_path / "plain.jpg"))
+
+
+def test_images_of_another_size(tmp_path: Path, small: Dataset) -> None:
+    """Of a network that was trained on squares of 32 pixels, read whole."""
+    first = AlexNet(get_recipe("relu4", classes=3, width=0.1), ["cpu"], seed=3)
+    mean = torch.from_numpy(np.load(small.root / "statistics.npz")["mean"])
+    about = {"classes": [], "step": 1, "dataset": 16 * "0"}
+    path = tmp_path / "small.safetensors"
+    weights.save(path, weights.Weights(first.recipe, first.state(), mean, about), "safetensors")
+    network = load(path)
+    data = files()["plain.jpg"]
+    (tmp_path / "plain.jpg").write_bytes(data)
+    image = Image.open(tmp_path / "plain.jpg")
+    left, top = ((length - min(image.size)) / 2 for length in image.size)
+    box = (left, top, image.width - left, image.height - top)
+    expected = np.asarray(image.resize((32, 32), Image.Resampling.BILINEAR, box))
+    pixels = network.preprocess(tmp_path / "plain.jpg")
+    assert np.array_equal(pixels.permute(1, 2, 0), expected)
+    assert torch.allclose(network(pixels[None]), first(pixels[None] - mean.permute(2, 0, 1)), atol=1e-5)
+    with pytest.raises(ValueError, match="crop=224: give a whole number, 1 to 32"):
+        EvaluationBatches(small, "val", "cpu")
+    ((images, _),) = EvaluationBatches(small, "val", "cpu", crop=32)
+    assert np.array_equal(images.permute(0, 2, 3, 1)[4], Samples(small, "val").square(4))
 
 
 def test_an_ordinary_module(exported: Path) -> None:
