@@ -84,7 +84,8 @@ def read_set(text: str) -> Source:
     key, equals, value = (part.strip() for part in text.partition("="))
     if key == "base":
         raise ValueError("base is for files; give the recipe by --recipe")
-    for written in (value, json.dumps(value)):
+    texts = [value, json.dumps(value)]
+    for written in texts[key == "schedule" and value.isdecimal() :]:  # names of schedules may be numbers
         try:
             return Source(f"--set {text}", text, tomllib.loads(f"{key} {equals} {written}"), lines=False)
         except (ValueError, RecursionError):

@@ -118,6 +118,19 @@ def test_differences_are_named() -> None:
     ]
 
 
+def test_differences_of_layers_and_schedules_are_named() -> None:
+    first, phase = RECIPE.to_dict(), {"epochs": 1, "factor": 1.0, "noise": True, "frozen": []}
+    layers = [{**layer, "std": 0.5} if layer["name"] == "fc4" else layer for layer in first["layers"]]
+    for change, text in (
+        ({"layers": layers}, "fc4 std 0.01, not 0.5"),
+        ({"layers": layers[1:]}, "different layers"),
+        ({"schedule": [phase]}, "different schedule"),
+        ({"lrn": {**first["lrn"], "k": 3}}, "lrn k 2.0, not 3"),
+    ):
+        found = checkpoint.differences({"recipe": first}, {"recipe": first | change})
+        assert [what for _, what in found] == [text]
+
+
 DATA = {"path": "data", "fingerprint": 64 * "0"}
 
 

@@ -100,6 +100,7 @@ def test_later_settings_win() -> None:
     assert (recipe.keep, recipe.schedule, recipe.lrn.k, recipe.anew) == (0.8, "plateau", 3, ("fc8",))
     assert recipe.layers[0] == replace(get_recipe().layers[0], kernel=9)
     assert (recipe.classes, recipe.width) == (12, 0.25)
+    assert read("", "schedule=170").schedule == "170"
 
 
 def test_a_title_names_what_was_set() -> None:
