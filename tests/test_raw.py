@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -75,7 +76,12 @@ def test_views_are_slices(raw: Dataset) -> None:
 
 
 @pytest.mark.gpu
-def test_gpu_batches_are_the_same_and_stay_so(raw: Dataset) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"noise": None, "dtype": torch.uint8}, {"subtract_mean": True, "dtype": torch.bfloat16}],
+    ids=["default", "uint8", "mean"],
+)
+def test_gpu_batches_are_the_same_and_stay_so(raw: Dataset, options: dict[str, Any]) -> None:
     """All of twelve are kept, where DALI's own memory would be those of a few."""
     gpu = {**CPU, "device": torch.device("cuda:0")}
     ours, theirs = (
