@@ -84,9 +84,8 @@ def test_views_are_slices(raw: Dataset) -> None:
 def test_gpu_batches_are_the_same_and_stay_so(raw: Dataset, options: dict[str, Any]) -> None:
     """All of twelve are kept, where DALI's own memory would be those of a few."""
     gpu = {**CPU, "device": torch.device("cuda:0")}
-    ours, theirs = (
-        list(itertools.islice(TrainBatches(raw, 8, seed=7, **at).endless(), 12)) for at in (gpu, CPU)
-    )
+    streams = (TrainBatches(raw, batch_size=8, seed=7, **options, **at).endless() for at in (gpu, CPU))
+    ours, theirs = (list(itertools.islice(stream, 12)) for stream in streams)
     for (a, labels), (b, others) in zip(ours, theirs, strict=True):
         assert torch.equal(a.cpu(), b)
         assert torch.equal(labels.cpu(), others)
