@@ -130,7 +130,7 @@ def _change(recipe: Recipe, values: dict[str, Any], sources: Sequence[Source]) -
         return convert(plain, Recipe)
     except Unfit as error:
         key, text = _explain(str(error), plain, values)
-        if by_name and key[0] == "layers" and len(key) > 1 and isinstance(key[1], int):
+        if by_name and key[:1] == ("layers",) and len(key) > 1 and isinstance(key[1], int):
             name = list(layers)[key[1]]
             key, text = ("layers", name, *key[2:]), text.replace(f"layers[{key[1]}]", f"layers.{name}")
         raise RunError(f"{_place(sources, key)}: {text}") from None
@@ -201,10 +201,8 @@ def _literals(hint: Any) -> Iterator[str | int]:
 
 def _names(values: Any, key: Key = ()) -> Iterator[tuple[Key, str]]:
     """Yield the keys of all values with the words by which errors call them."""
-    parts = (
-        values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
-    )
-    for part, value in parts:
+    listed = dict(enumerate(values)) if isinstance(values, list) else values
+    for part, value in listed.items() if isinstance(listed, dict) else ():
         yield (*key, part), str(value.get("name", part) if isinstance(value, dict) else part)
         yield from _names(value, (*key, part))
 

@@ -177,6 +177,8 @@ def test_phases_are_followed() -> None:
         ("[lrn]\nk = 1\n[spatial]\nsize = 4", "line 3: norms must have odd windows"),
         ("rate = 1\nwidth = 900", "line 2: 46,027,361,318,410 parameters are more than"),
         ('keep = 1\n[[layers]]\nkind = "Conv"\nname = "c"\nmaps = 8\nkernel = 3', "line 2: the last layer"),
+        ('[layers.conv2]\nname = "conv1"', "line 1: two layers have one name: conv1, conv1, conv3"),
+        ('[layers.conv1]\ncrossing = false', "line 1: conv1 reads the image: it must be crossing"),
         ("lrn = 3", "line 1: expected `object`, got `int` at `lrn`"),
         ("layers = 3", "line 1: expected `array`, got `int` at `layers`"),
         ('base = "orignal"', "line 1: there is no recipe 'orignal'; did you mean original? Allowed are"),
