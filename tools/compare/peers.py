@@ -136,9 +136,10 @@ def serve(name: str, job: Job, pipe: Connection) -> None:
 
     work = pieces()
     try:
-        least = max(1, PEERS[name].batches * job.cores)
         while True:
-            rate = images_per_second(work, pipe.recv(), least)
+            seconds = pipe.recv()  # none to warm up
+            least = max(1, PEERS[name].batches * job.cores) if seconds else 1
+            rate = images_per_second(work, seconds, least)
             wait_for_rest()
             pipe.send(rate)
     except EOFError:
