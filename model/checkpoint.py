@@ -196,7 +196,8 @@ def refuse_changes(
 
     With `allow`, those of MAY_CHANGE are only passed to `warn`.
     """
-    found = list(differences(before, now))
+    known = Recipe.from_dict(before["recipe"]).to_dict()  # with the fields that were added since
+    found = list(differences({**before, "recipe": known}, now))
     for key, text in found:
         if key not in MAY_CHANGE:
             raise RunError(f"{folder} was started with {text}; repeat that, or use another --run")

@@ -21,7 +21,9 @@ from model.schedules import SCHEDULES
 from pipeline.schema import Unfit, convert
 
 # Defaults of fields that the oldest runs' recipes do not have
-LATER: dict[str, dict[str, Any]] = {"Recipe": {"reduce": 1, "anew": []}, "Conv": {"colour": None}, "Full": {}}
+LATER: dict[str, dict[str, Any]] = {
+    "Recipe": {"reduce": 1, "anew": [], "mirror": True}, "Conv": {"colour": None}, "Full": {}
+}  # fmt: skip
 MOST = 2**33  # parameters, of 4 bytes each
 MOST_EPOCHS = 2**20
 Width = Annotated[float, Meta(gt=0, le=1000)]
@@ -92,6 +94,7 @@ class Recipe(Struct, frozen=True, forbid_unknown_fields=True):
     reduce: Annotated[Size, says("crops are averaged over squares of this side, in pixels")] = 1
     # the paper: 32 x 32 x 2 = 2048 crops per image
     offsets: Annotated[Size, says("number of crop positions along each side")] = 33
+    mirror: Annotated[bool, says("half of the images, at random, are mirrored left to right")] = True
     noise: Annotated[Rate, says("colour noise: standard deviation of its factors; 0: none")] = 0.1
     noise_basis: Annotated[
         Literal["deviations", "eigenvalues"],

@@ -59,11 +59,21 @@ FOUR_TANH = _but(FOUR, **{f"conv{n}": {"then": ("tanh", "pool")} for n in (1, 2,
 
 MOST_TOLD = 6  # differences in a title
 ORIGINAL = Recipe()
-# CIFAR-10's images, 32 x 32, are read whole. "No regularization of any kind was employed"; here reflections
-# are. "The learning rates for each network were chosen independently to make training as fast as possible":
-# ReLU's is that of layers-18pct.cfg, tanh's the best of six on drawn images.
+# CIFAR-10's images, 32 x 32, are read whole and as they are: "no regularization of any kind was employed".
+# "The learning rates for each network were chosen independently to make training as fast as possible": ReLU's
+# is that of layers-18pct.cfg, tanh's the best of six on drawn images.
 FIGURE_1 = Recipe(
-    "relu4", FOUR, towers=1, classes=10, crop=32, offsets=1, noise=0, decay=0, rate=0.001, schedule="constant"
+    "relu4",
+    FOUR,
+    towers=1,
+    classes=10,
+    crop=32,
+    offsets=1,
+    mirror=False,
+    noise=0,
+    decay=0,
+    rate=0.001,
+    schedule="constant",
 )
 RECIPES = {
     recipe.name: recipe

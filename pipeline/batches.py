@@ -163,6 +163,7 @@ class TrainBatches(Stream):
 
     device: where the images are made, "cpu", "cuda", "cuda:1". crop: pixels along an image.
     offsets: crop positions along each side, around the centre; None: all that there are.
+    mirror: mirror half of the images, at random.
     noise: the standard deviation of the colour noise's factors (paper, section 4.1), or a function of the
     epoch, from 0, that returns it; None: no noise. noise_basis: what the factors multiply, the "deviations"
     along the colours' principal components, as in 2012, or the "eigenvalues", as in the paper.
@@ -183,6 +184,7 @@ class TrainBatches(Stream):
         *,
         crop: int = 224,
         offsets: int | None = None,
+        mirror: bool = True,
         noise: Noise = 0.1,
         noise_basis: str = "deviations",
         subtract_mean: bool = False,
@@ -207,6 +209,7 @@ class TrainBatches(Stream):
         self.samples = Samples(dataset, "train")
         self.colour = colour_noise(dataset, noise, noise_basis)
         self.batch_size, self.offsets, self.seed = batch_size, offsets or places, seed
+        self.mirror = mirror
         self.margin = (places - self.offsets) // 2  # around all crops
         self.floats = dtype != torch.uint8
         self.start = self.step = start  # step: that of the batch given out next
@@ -278,7 +281,7 @@ class TrainBatches(Stream):
                 self.samples.expect(order[ahead + fed.start : ahead + fed.stop])
                 step += 1
                 top, left = random.top + self.margin, random.left + self.margin
-                yield chosen[: len(rows)], (images, labels, top, left, random.mirror, *shift)
+                yield chosen[: len(rows)], (images, labels, top, left, random.mirror * self.mirror, *shift)
 
     def _damage(self, number: int) -> DataError:
         return self.samples.damage(number)

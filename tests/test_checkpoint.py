@@ -298,3 +298,13 @@ def test_one_training_at_a_time(tmp_path: Path) -> None:
         RunDirectory(tmp_path)
     with RunDirectory(tmp_path):
         pass
+
+
+def test_a_run_from_before_a_setting_existed_is_the_same_run(tmp_path: Path) -> None:
+    older = {key: value for key, value in get_recipe("original").to_dict().items() if key != "mirror"}
+    before = {"recipe": older, "seed": 0}
+    now = {"recipe": get_recipe("original").to_dict(), "seed": 0}
+    checkpoint.refuse_changes(tmp_path, before, now, False, warn=pytest.fail)
+    with pytest.raises(RunError, match="mirror True, not False"):
+        other = get_recipe("original", mirror=False).to_dict()
+        checkpoint.refuse_changes(tmp_path, before, {"recipe": other, "seed": 0}, False, warn=pytest.fail)

@@ -186,9 +186,9 @@ def test_plain_data_and_back(name):
     plain = json.loads(json.dumps(recipe.to_dict()))
     assert plain == recipe.to_dict()
     assert Recipe.from_dict(plain) == recipe
-    old = {k: v for k, v in plain.items() if k not in ("reduce", "anew")}
+    old = {k: v for k, v in plain.items() if k not in ("reduce", "anew", "mirror")}
     old["layers"] = [{k: v for k, v in layer.items() if v or k != "colour"} for layer in plain["layers"]]
-    assert Recipe.from_dict(old) == replace(recipe, anew=())
+    assert Recipe.from_dict(old) == replace(recipe, anew=(), mirror=True)
     lacks_pad = {
         **plain,
         "layers": [{k: v for k, v in plain["layers"][0].items() if k != "std"}, *plain["layers"][1:]],

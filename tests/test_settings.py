@@ -55,8 +55,8 @@ settings = st.fixed_dictionaries(
     optional={
         "name": names, "layers": networks, "classes": st.integers(2, 5000), "width": st.floats(0.01, 1),
         "offsets": few, "noise": some, "noise_basis": st.sampled_from(["deviations", "eigenvalues"]),
-        "noise_divided": st.booleans(), "lrn": norms, "spatial": norms, "keep": st.floats(0.1, 1),
-        "rate": st.floats(1e-12, 10), "decay": some,
+        "noise_divided": st.booleans(), "mirror": st.booleans(), "lrn": norms, "spatial": norms,
+        "keep": st.floats(0.1, 1), "rate": st.floats(1e-12, 10), "decay": some,
         "schedule": st.sampled_from(["plateau", "constant"]) | phases.map(tuple),
         "epochs": few, "patience": few, "batch_size": few,
     },

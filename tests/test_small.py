@@ -106,6 +106,12 @@ def test_training_crops_are_slices(small: Dataset, crop: int, offsets: int, marg
         assert np.array_equal(images[row].permute(1, 2, 0).numpy(), part)
 
 
+def test_images_are_not_mirrored_unless_asked_for(small: Dataset) -> None:
+    images, _ = next(TrainBatches(small, 8, "cpu", crop=32, mirror=False, noise=None, seed=3).epoch(0))
+    for row, number in enumerate(epoch_order(np.zeros(28), 3, 0)[:8].tolist()):
+        assert np.array_equal(images[row].permute(1, 2, 0).numpy(), Samples(small, "train").square(number))
+
+
 def test_files_are_resized_as_the_dataset(folders: Path, small: Dataset) -> None:
     paths = sorted((folders / "val").rglob("*.JPEG"))[:4]
     ((images, _),) = FileBatches(paths, "cpu", side=32, crop=32)

@@ -46,6 +46,7 @@ def train_batches(
         dataset,
         recipe.batch_size,
         offsets=recipe.offsets,
+        mirror=recipe.mirror,
         noise=lambda epoch: recipe.noise if schedule.noise(recipe, epoch + 1) else 0.0,
         noise_basis=recipe.noise_basis,
         seed=seed,

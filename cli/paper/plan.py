@@ -173,7 +173,7 @@ class Plan:
         if not schedule.finished(recipe, [row["top1_err"] for row in rows]):
             return schedule.epochs(recipe) - len(rows)
         about, seed = self.about(name, "recipe"), self.settings.seed + RUNS[name].seed
-        made = {"recipe": about["recipe"], "seed": about["starts"][0].get("seed")}
+        made = {"recipe": Recipe.from_dict(about["recipe"]).to_dict(), "seed": about["starts"][0].get("seed")}
         self.refuse_another(name, made, {"recipe": recipe.to_dict(), "seed": seed})
         return 0
 

@@ -71,7 +71,7 @@ class Batches:
                 total = len(chosen)
                 random = draws(self.job.seed, step, total, range(total), recipe.offsets)
                 shift = (random.normal @ self.job.matrix.T).tolist()
-                places = random.top.tolist(), random.left.tolist(), random.mirror.tolist()
+                places = random.top.tolist(), random.left.tolist(), (random.mirror * recipe.mirror).tolist()
                 yield list(map(Draw, chosen.tolist(), *places, shift))
                 step += 1
             epoch += 1
