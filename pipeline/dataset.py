@@ -31,6 +31,7 @@ FORMAT = 2
 SIZE = "^(original|[89]|[1-9][0-9]{1,2}|10[01][0-9]|102[0-4])$"  # "original", or a side from 8 to 1024
 Size = Annotated[str, Meta(pattern=SIZE)]
 SPLITS = ("train", "val", "test")
+SHARDS = (".tar", ".tar.gz", ".parquet")
 LOOKED_AT = 100  # folders, for images
 WORK = ".work"  # prep's own folder, inside a dataset that is not finished yet
 # One row per sample: its image is bytes [offset, offset + size) of a shard; label -1 where there is none.
@@ -262,16 +263,17 @@ def _missing(root: Path) -> str:
     out = Path("data", images.name)
     if out.exists() or out.resolve().is_relative_to(images):
         out = images.with_name(f"{images.name}-prepared")
-    held = any(path.name == "ILSVRC" or "val" in path.name.lower() for path in images.iterdir())
+    inside = [*images.iterdir(), *(images / "data").glob("*")]
+    held = any(path.name == "ILSVRC" or "val" in path.name.lower() for path in inside)
     fraction = "" if held else " --val-fraction 0.1"
     return f"{root} holds images, not a prepared dataset; prepare it first: {_prep(out, root)}{fraction}"
 
 
 def _holds_images(root: Path) -> bool:
-    """Tell by names whether images, or tars of them, lie in a folder that prep has not made."""
+    """Tell by names whether images, or archives of them, lie in a folder that prep has not made."""
     folders = islice(os.walk(root, followlinks=True), LOOKED_AT)
     names = (name.lower() for _, _, files in folders for name in files)
-    return not (root / "statistics.npz").exists() and any(n.endswith((*SUFFIXES, ".tar")) for n in names)
+    return not (root / "statistics.npz").exists() and any(n.endswith((*SUFFIXES, *SHARDS)) for n in names)
 
 
 def _prep(root: Path, images: Path | str = "DIR") -> str:

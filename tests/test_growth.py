@@ -8,6 +8,7 @@ from shards import look
 
 from pipeline.batches import Samples
 from pipeline.dataset import Dataset, open_dataset, read_names
+from tools import growth
 from tools.growth import (
     SHARDS,
     first_batch,
@@ -43,11 +44,14 @@ def test_a_root_of_many_files(folders: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", SHARDS)
-def test_a_root_of_many_images_in_shards(form: str, folders: Path, tmp_path: Path) -> None:
-    repeat_in_shards(folders, tmp_path / "root", 1003, form)
+def test_a_root_of_many_images_in_shards(
+    form: str, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(growth, "DRAWN", 50)  # in a shard
+    repeat_in_shards(folders, tmp_path / "root", 60, form)
     source = look(tmp_path / "root", tmp_path / "out")
-    assert {split: len(samples) for split, samples in source.splits.items()} == {"train": 1003, "val": 1003}
-    assert len({sample.name for sample in source.splits["train"]}) == 1003
+    assert {split: len(samples) for split, samples in source.splits.items()} == {"train": 60, "val": 60}
+    assert len({sample.name for sample in source.splits["train"]}) == 60
     assert len(list((tmp_path / "root").glob("train*"))) == 2 and len(source.classes) == 3
 
 

@@ -111,7 +111,7 @@ def test_the_wnid_of_a_training_image_explains_the_number_of_another(tmp_path: P
         find_source(tmp_path)
 
 
-def test_labels_of_several_wnids_each_are_classes_of_their_own(tmp_path: Path) -> None:
+def test_labels_of_several_wnids_are_classes_of_their_own(tmp_path: Path) -> None:
     for split in ("train", "val"):
         shard(
             tmp_path,

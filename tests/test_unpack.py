@@ -75,7 +75,7 @@ def test_killed_while_it_unpacks_and_later(
     assert len(kept) == 4
     command = Command(*words, folder=tmp_path)
     assert command.wait() == 0, command.text
-    assert "Unpacking 4 files into" in command.text
+    assert command.text.count("Unpacking 4 files into") == 1
     assert open_dataset(out).fingerprint == dataset.fingerprint and not (out / ".work").exists()
 
 
@@ -87,6 +87,12 @@ def test_a_dataset_from_archives_is_repaired_from_them(streams: dict[str, Path],
     shard.write_bytes(whole[:-1])
     prepare(look(root, out), out, workers=1)
     assert shard.read_bytes() == whole and not (out / ".work").exists()
+
+
+def test_archives_in_place_of_a_dataset(streams: dict[str, Path]) -> None:
+    for root in streams.values():
+        with pytest.raises(DataError, match=r"holds images, not a prepared dataset; .* --out \S+$"):
+            open_dataset(root)  # no --val-fraction: data/ has val
 
 
 def test_an_archive_that_changed_is_unpacked_again(streams: dict[str, Path], tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ NARROW = ("--width", "0.05", "--batch-size", "32", "--device", "cpu")
 CPU: dict[str, Any] = {"device": torch.device("cpu"), "threads": 2, "crop": 224}
 SHARDS: dict[str, Callable[[Path, Sequence[File]], None]] = {
     "WebDataset": lambda path, files: write(path.with_suffix(".tar"), tar(webdataset(files))),
-    ".tar.gz": lambda path, files: write(path.with_suffix(".tar.gz"), gzip.compress(tar(hub(files)))),
+    ".tar.gz": lambda path, files: write(path.with_suffix(".tar.gz"), gzip.compress(tar(hub(files)), 1)),
     ".parquet": lambda path, files: write_table(path.with_suffix(".parquet"), files, WNIDS[:10]),
 }
 FIRST_STEP = """

@@ -50,7 +50,8 @@ def find_numbering(train: Sequence[Known], others: Sequence[Known], names: Mappi
         return _by_wnid({image.wnid for image in train}, wnids, names)
     labels = {image.label for image in train if image.label}
     if not all(map(_is_number, labels)):
-        return Numbering({label: label for label in labels})
+        every = {label: label for label in labels}
+        return Numbering(every, words=every)
     return _by_number(sorted(labels, key=int), names)
 
 
@@ -61,7 +62,7 @@ def _is_number(label: str) -> bool:
 def _are_coarser(wnids: Mapping[str, Mapping[str, Known]]) -> bool:
     """Tell whether labels join several wnids each: then they are classes of their own."""
     each = [wnid for several in wnids.values() for wnid in several]
-    return len(each) == len(set(each)) and len(each) >= 2 * len(wnids) > 0
+    return len(each) == len(set(each)) and len(each) > len(wnids)
 
 
 def _by_wnid(
@@ -74,23 +75,23 @@ def _by_wnid(
                 raise DataError(_contradiction(label, image, several, labels))
     classes = {label: wnid for wnid, label in labels.items()}
     every = sorted({*found, *labels} - {""})
-    words = {wnid: names.get(label, label) for label, wnid in classes.items()}
+    named = {wnid: names.get(label, label) for wnid, label in labels.items()}
     words = {
-        wnid: name
-        for wnid, name in words.items()
-        if wnid not in ilsvrc_names() and not _is_number(name) and name != wnid
+        wnid: wnid if _is_number(named.get(wnid, "0")) else named[wnid]
+        for wnid in every
+        if wnid not in ilsvrc_names()
     }
     numbers = {int(label): wnid for label, wnid in classes.items() if _is_number(label)}
     said = ""
     if numbers:
-        orders = (every, sorted(ilsvrc_names()))
-        in_order = any(
-            all(number < len(order) and order[number] == wnid for number, wnid in numbers.items())
-            for order in orders
-        )
+        in_order = _are_places(numbers, every) or _are_places(numbers, sorted(ilsvrc_names()))
         said = "whose numbers are "
         said += "those of the sorted wnids" if in_order else "not those of the sorted wnids, which they get"
     return Numbering(classes, True, words=words, said=said)
+
+
+def _are_places(numbers: Mapping[int, str], wnids: Sequence[str]) -> bool:
+    return all(number < len(wnids) and wnids[number] == wnid for number, wnid in numbers.items())
 
 
 def _contradiction(label: str, image: Known, several: Mapping[str, Known], labels: Mapping[str, str]) -> str:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from sys import intern
 from typing import Any, NamedTuple
 
 from pipeline.errors import DataError
@@ -112,10 +113,14 @@ def _count(paths: Sequence[Path]) -> str:
     return f"{len(paths):,}{of} file{'s' * (len(paths) > 1 or bool(of))}"
 
 
+def _by(numbering: Numbering) -> str:
+    return "wnid" if numbering.by_wnid else "number" if numbering.order else "name"
+
+
 def _sort(paths: Sequence[Path], split: str, contents: Contents, numbering: Numbering) -> Split:
     """Put each image to its class."""
     place, form = _place_of(paths), FORMS[str(form_of(paths[0].name))]
-    read = Split(place, loose=contents.found, by="wnid" if numbering.by_wnid else "label", form=form)
+    read = Split(place, loose=contents.found, by=_by(numbering), form=form)
     read.order, read.words = numbering.order, dict(numbering.words)
     parts = [_count(paths)] + ([numbering.said] if split == "train" and numbering.said else [])
     read.linked = f" ({', '.join(parts)})"
@@ -196,9 +201,11 @@ def _know(shard: Shard, member: Member, label: str, text: str) -> tuple[Known, s
     label = label or _first(fields, LABELS)
     label = str(int(label)) if re.fullmatch(r"-?\d{1,9}", label, re.ASCII) else one_line(label)
     wnids = [value for value in (label, *fields.values()) if isinstance(value, str) and WNID.fullmatch(value)]
-    origin = "" if shard.tar == shard.path else str(shard.path)
-    sample = Sample(str(shard.tar), member.offset, member.size, -1, one_line(name), member.fault, origin)
-    return Known(sample, "" if label == "-1" else label, [*wnids, wnid][0]), _first(fields, CLASS_NAMES)
+    origin = "" if shard.tar == shard.path else intern(str(shard.path))  # one text for all its images
+    place = (intern(str(shard.tar)), member.offset, member.size)
+    sample = Sample(*place, -1, one_line(name), member.fault, origin)
+    label = "" if label == "-1" else intern(label)
+    return Known(sample, label, intern([*wnids, wnid][0])), _first(fields, CLASS_NAMES)
 
 
 def _first(fields: dict[str, Any], names: Iterable[str]) -> str:
