@@ -52,16 +52,14 @@ class Boundary(click.Group):
         try:
             os.getcwd()
         except FileNotFoundError:  # libraries would abort at it
-            raise RunError(
-                "the folder that this was started in is gone: change to one that is there"
-            ) from None
+            raise RunError("the current folder does not exist any more: change to one that does") from None
         if (name := chosen[0]) not in SHARED and os.environ.get("WORLD_SIZE", "1") not in ("", "1"):
             from model.replicas import find_place
 
             world = find_place().world
             raise RunError(
-                f"{name} is for one process, and the environment says WORLD_SIZE={world}: only train and "
-                "eval are for several; start this one without torchrun, or unset WORLD_SIZE"
+                f"{name} runs in one process only, but the environment says WORLD_SIZE={world}: start it "
+                "without torchrun, or unset WORLD_SIZE; train and eval run in several"
             )
         return chosen
 

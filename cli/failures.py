@@ -28,7 +28,7 @@ def explain(error: Exception) -> str | None:
     if out_of_memory(error):
         said = MEMORY.search(str(error))
         quoted = f" ({said[0].strip()})" if said else ""
-        return f"out of memory{quoted}: free some, or choose other devices where there is --gpus or --device"
+        return f"out of memory{quoted}: end other programs, or choose another device with --gpus or --device"
     if said := THREADS.search(str(error)):
         return (
             f"no more threads can be started ({said[0].strip()}): raise the limits of processes and memory "
@@ -38,7 +38,7 @@ def explain(error: Exception) -> str | None:
         return f"the GPU cannot be used ({said[0].strip()}): see alexnet-dali doctor, or use --device cpu"
     if "WORLD_SIZE" in os.environ and NETWORK.search(str(error)):
         return (
-            "lost the other processes of this run: one has ended, as its own last line says, or its machine "
-            "cannot be reached"
+            "lost the other processes of this run: one has ended (its last line says why), or its machine "
+            "cannot be reached; start all again"
         )
     return None

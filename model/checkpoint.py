@@ -111,7 +111,10 @@ def read_content(path: Path, kind: type) -> dict[str, Any]:
             held = f", but {list(content)[:2]}" if isinstance(content, dict) else ""
             raise Unfit(f"it was not written by alexnet-dali train: it holds no format{held}")
         if content["format"] != FORMAT:
-            raise RunError(f"{path} has format {content['format']!r}, this version reads {FORMAT}")
+            raise RunError(
+                f"{path} has format {content['format']!r}, this version reads {FORMAT}: use the version of "
+                "alexnet-dali that wrote it"
+            )
         convert(content, kind)
         if broken := next(not_finite(content), None):
             raise Unfit(f"it holds NaN or infinite numbers in {broken}")
@@ -169,7 +172,7 @@ def latest(folder: Path, warn: Callable[[str], None]) -> dict[str, Any] | None:
             faults.append(str(error))
             continue
         for fault in faults:
-            warn(f"{fault}; going on from {path}, step {content['step']}")
+            warn(f"{fault}; resuming from {path}, step {content['step']}")
         return content
     if faults:
         raise RunError(f"{'; '.join(faults)}: start again under another name with --run")
@@ -208,4 +211,4 @@ def refuse_changes(
             "then not bit-identical"
         )
     if found:
-        warn(f"{folder} was trained with {texts}; going on")
+        warn(f"{folder} was trained with {texts}; resuming all the same")

@@ -12,8 +12,8 @@ from model.placement import autocast
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 LOST = (
-    "the outputs are not finite: the training diverged, or what it made was damaged; "
-    "take another state (--checkpoint best) or another run"
+    "the outputs are not finite: the training diverged, or the file is damaged; "
+    "try --checkpoint best, or another run"
 )
 
 

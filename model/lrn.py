@@ -49,7 +49,7 @@ def _kernels() -> ModuleType | None:
         triton.runtime.driver.active.utils  # noqa: B018
     except Exception as error:
         raise RunError(
-            f"Triton cannot compile ({error}): it wants gcc and Python's headers (Debian: gcc, python3-dev)"
+            f"Triton cannot compile ({error}): install gcc and Python's headers (Debian: gcc, python3-dev)"
         ) from None
     return kernels
 

@@ -321,4 +321,4 @@ def check_sizes(state: StateDict, sizes: Mapping[str, tuple[int, ...]]) -> None:
         if tuple(state[name].shape) != size:
             raise RunError(f"the saved {name} is {tuple(state[name].shape)}, the recipe's is {size}")
     if extra := sorted(state.keys() - sizes.keys()):
-        raise RunError(f"the saved state has {extra[0]}, which the recipe's network has not")
+        raise RunError(f"the saved state has {extra[0]}, which the recipe's network lacks")

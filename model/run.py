@@ -204,8 +204,8 @@ def read_about(path: Path) -> MetricsRow:
             Recipe.from_dict(recipe)
     except (Unfit, RunError) as error:
         raise RunError(
-            f"{path} is damaged: {error}; move it away: train goes on without it and writes another, and the "
-            "other commands need --data then"
+            f"{path} is damaged: {error}; move it away: train then writes a new one, and until then "
+            "the other commands need --data"
         ) from None
     return about
 

@@ -51,7 +51,7 @@ def resume(
             checkpoint.refuse_changes(folder, saved["identity"], identity, allow_changes, warn)
     for key, text in checkpoint.differences(replicas.broadcast(identity), identity):
         if key not in checkpoint.MAY_CHANGE:
-            raise RunError(f"process {replicas.rank} has another {text}: all must have the first one's")
+            raise RunError(f"process {replicas.rank} has another {text} than process 0: start all alike")
     saved = replicas.broadcast(saved)
     if saved is None:
         return RunState()
@@ -154,9 +154,9 @@ class Trainer:
         guessing = math.log(recipe.classes)
         if step - self.log_steps < self.dead_start <= step and measured["loss"] > 0.998 * guessing:
             raise RunError(
-                f"dead start: after {step} steps the loss is {measured['loss']:.3f}, that of guessing among "
-                f"{recipe.classes} classes ({guessing:.3f}). Look at the recipe: original starts where "
-                "the paper's printed one may not"
+                f"the network does not learn: after {step} steps the loss is {measured['loss']:.3f}, that of "
+                f"guessing among {recipe.classes} classes ({guessing:.3f}). Check the recipe: "
+                "--recipe original starts where --recipe paper may not"
             )
         self._tell(row)
         self.step.sums.zero_()

@@ -139,7 +139,7 @@ def read_description(root: Path) -> Dataset:
         _check(said)
     except FileNotFoundError:
         if (root / WORK).is_dir():
-            raise DataError(f"{root} is half prepared; finish it with the same command: {prep}") from None
+            raise DataError(f"{root} is partly prepared; finish it with the same command: {prep}") from None
         raise DataError(_missing(root)) from None
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from None

@@ -133,7 +133,7 @@ def _decode_jpeg(data: bytes, image: Image.Image, partly: bool) -> Decoded:
     if colours == "CMYK":
         return Decoded(image.convert("RGB"), flaws, damage)
     if flaws and not damage and not np.array_equal(pixels, np.asarray(image.convert("RGB"))):
-        raise BadImage(f"{' and '.join(flaws)}, of which two decoders make different pixels")
+        raise BadImage(f"{' and '.join(flaws)}, which two decoders read differently")
     return Decoded(Image.fromarray(pixels), flaws, damage, not flaws and not damage and jpeg.is_usual(data))
 
 
@@ -144,16 +144,14 @@ def _decode(data: bytes, image: Image.Image) -> Decoded:
     elif image.format == "GIF":
         _check_gif(data)
     elif image.format == "TIFF" and image.info.get("compression") not in TIFF:
-        raise BadImage(
-            f"TIFF with {image.info.get('compression')} inside is not read here: convert it to PNG"
-        )
+        raise BadImage(f"TIFF with {image.info.get('compression')} inside cannot be read: convert it to PNG")
     elif image.format == "TIFF" and image.getexif().get(SUBFILE, 0) & 1:
         raise BadImage("it begins with a preview, as a camera's raw file: convert it to JPEG")
     if image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM"):
         wide = np.asarray(image).astype(np.uint32)  # Pillow would clip 16 bits to 8, where they need scaling
         image = Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8))
     if image.mode in ("I", "F"):
-        raise BadImage("its numbers have no range that means black to white: convert it to 8 or 16 bits")
+        raise BadImage("its values have no known range from black to white: convert it to 8 or 16 bits")
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         return Decoded(Image.alpha_composite(white, image.convert("RGBA")).convert("RGB"))
@@ -205,7 +203,7 @@ def _turn(decoded: Decoded, image: Image.Image) -> Decoded:
 def _why_unknown(data: bytes) -> str:
     for kind, beginning in NOT_READ.items():
         if re.match(beginning, data, re.DOTALL):
-            return f"{kind} is not read here: convert it to JPEG"
+            return f"{kind} cannot be read: convert it to JPEG"
     if data.startswith(b"\xff\xd8\xff"):
         return "a JPEG whose header is damaged, or of more than 8 bits a colour"
     return f"no image format known here: it begins with {data[:12]!r}"

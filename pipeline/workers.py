@@ -56,7 +56,7 @@ def run_tasks(
         crew[connection].join(5)
         raise DataError(
             f"a worker process died (exit status {crew[connection].exitcode}; -9 is often a lack of memory): "
-            "run the same command again to go on, perhaps with fewer --workers"
+            "run the same command again to resume, perhaps with fewer --workers"
         ) from None
     finally:
         for process in crew.values():

@@ -270,7 +270,7 @@ def test_val_sorted_by_half(flat: Path, tmp_path: Path) -> None:
         find_source(root)
     (root / "ILSVRC2012_devkit_t12.tar.gz").unlink()
     with pytest.raises(
-        DataError, match=r"val is sorted by half: 3 images, as ILSVRC2012_val_0+4.JPEG, lie beside"
+        DataError, match=r"val is only partly sorted: 3 images, as ILSVRC2012_val_0+4.JPEG, lie beside"
     ):
         find_source(root)
 
@@ -331,8 +331,11 @@ STOPS: dict[str, tuple[dict[str, bytes], str]] = {
     "tar that is gzipped": ({"train/fox.tar": b"\x1f\x8b\x08"}, "fox.tar is compressed, by its first bytes"),
     "stray image": ({"train/stray.JPEG": PHOTO}, "train holds the image stray.JPEG beside its classes"),
     "stray image without suffix": ({"train/stray": PHOTO}, "train holds the image stray beside its classes"),
-    "stray validation image": ({"val/stray.JPEG": PHOTO}, "val is sorted by half: 1 images, as stray.JPEG"),
-    "class of val alone": ({"val/fox/a.JPEG": PHOTO}, "val has the class fox, which train has not"),
+    "stray validation image": (
+        {"val/stray.JPEG": PHOTO},
+        "val is only partly sorted: 1 images, as stray.JPEG",
+    ),
+    "class of val alone": ({"val/fox/a.JPEG": PHOTO}, "val has the class fox, which train lacks"),
     "class without images": ({"train/fox/notes.txt": b"text"}, "train has no images of the class fox"),
     "two folders for val": ({"valid/cat/a.JPEG": PHOTO}, "val and .*valid may both be val"),
     "names alike in print": (

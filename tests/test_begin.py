@@ -128,7 +128,7 @@ def test_the_beginning_is_read_once(
         (
             "net.onnx",
             b"onnx",
-            "{path}: not a run, a .pt of one or a .safetensors of alexnet-dali export",
+            "{path} is not a run, a .pt of one or a .safetensors of alexnet-dali export",
         ),
         ("net.pt", b"pickle", "{path} is damaged"),
         ("net.safetensors", b"tensors", "{path} was not written by alexnet-dali export, or is damaged"),

@@ -143,7 +143,7 @@ def test_mistakes(
         ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", "out of memory (CUDA"),
         (
             "Critical error in pipeline:\nCan't allocate 9 bytes on device 0.\nMore.",
-            "y (Can't allocate 9 bytes on device 0.): free",
+            "y (Can't allocate 9 bytes on device 0.): end",
         ),
         ("CUDA error: CUDA-capable device(s) is/are busy or unavailable\nMore.", "see alexnet-dali doctor"),
         ("The NVIDIA driver on your system is too old (found version 11040).", "the GPU cannot be used"),
@@ -169,7 +169,7 @@ def test_too_little_memory_and_a_bug(
     monkeypatch.setattr("pipeline.batches.Stream.__next__", lambda batches: torch.empty(2) @ torch.empty(3))
     bug = evaluate(dataset, trained).exception
     assert isinstance(bug, RuntimeError) and "inconsistent tensor size" in str(bug)
-    assert explain(bug) is None and str(explain(MemoryError())).startswith("out of memory: free some")
+    assert explain(bug) is None and str(explain(MemoryError())).startswith("out of memory: end other programs")
     assert explain(RuntimeError("CUDA driver error: invalid argument")) is None
 
 
@@ -187,7 +187,7 @@ def test_a_run_that_is_not_there_or_not_trained(
         (["report", "nett"], "there is no run runs/nett"),
         (
             ["predict", "--split", "val", "--run", "net02"],
-            "runs/net02 has no last.pt: training has saved nothing yet; it does after",
+            "runs/net02 has no last.pt: training has saved nothing yet; it does so after",
         ),
         (["show", "filters", "--run", "net03", "--checkpoint", "best"], "net03 has no best.pt: it has previ"),
     ):
@@ -265,7 +265,7 @@ def test_a_damaged_run_says_what_can_still_be_done(trained: Path, dataset: Datas
     (path / "last.pt").write_bytes(b"")
     result = run(*words, path)
     assert result.exit_code == 1
-    assert f"--run also takes {path / 'previous.pt'} and {path / 'best.pt'}" in result.output
+    assert f"try --run with {path / 'previous.pt'} and {path / 'best.pt'}" in result.output
     assert run(*words, path / "previous.pt").output.replace("previous", "last") == sound
 
 

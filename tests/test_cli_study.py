@@ -122,7 +122,7 @@ def test_predict_a_split_as_eval_does(originals: Dataset, trained: Path, probabi
 def test_predict_as_a_table_by_pattern_in_ten_views_on_two_placements(photos: Path, trained: Path) -> None:
     options = ("--run", trained, "--device", "cpu,cpu", "--ten-crop")
     lines = fine("predict", str(photos / "*" / "ILSVRC*.JPEG"), *options).stdout.splitlines()
-    assert len(lines) == 1 + 9 * 3 and sum(line.endswith("<- its class") for line in lines) == 9
+    assert len(lines) == 1 + 9 * 3 and sum(line.endswith("<- true class") for line in lines) == 9
 
 
 @pytest.mark.parametrize("suffix", ["png", "pdf", "svg"])

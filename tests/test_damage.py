@@ -97,7 +97,7 @@ def read(path: Path, reader: Callable[[Path], Any]) -> Any:
         return reader(path)
     except (DataError, RunError) as error:
         said = str(error)
-        assert "\n" not in said and (path.name in said or "was begun with" in said)
+        assert "\n" not in said and (path.name in said or "was started with" in said)
         return None
 
 

@@ -115,7 +115,7 @@ def test_no_dataset(root: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no prepared dataset in .*nowhere; make it: alexnet-dali prep"):
         open_dataset(tmp_path / "nowhere")
     (tmp_path / "half/.work").mkdir(parents=True)
-    with pytest.raises(DataError, match="half prepared; finish it"):
+    with pytest.raises(DataError, match="partly prepared; finish it"):
         open_dataset(tmp_path / "half")
     (root / "dataset.json").write_text("{")
     with pytest.raises(DataError, match="no valid JSON"):

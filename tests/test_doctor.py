@@ -105,7 +105,7 @@ def test_a_gpu_in_words() -> None:
         replace(MACHINE, gpus=[H100, replace(H100, peers=[], fault="busy")], faults=["one", "two"])
     )
     assert ("GPU 0", "NVIDIA H100, 80 GiB, compute capability 9.0, peer access to 1") in table
-    assert ("GPU 1", "NVIDIA H100, 80 GiB, compute capability 9.0; out of use: busy") in table
+    assert ("GPU 1", "NVIDIA H100, 80 GiB, compute capability 9.0; cannot be used: busy") in table
     assert table[table.index(("problem", "one")) + 1] == ("", "two")
 
 
@@ -136,4 +136,4 @@ def test_a_working_folder_that_is_gone(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(gone)
     gone.rmdir()
     found = CliRunner().invoke(main, ["doctor"])
-    assert found.exit_code == 1 and found.stderr.startswith("Error: the folder that this was started in")
+    assert found.exit_code == 1 and found.stderr.startswith("Error: the current folder does not exist")

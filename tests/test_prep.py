@@ -224,7 +224,7 @@ def test_too_many_rejected(source: Source, tmp_path: Path, prepared: Dataset) ->
     ):
         prepare(source, out, workers=2)
     assert len((out / "rejected.jsonl").read_text().splitlines()) == 3
-    with pytest.raises(DataError, match="half prepared; finish it"):
+    with pytest.raises(DataError, match="partly prepared; finish it"):
         open_dataset(out)
     seen: list[Progress] = []
     prepare(source, out, workers=2, max_rejected=ALLOW, report=seen.append)
@@ -259,7 +259,7 @@ def test_repair(prepared: Dataset, source: Source, folders: Path, tmp_path: Path
     damaged = shutil.copytree(folders, tmp_path / "damaged")
     image = next((damaged / "val").rglob("*00000001.JPEG"))
     shutil.copy(next((damaged / "val").rglob("*00000002.JPEG")), image)
-    with pytest.raises(DataError, match=r"val/000000.tar comes out differently"):
+    with pytest.raises(DataError, match=r"val/000000.tar differs now"):
         prepare(find_source(damaged), out)
     assert (out / "val/000000.tar").stat().st_size == 1000
     prepare(source, out)
@@ -268,7 +268,7 @@ def test_repair(prepared: Dataset, source: Source, folders: Path, tmp_path: Path
 
 @pytest.mark.parametrize("change", ["seed", "size", "images"])
 def test_another_plan_is_refused(change: str, source: Source, tmp_path: Path) -> None:
-    """What was begun with other settings is not mixed with these."""
+    """What was started with other settings is not mixed with these."""
     out = tmp_path / "out"
     with pytest.raises(DataError):
         prepare(source, out, workers=1)

@@ -125,7 +125,7 @@ def test_another_number_of_processes_is_refused_or_allowed(
     assert "processes 3, not 2" in commands[0].text and commands[1].text.startswith(LOST)
     commands = ranks(2, *words, "--allow-changes", folder=tmp_path)
     finish(commands)
-    assert "processes 3, not 2; going on" in commands[0].text and commands[1].text == ""
+    assert "processes 3, not 2; resuming" in commands[0].text and commands[1].text == ""
     assert_close(run, alone, LATER)
 
 
@@ -183,7 +183,7 @@ def test_processes_that_evaluate_different_data(
     commands = ranks(2, "eval", "--run", trained, "--device", "cpu", folder=tmp_path, before=before)
     assert [command.wait(20) for command in commands] == [1, 1]
     assert (
-        commands[1].text == "Error: process 1 has another checkpoint, dataset or precision than the first\n"
+        commands[1].text == "Error: process 1 has another checkpoint, dataset or precision than process 0\n"
     )
     assert commands[0].text.startswith(LOST)
 
@@ -270,7 +270,7 @@ def test_an_environment_that_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
     result = CliRunner().invoke(main, ["export"])
     assert (
         result.exit_code == 1
-        and "export is for one process, and the environment says WORLD_SIZE=4" in result.output
+        and "export runs in one process only, but the environment says WORLD_SIZE=4" in result.output
     )
 
 

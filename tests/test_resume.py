@@ -129,7 +129,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     command = Command(*train(dataset.root, run), folder=tmp_path)
     assert command.wait() == 0, command.text
     assert f"warning: {run}/last.pt is damaged" in command.text
-    assert f"going on from {run}/previous.pt, step 20" in command.text
+    assert f"resuming from {run}/previous.pt, step 20" in command.text
     assert_same(run, undisturbed)
     for name in ("last.pt", "previous.pt"):
         flip(run / name, 0.3)
@@ -174,7 +174,7 @@ def test_changes_that_are_allowed(dataset: Dataset, undisturbed: Path, tmp_path:
     command = Command(*words, "--allow-changes", folder=tmp_path)
     assert command.wait() == 0, command.text
     changed = "devices CPU x 1, not CPU x 1 + CPU x 1, epochs 2, not 3"
-    assert f"warning: {run} was trained with {changed}; going on" in command.text
+    assert f"warning: {run} was trained with {changed}; resuming" in command.text
     assert [row["step"] for row in rows(run) if row["kind"] == "val"] == [10, 20, 30]
     assert rows(run)[: len(rows(undisturbed))] == rows(undisturbed)
     again = Command(*words, folder=tmp_path)  # now it is what the run is

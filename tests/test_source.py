@@ -447,7 +447,7 @@ def test_bad_folders(folders: Path, flat: Path, kaggle: Path, tmp_path: Path) ->
     check(root, "no images of the class n00000001")
     (root / "train/n00000001").rmdir()
     (root / "val/n00000001").mkdir()
-    check(root, "has the class n00000001, which train has not")
+    check(root, "has the class n00000001, which train lacks")
     shutil.rmtree(root / "val")
     (root / "val").mkdir()
     check(root, "val holds no images")
@@ -458,7 +458,7 @@ def test_bad_folders(folders: Path, flat: Path, kaggle: Path, tmp_path: Path) ->
     check(root, "test holds no images")
     root = shutil.copytree(flat, tmp_path / "b")
     shutil.rmtree(next((root / "train").iterdir()))
-    check(root, "labels val images as n.*, a class that train has not")
+    check(root, "labels val images as n.*, a class that train lacks")
     root = shutil.copytree(kaggle, tmp_path / "c")
     solution = root / "LOC_val_solution.csv"
     lines = solution.read_text().splitlines()

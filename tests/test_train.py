@@ -169,7 +169,9 @@ def test_a_dead_start_is_called_one(recipe: Recipe, tmp_path: Path) -> None:
     blank = ((torch.zeros_like(images), labels) for images, labels in batches())
     with RunDirectory(tmp_path) as run:
         trained = trainer(recipe, run, blank, dead_start=3, log_steps=3)
-        with pytest.raises(RunError, match=r"dead start: after 3 steps the loss is .* 3 classes"):
+        with pytest.raises(
+            RunError, match=r"the network does not learn: after 3 steps the loss is .* 3 classes"
+        ):
             trained.train()
 
 

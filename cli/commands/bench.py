@@ -136,7 +136,7 @@ def show(result: dict[str, Any]) -> None:
     table = Table(box=SIMPLE)
     table.add_column("part", no_wrap=True)
     ours = result.get("ours", {})
-    for heading in ("images/s", "rounds", "of upper bound", *(["ours is"] if ours else [])):
+    for heading in ("images/s", "range", "of upper bound", *(["ours is"] if ours else [])):
         table.add_column(heading, justify="right")
     bound, sure = result["parts"][BOUND]["img_s"], set(result["sure"])
     for name, part in result["parts"].items():

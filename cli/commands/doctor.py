@@ -75,7 +75,7 @@ def examine(data: Path) -> Machine:
     dali = imported("nvidia.dali", "pip install nvidia-dali-cuda120", faults)
     gpus = find_gpus(torch, faults) if torch else []
     if gpus and not any(map(shutil.which, (os.environ.get("CC", "gcc"), "clang"))):
-        faults.append("no C compiler, which Triton wants for the GPU's kernels: install gcc and python3-dev")
+        faults.append("no C compiler, which Triton needs for the GPU's kernels: install gcc and python3-dev")
     names = {wheel.metadata["Name"]: wheel.version for wheel in distributions()}
     return Machine(
         python=platform.python_version(),
@@ -235,7 +235,7 @@ def describe_gpu(gpu: Gpu) -> str:
     text = f"{gpu.name}, {gpu.memory / 2**30:.0f} GiB, compute capability {gpu.capability}"
     if gpu.peers:
         text += f", peer access to {', '.join(map(str, gpu.peers))}"
-    return text + (f"; out of use: {gpu.fault}" if gpu.fault else "")
+    return text + (f"; cannot be used: {gpu.fault}" if gpu.fault else "")
 
 
 def show(table: list[Line], screen: "Console") -> None:

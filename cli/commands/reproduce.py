@@ -128,7 +128,7 @@ def command(
         try:
             need_libraries()
         except RunError as error:  # said now, as the other rows may take days
-            warn(f"{error}; without them their rows are not made")
+            warn(f"{error}; without them their rows stay empty")
     failed = work_off(steps)
     results = {name: [tell(row, shelf, failed) for row in one.rows] for name, one in tables.items()}
     if json_path:

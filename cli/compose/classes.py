@@ -15,7 +15,7 @@ def choose_class(classes: Sequence[Category], text: str) -> Category:
     if not found and text.isascii() and text.isdecimal():
         if len(text) < 10 and int(text) < len(classes):
             return classes[int(text)]
-        raise RunError(f"the network knows no class {text}: numbers are 0 to {len(classes) - 1}")
+        raise RunError(f"the network has no class {text}: numbers are 0 to {len(classes) - 1}")
     if len(found) == 1:
         return found[0]
     if found:
@@ -23,8 +23,10 @@ def choose_class(classes: Sequence[Category], text: str) -> Category:
     known = {name: category for category in reversed(classes) for name in _names(category)}
     near = get_close_matches(_even(text), known, SHOWN) or [name for name in known if _even(text) in name]
     if near:
-        raise RunError(f"the network knows no class {text}; near: {_listed(known[name] for name in near)}")
-    raise RunError(f"the network knows no class {text}; it knows {_listed(classes)} and so on")
+        raise RunError(
+            f"the network has no class {text}; did you mean {_listed(known[name] for name in near)}"
+        )
+    raise RunError(f"the network has no class {text}; it has {_listed(classes)} and so on")
 
 
 def find_classes(classes: Sequence[Category], text: str) -> Sequence[Category]:

@@ -22,12 +22,12 @@ def choose_devices(machine: Machine) -> list[torch.device]:
     """Return the devices of this process's replica; processes on one machine share --gpus."""
     gpus, device = machine.gpus, machine.device
     if gpus and device:
-        raise RunError("--gpus and --device say the same thing in two ways; give one of them")
+        raise RunError("--gpus and --device exclude each other: give one of them")
     names = (device or "cuda").split(",")
     if set(names) == {"cpu"}:
         return [torch.device(name) for name in names]
     if not all(re.fullmatch(r"cuda(:\d+)?", name) for name in names):
-        raise RunError(f"--device {device}: no such device; it is cpu, or cuda:0 and so on")
+        raise RunError(f"--device {device}: no such device; give cpu, or cuda:0 and so on")
     if device:
         gpus = ",".join(name[5:] or "0" for name in names)
     place = find_place()
@@ -40,9 +40,12 @@ def choose_devices(machine: Machine) -> list[torch.device]:
     except ValueError:
         raise RunError(f"--gpus {gpus}: give numbers with commas between them, as 0 or 0,1") from None
     if missing := [number for number in numbers if not 0 <= number < there]:
-        raise RunError(f"GPU {missing[0]} is not there ({there} found); try --gpus 0, or --device cpu")
+        raise RunError(f"there is no GPU {missing[0]} ({there} found): try --gpus 0, or --device cpu")
     if len(numbers) % count:
-        raise RunError(f"--gpus {gpus}: {len(numbers)} GPUs cannot be dealt to {count} processes")
+        raise RunError(
+            f"--gpus {gpus}: {len(numbers)} GPUs cannot be shared equally by {count} processes: give one or "
+            f"two for each"
+        )
     size = len(numbers) // count
     return [torch.device("cuda", number) for number in numbers[local * size : (local + 1) * size]]
 
@@ -52,7 +55,7 @@ def recorder(wanted: bool, devices: list[torch.device]) -> Record | None:
     if not wanted:
         return None
     if len(devices) > 1 or devices[0].type != "cuda" or find_place().world > 1:
-        raise RunError("--cuda-graph is for one process on one GPU, as with --gpus 0; leave it out here")
+        raise RunError("--cuda-graph works with one process on one GPU only: leave it out, or give --gpus 0")
     return cuda_graph
 
 

@@ -99,7 +99,10 @@ class Trained:
         """Open the dataset at `root`, or the one that the run was trained on; of the same classes."""
         known = root or recorded_data(self.source)
         if not root and not known.exists():
-            raise RunError(f"{known}, which {self.source} was trained on, is gone; give its place by --data")
+            raise RunError(
+                f"{known}, which {self.source} was trained on, does not exist any more; give its new place "
+                "with --data"
+            )
         dataset = open_dataset(known)
         if [c.wnid for c in dataset.classes] != [c.wnid for c in self.facts.classes]:
             raise RunError(
@@ -143,12 +146,14 @@ def open_checkpoint(run_name: str | None, state: str) -> tuple[Path, dict[str, A
         return path, read_export(path)
     if path.suffix != ".pt":
         if path.is_file():
-            raise RunError(f"{path}: not a run, a .pt of one or a .safetensors of alexnet-dali export")
+            raise RunError(f"{path} is not a run, a .pt of one or a .safetensors of alexnet-dali export")
         folder = find_run(run_name)
         path = folder / f"{state}.pt"
         if not path.exists():
             there = ", ".join(sorted(state.name for state in folder.glob("*.pt")))
-            first = "training has saved nothing yet; it does after an epoch, or --save-minutes (10)"
+            first = (
+                "training has saved nothing yet; it does so after each epoch and every --save-minutes (10)"
+            )
             what = f"it has {there}" if there else first
             raise RunError(f"{folder} has no {path.name}: {what}")
     try:
@@ -156,7 +161,7 @@ def open_checkpoint(run_name: str | None, state: str) -> tuple[Path, dict[str, A
     except checkpoint.Damaged as error:
         others = [path.with_name(name) for name in ("last.pt", "previous.pt", "best.pt")]
         there = " and ".join(str(other) for other in others if other != path and other.exists())
-        raise RunError(f"{error}" + (f"; --run also takes {there}" if there else "")) from None
+        raise RunError(f"{error}" + (f"; try --run with {there}" if there else "")) from None
 
 
 def read_export(path: Path) -> dict[str, Any]:
@@ -225,7 +230,7 @@ def evaluate_run(
     """
     mine = (run.step, dataset.fingerprint, run.precision)
     if replicas.broadcast(mine) != mine:
-        raise RunError(f"process {replicas.rank} has another checkpoint, dataset or precision than the first")
+        raise RunError(f"process {replicas.rank} has another checkpoint, dataset or precision than process 0")
     batches = run.batches(dataset, split, ten_crop, rank=replicas.rank, world=replicas.world)
     views = VIEWS if ten_crop else 1
     what = f"{split}, {name_views(views)}"

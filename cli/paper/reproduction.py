@@ -127,6 +127,6 @@ def measure_speed(row: SpeedRow, shelf: Plan) -> dict[str, Any]:
         rows = read_metrics(shelf.folder / name / "metrics.jsonl")
         reached = [r["epoch"] for r in rows if r["kind"] == "train" and r["top1_err"] <= row.error]
         if not reached:
-            return {"ours": None, "why": f"{name} did not come to {row.error:g} % training error"}
+            return {"ours": None, "why": f"{name} did not reach {row.error:g} % training error"}
         epochs.append(reached[0])
     return {"ours": [epochs[0] / epochs[1]], "epochs": epochs}

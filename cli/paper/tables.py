@@ -140,7 +140,7 @@ TABLES = {
     # Errors above those of net 145 on the same images (paper sections 3 and 4); it does not say on which
     # images colour noise was left out.
     "ablations": Table(
-        "What each part is worth: errors above the whole network's",
+        "Ablations: increase in error without each part",
         (
             TableRow("one GPU's half net", ("half-2010",), (1.7, 1.2), (1.695, 1.2299), over="145-2010"),
             TableRow("no LRN", ("no-lrn",), (1.4, 1.2), (1.37, 1.152), over="145"),

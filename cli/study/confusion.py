@@ -38,7 +38,7 @@ def count_file(path: Path) -> tuple[list[str], Counts]:
     """Return the same of a file that eval --predictions wrote."""
     content = predictions.read(path)
     if (content.labels < 0).any():
-        raise RunError(f"{path} is of images without labels, which cannot be confused")
+        raise RunError(f"{path} has images without labels; confusions need labels")
     classes = content.probabilities.shape[1]
     known = [ilsvrc_names().get(wnid, wnid).partition(",")[0] for wnid in content.wnids]
     names = [*known, *(f"output {output}" for output in range(len(content.wnids), classes))]

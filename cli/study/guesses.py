@@ -87,7 +87,7 @@ def print_row(run: Trained, row: GuessRow) -> None:
         say(f"{name:<40} {row.note}")
         name = ""
     for place, (output, p) in enumerate(zip(row.classes, row.probabilities, strict=True)):
-        mark = "  <- its class" if output == row.truth else ""
+        mark = "  <- true class" if output == row.truth else ""
         say(f"{'' if place else name:<40} {p:>11.2%}  {run.name(output)}{mark}")
 
 

@@ -73,4 +73,4 @@ def refuse_other(out: Path, before: dict[str, Any], now: dict[str, Any]) -> None
     for name in ("size", "store", "seed", "exif", "images", "pillow", "simplejpeg"):
         if before.get(name) != now[name]:
             what = "other images" if name == "images" else f"{name} {before.get(name)}, not {now[name]}"
-            raise DataError(f"{out} was begun with {what}: go on as it was begun, or choose another --out")
+            raise DataError(f"{out} was started with {what}: repeat that, or choose another --out")

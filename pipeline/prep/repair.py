@@ -69,7 +69,10 @@ def repair(
         report(Progress(done, total, rejected))
         for task, count in run_tasks(make_shard, bad, count_workers(workers, len(bad))):
             if Record.load(task.made(".made"), task.side).sha256 != checksums[task.name]:
-                raise DataError(f"{task.name} comes out differently: {out} was not made from this source")
+                raise DataError(
+                    f"{task.name} differs now: {out} was made from other images; give the --imagenet-root "
+                    f"that it was made from"
+                )
             commit(task, out)
             done, rejected = done + len(task.samples), rejected + count
             report(Progress(done, total, rejected))

@@ -233,7 +233,7 @@ def _of_split(name: str, split: Split, wnids: list[str], labels: Labels) -> tupl
         split.loose.join(split.classes.popitem()[1])  # images/, as in Tiny ImageNet
     full = {name for name, found in split.classes.items() if found.images or WNID.fullmatch(name)}
     if unknown := sorted(full - set(wnids)):
-        raise DataError(f"{split.place} has the class {unknown[0]}, which train has not")
+        raise DataError(f"{split.place} has the class {unknown[0]}, which train lacks")
     _drop_empty(split)
     if split.classes and not split.loose.images:
         return _sorted(_labelled(split, wnids)), split.by
@@ -247,7 +247,7 @@ def _of_split(name: str, split: Split, wnids: list[str], labels: Labels) -> tupl
     index = {wnid: label for label, wnid in enumerate(wnids)}
     truths = truth.of(name, [image.name for image in samples])
     if unknown := sorted(set(truths) - set(wnids)):
-        raise DataError(f"{truth.origin} labels {name} images as {unknown[0]}, a class that train has not")
+        raise DataError(f"{truth.origin} labels {name} images as {unknown[0]}, a class that train lacks")
     lies_in = {image: wnid for wnid, each in split.classes.items() for image in each.images}
     for image, wnid in zip(samples, truths, strict=True):
         if lies_in.get(image, wnid) != wnid:
@@ -261,8 +261,9 @@ def _of_split(name: str, split: Split, wnids: list[str], labels: Labels) -> tupl
 def _half_sorted(split: Split) -> str:
     loose = _sorted(split.loose.images)
     return (
-        f"{split.place} is sorted by half: {len(loose):,} images, as {loose[0].name}, lie beside the class "
-        f"folders. Move them into those, or put the labels ({SOLUTION} or the devkit) beside {split.place}"
+        f"{split.place} is only partly sorted: {len(loose):,} images, as {loose[0].name}, lie beside the "
+        f"class folders. Move them into those, or put the labels ({SOLUTION} or the devkit) beside "
+        f"{split.place}"
     )
 
 
@@ -275,7 +276,7 @@ def _hold_out(train: list[Sample], fraction: float, seed: int) -> dict[str, list
         count = min(max(1, round(fraction * len(places))), len(places) - 1)
         held[rng.permutation(places)[:count]] = True
     if not held.any():
-        raise DataError(f"{train[0].path}: no class has a second image to put into val")
+        raise DataError(f"{train[0].path}: no class has a second image to put into val: add images")
     val = [image for image, out in zip(train, held, strict=True) if out]
     return {
         "train": [image for image, out in zip(train, held, strict=True) if not out],
