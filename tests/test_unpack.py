@@ -130,6 +130,11 @@ def test_a_full_disk_is_told_before_anything_is_unpacked(
     streams: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=100_000))
+    # noise is larger when it is gzipped
+    for data, size in ((np.random.default_rng(0).bytes(300_000), "0.00"), (bytes(50_000_000), "0.05")):
+        write(tmp_path / "root/train_images_0.tar.gz", gzip.compress(data, 1))
+        with pytest.raises(DataError, match=f"needs {size} GB in .*work .* 0.00 GB are free: make room"):
+            look(tmp_path / "root", tmp_path / "out")
     for form, root in streams.items():
         with pytest.raises(DataError, match=r"needs 0\.00 GB in .*\.work .* 0\.00 GB are free: make room"):
             look(root, tmp_path / form)
