@@ -276,7 +276,7 @@ def test_another_plan_is_refused(change: str, source: Source, tmp_path: Path) ->
         fewer = source.splits | {"val": source.splits["val"][1:]}
         source = replace(source, splits=fewer)
     settings = {"seed": 3} if change == "seed" else {"size": "original"} if change == "size" else {}
-    with pytest.raises(DataError, match="other images" if change == "images" else f"begun with {change}"):
+    with pytest.raises(DataError, match="other images" if change == "images" else f"started with {change}"):
         prepare(source, out, workers=1, **settings)  # type: ignore[arg-type]
 
 
