@@ -53,6 +53,7 @@ def test_bench_beside_what_others_do(
     assert all(ratio > 0 for ratio in said["ours"].values())
     sure = {name for name in list(chosen)[:2] if {name, OWN[name]} <= set(said["sure"])}
     assert set(said["ours"]) == sure  # none of a busy machine
+    assert ("ours is" in result.output) == bool(sure)
     assert said["missing"] == {"broken": "KeyError: 'broken'", "absent": "pip install no_such_module"}
     assert "not measured: absent: pip install no_such_module" in result.output
     if {"step", "normalisations"} <= set(said["sure"]):
