@@ -8,7 +8,6 @@ A training stream starts at any step; an evaluation stream gives every image of 
 import mmap
 import re
 import resource
-import shlex
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -388,7 +387,7 @@ class Samples:
         name = read_names(self.dataset, self.split)[number]
         return DataError(
             f"{path}, byte {row['offset']}: {name} cannot be decoded ({reason}); "
-            f"check with alexnet-dali prep --out {shlex.quote(str(self.dataset.root))} --verify"
+            f"check with {self.dataset.command()} --verify"
         )
 
 

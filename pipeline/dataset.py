@@ -108,6 +108,12 @@ class Dataset:
         """Return the pixels along the squares that crops are cut from."""
         return side_of(self.size)
 
+    def command(self, *words: str) -> str:
+        """Return the command of prep with these words and the settings that it was made with, for a shell."""
+        size = [] if self.size == "256" else ["--size", self.size]
+        store = [] if self.store == "jpeg" else ["--store", self.store]
+        return shlex.join(["alexnet-dali", "prep", *words, "--out", str(self.root), *size, *store])
+
     def samples(self, split: str) -> int:
         return sum(shard.samples for shard in self.splits[split])
 
@@ -282,7 +288,7 @@ def _prep(root: Path, images: Path | str = "DIR") -> str:
 
 
 def _repair(dataset: Dataset) -> str:
-    return f"repair it with {_prep(dataset.root)}"
+    return f"repair it with {dataset.command('--imagenet-root', 'DIR')}"
 
 
 def _content(dataset: Dataset) -> dict[str, Any]:

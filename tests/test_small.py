@@ -1,6 +1,8 @@
 """Datasets of other sides than 256: prepared as Pillow would, and read by every command."""
 
 import json
+import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,8 @@ from PIL import Image, ImageOps
 
 from cli import main
 from pipeline.batches import EvaluationBatches, Samples, TrainBatches
-from pipeline.dataset import Dataset, read_names
+from pipeline.dataset import Dataset, open_dataset, read_names
+from pipeline.errors import DataError
 from pipeline.files import FileBatches
 from pipeline.order import draws, epoch_order
 from pipeline.prep.prepare import prepare
@@ -165,6 +168,18 @@ def test_what_is_refused(
         TrainBatches(small, 8, "cpu")
     with pytest.raises(ValueError, match="crop=33: give a whole number, 1 to 32"):
         EvaluationBatches(small, "val", "cpu", crop=33)
+
+
+def test_a_small_dataset_is_repaired_by_the_command_that_is_printed(
+    small: Dataset, folders: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(small.root, tmp_path / "copy")
+    (copy / "val/000000.tar").unlink()
+    with pytest.raises(DataError, match=r"000000\.tar is missing: repair it with") as error:
+        open_dataset(copy)
+    words = shlex.split(str(error.value).partition("alexnet-dali ")[2].replace("DIR", str(folders)))
+    run(*words)
+    assert open_dataset(copy).fingerprint == small.fingerprint
 
 
 @pytest.mark.parametrize("size", ["7", "1025", "032", "32.0", "32\n", "large"])

@@ -261,9 +261,9 @@ class Training:
         return evaluate(self.classifiers, self.batches(split), precision="float32", keep=True)
 
     def batches(self, split: str) -> Iterator[Batch]:
-        """Yield features as images of one view."""
+        """Yield the features and labels of a split, as `evaluate` reads images of one view."""
         for number in range(len(self.dataset.splits[split])):
             features, labels = read_features(self.plan, (split, number))
             for first in range(0, len(labels), EVALUATED):
                 rows = slice(first, first + EVALUATED)
-                yield features[rows, None].float(), labels[rows]
+                yield features[rows].float(), labels[rows]
