@@ -1,4 +1,4 @@
-"""Ninth stop: normalise responses, y = x * s ** -beta with s = k + alpha * (sum of x ** 2 over a window).
+"""Tenth stop: normalise responses, y = x * s ** -beta with s = k + alpha * (sum of x ** 2 over a window).
 
 One autograd function for all: over neighbouring maps at the same place (the paper's section 3.3); over
 neighbouring places in the same map (the 2012 source's `cnorm2`, which the paper leaves out); and over places,

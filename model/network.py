@@ -1,4 +1,4 @@
-"""Seventh stop: compute AlexNet as a recipe describes it, by the same code on one device, two, and a CPU.
+"""Eighth stop: compute AlexNet as a recipe describes it, by the same code on one device, two, and a CPU.
 
 Images come from the loader, logits go to the loss in step.py. With one device both towers are groups of the
 same convolutions; with two each device computes its own tower, and maps are copied only where the paper's

@@ -1,4 +1,4 @@
-"""Tenth stop, the last: update the parameters by the gradients of the loss, as the 2012 code does.
+"""Eleventh stop, the last: update the parameters by the gradients of the loss, as the 2012 code does.
 
     velocity <- momentum * velocity - rate * gradient - rate * decay * weight;  weight <- weight + velocity
 

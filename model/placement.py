@@ -1,4 +1,4 @@
-"""Fourth stop: bring images to the devices; place towers, choose number formats, copy maps."""
+"""Fifth stop: bring images to the devices; place towers, choose number formats, copy maps."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack

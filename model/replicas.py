@@ -1,4 +1,4 @@
-"""Eighth stop: average the gradients of the processes of a run, each with a replica of the network.
+"""Ninth stop: average the gradients of the processes of a run, each with a replica of the network.
 
 The loader shares each batch among them; the rows are counted here once more, for the dropout masks.
 """

@@ -1,4 +1,4 @@
-"""Sixth stop: run one step (network, loss, update), kernel by kernel or as a recorded CUDA graph."""
+"""Seventh stop: run one step (network, loss, update), kernel by kernel or as a recorded CUDA graph."""
 
 from functools import cached_property, partial
 

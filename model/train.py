@@ -1,4 +1,4 @@
-"""Fifth stop: run the training loop over epochs and steps, on any iterator of (images, labels)."""
+"""Sixth stop: run the training loop over epochs and steps, on any iterator of (images, labels)."""
 
 import math
 import time

@@ -1,18 +1,15 @@
-"""First stop of a batch: read its images from the shards, and hand on what DALI makes of them to torch.
+"""First stop: feed DALI's graph, and yield the images and labels that it computes as torch tensors.
 
-On a CPU batches leave DALI without a copy. On a GPU they are copied: DALI waits for the whole device before
-it takes back memory that it lent, which ends the recording of a CUDA graph and lets batches pile up.
+On a CPU batches share DALI's memory. On a GPU they are copied: DALI waits for the whole device before it
+reuses memory that it shared, which ends the recording of a CUDA graph and lets batches pile up.
 A training stream starts at any step; an evaluation stream gives every image of its split once.
 """
 
-import mmap
 import re
-import resource
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import chain, count
-from pathlib import Path
 from typing import Any, NoReturn, Self
 from weakref import WeakMethod
 
@@ -20,7 +17,7 @@ import numpy as np
 import torch
 from nvidia.dali.plugin.pytorch.torch_utils import to_torch_tensor
 
-from pipeline import graph, image
+from pipeline import graph
 from pipeline.arguments import (
     Noise,
     check_count,
@@ -31,13 +28,14 @@ from pipeline.arguments import (
     find_device,
     read_mean,
 )
-from pipeline.dataset import Dataset, read_index, read_names
+from pipeline.dataset import Dataset
 from pipeline.errors import DataError
 from pipeline.order import draws, epoch_order, share
+from pipeline.samples import Samples
 
 # What DALI says of an image: that its bytes are damaged (3), or of a kind that it does not know (4, 5)
 REFUSED = re.compile("nvImageCodec failure: '#[345]'|Failed to decode")
-AHEAD = 4  # batches that the disk is told of before they are read; two are inside DALI
+AHEAD = 4  # batches from the one that is read to the one that the disk is asked for; two are inside DALI
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 Fed = tuple[np.ndarray, tuple[Any, ...]]  # sample numbers, and what the graph takes
@@ -213,7 +211,8 @@ class TrainBatches(Stream):
         self.floats = dtype != torch.uint8
         self.start = self.step = start  # step: that of the batch given out next
         self.rank, self.world = rank, world
-        self.steps_per_epoch = -(-len(self.samples) // batch_size)
+        self.images = len(self.samples)
+        self.steps_per_epoch = -(-self.images // batch_size)
         largest = len(share(batch_size, rank, world)) + 1  # of a shorter batch it may be one more
         make = partial(
             graph.train_graph,
@@ -259,7 +258,7 @@ class TrainBatches(Stream):
 
     def total(self, step: int) -> int:
         """Return the number of images in the global batch of `step`."""
-        return min(self.batch_size, len(self.samples) - step % self.steps_per_epoch * self.batch_size)
+        return min(self.batch_size, self.images - step % self.steps_per_epoch * self.batch_size)
 
     def _feed(self) -> Feed:
         step = self.step
@@ -335,62 +334,3 @@ class EvaluationBatches(Stream):
 
     def _damage(self, number: int) -> DataError:
         return self.samples.damage(number)
-
-
-class Samples:
-    """Hold the samples of one split: zero-copy views of their images in the memory-mapped shards."""
-
-    def __init__(self, dataset: Dataset, split: str) -> None:
-        self.dataset, self.split, self.raw = dataset, split, dataset.kind == "raw"
-        self.index = read_index(dataset, split)
-        # A mapped file keeps a descriptor: 1,252 for ImageNet, where most systems allow 1,024 unless asked.
-        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-        self.maps = [_map(dataset.root / shard.name) for shard in dataset.splits[split]]
-        self.shards = [np.frombuffer(shard, np.uint8) for shard in self.maps]
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def read(self, chosen: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
-        """Return JPEG bytes, uint8 one array each, or raw (side, side, 3) pixels, labels (rows,) int64."""
-        images = [self.shards[shard][first : first + size] for shard, first, size in self._places(chosen)]
-        if self.raw:
-            images = [image.reshape(self.dataset.side, self.dataset.side, 3) for image in images]
-        return images, self.index["label"][chosen].astype(np.int64)
-
-    def expect(self, chosen: np.ndarray) -> None:
-        """Tell the system that these samples are read soon, so that it has them in memory by then."""
-        for shard, first, size in self._places(chosen):
-            start = first - first % mmap.PAGESIZE
-            self.maps[shard].madvise(mmap.MADV_WILLNEED, start, first + size - start)
-
-    def square(self, number: int) -> np.ndarray:
-        """Return the (side, side, 3) uint8 that prep made, or would have made, of one image; for pictures."""
-        ((stored,), _) = self.read(np.array([number]))
-        return stored if self.raw else image.stored(stored.tobytes(), self.dataset.side)
-
-    def _places(self, chosen: np.ndarray) -> Iterator[tuple[int, int, int]]:
-        """Return the (shard, offset, size) of each sample."""
-        rows = self.index[chosen]
-        return zip(rows["shard"].tolist(), rows["offset"].tolist(), rows["size"].tolist(), strict=True)
-
-    def damage(self, number: int) -> DataError:
-        """Return the error for a sample that cannot be decoded: where it lies, why, and what to do."""
-        try:
-            self.square(number)
-            reason = "DALI does not take it"
-        except image.BadImage as error:
-            reason = str(error)
-        row = self.index[number]
-        path = self.dataset.root / self.dataset.splits[self.split][row["shard"]].name
-        name = read_names(self.dataset, self.split)[number]
-        return DataError(
-            f"{path}, byte {row['offset']}: {name} cannot be decoded ({reason}); "
-            f"check with {self.dataset.command()} --verify"
-        )
-
-
-def _map(path: Path) -> mmap.mmap:
-    with open(path, "rb") as file:
-        return mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)

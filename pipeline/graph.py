@@ -1,6 +1,6 @@
-"""Third stop: decode, crop, flip and add noise, as graphs that are built once and run by DALI.
+"""Fourth stop: decode, crop, flip and add noise, as graphs that are built once and run by DALI.
 
-Bytes and random draws come from batches.py, pixels go back to it.
+Bytes and random numbers come from batches.py, which takes back the pixels.
 
 The same code serves both backends: on a GPU nvJPEG decodes ("mixed") and everything after it stays on the
 device; on a CPU every operator is the CPU one. Pixels are RGB, 0..255, interleaved (HWC); the network

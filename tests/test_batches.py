@@ -18,10 +18,11 @@ from PIL import Image
 
 from model.placement import prefetch_to_devices
 from model.replicas import Replicas
-from pipeline.batches import EvaluationBatches, Samples, TrainBatches
+from pipeline.batches import EvaluationBatches, TrainBatches
 from pipeline.dataset import Dataset, open_dataset, read_names
 from pipeline.errors import DataError
 from pipeline.order import draws, epoch_order
+from pipeline.samples import Samples
 
 ROOT = Path(__file__).parent.parent
 CPU = {"device": torch.device("cpu"), "threads": 2, "crop": 224}

@@ -19,8 +19,8 @@ from cli.failures import explain
 from model import checkpoint
 from model.network import AlexNet
 from model.recipe import Recipe
-from pipeline.batches import Samples
 from pipeline.dataset import Dataset, open_dataset, read_names, write_description
+from pipeline.samples import Samples
 from pipeline.statistics import Statistics
 
 
@@ -169,7 +169,9 @@ def test_too_little_memory_and_a_bug(
     monkeypatch.setattr("pipeline.batches.Stream.__next__", lambda batches: torch.empty(2) @ torch.empty(3))
     bug = evaluate(dataset, trained).exception
     assert isinstance(bug, RuntimeError) and "inconsistent tensor size" in str(bug)
-    assert explain(bug) is None and str(explain(MemoryError())).startswith("out of memory: end other programs")
+    assert explain(bug) is None and str(explain(MemoryError())).startswith(
+        "out of memory: end other programs"
+    )
     assert explain(RuntimeError("CUDA driver error: invalid argument")) is None
 
 

@@ -21,8 +21,8 @@ from cli.compose.predictions import Predictions
 from cli.pictures import panels
 from cli.study.confusion import confused, count
 from model import checkpoint
-from pipeline.batches import Samples
 from pipeline.dataset import Dataset, read_names
+from pipeline.samples import Samples
 from pipeline.statistics import Statistics
 
 Found = dict[str, list[float]]  # probabilities by the name of the image

@@ -11,11 +11,12 @@ import torch
 from PIL import Image
 
 from pipeline import image
-from pipeline.batches import Samples, TrainBatches
+from pipeline.batches import TrainBatches
 from pipeline.dataset import Dataset
 from pipeline.errors import DataError
 from pipeline.files import FileBatches, find_images, square
 from pipeline.image import Decoded
+from pipeline.samples import Samples
 from pipeline.source.miniature import draw
 
 CPU = {"device": torch.device("cpu"), "threads": 2, "crop": 224}

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from shards import look
 
-from pipeline.batches import Samples
 from pipeline.dataset import Dataset, open_dataset, read_names
+from pipeline.samples import Samples
 from tools import growth
 from tools.growth import (
     SHARDS,

@@ -21,9 +21,9 @@ from model.optim import Momentum
 from model.recipe import Recipe
 from model.recipes import get_recipe
 from model.schedule import learning_rates
-from pipeline.batches import Samples
 from pipeline.dataset import Dataset
 from pipeline.prep.prepare import prepare
+from pipeline.samples import Samples
 from pipeline.source.find import find_source
 from tools.compare import peers
 from tools.compare.loaders import Job

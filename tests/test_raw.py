@@ -17,9 +17,10 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from pipeline.batches import EvaluationBatches, Samples, TrainBatches
+from pipeline.batches import EvaluationBatches, TrainBatches
 from pipeline.dataset import Dataset, find_faults, open_dataset, read_names
 from pipeline.order import draws, epoch_order
+from pipeline.samples import Samples
 
 CPU = {"device": torch.device("cpu"), "threads": 2, "crop": 224}
 

@@ -62,12 +62,24 @@ def test_one_batch_lists_the_files_that_a_batch_passes(dataset: Dataset, tmp_pat
         sys.settrace(before)
     assert trained.exit_code == 0, trained.output
     assert list(steps[1]) == [path for path in ONE_BATCH if path != GRAPH]
-    # DALI runs what this file built, beside Python: between the draws and the devices
-    assert GRAPH in started and ONE_BATCH.index(GRAPH) == ONE_BATCH.index("pipeline/order.py") + 1
+    # DALI runs what this file built, beside Python: between the shards and the devices
+    assert GRAPH in started and ONE_BATCH.index(GRAPH) == ONE_BATCH.index("pipeline/samples.py") + 1
 
 
 def test_the_stops_of_a_batch_are_numbered_as_one_batch_lists_them() -> None:
-    numbers = ("First", "Second", "Third", "Fourth", "Fifth", "Sixth", "Seventh", "Eighth", "Ninth", "Tenth")
+    numbers = (
+        "First",
+        "Second",
+        "Third",
+        "Fourth",
+        "Fifth",
+        "Sixth",
+        "Seventh",
+        "Eighth",
+        "Ninth",
+        "Tenth",
+        "Eleventh",
+    )
     begins = [str(ast.get_docstring(ast.parse((ROOT / path).read_text()))) for path in ONE_BATCH]
     assert [text.partition(" stop")[0] for text in begins] == list(numbers)
 

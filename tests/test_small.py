@@ -12,12 +12,13 @@ from click.testing import CliRunner
 from PIL import Image, ImageOps
 
 from cli import main
-from pipeline.batches import EvaluationBatches, Samples, TrainBatches
+from pipeline.batches import EvaluationBatches, TrainBatches
 from pipeline.dataset import Dataset, open_dataset, read_names
 from pipeline.errors import DataError
 from pipeline.files import FileBatches
 from pipeline.order import draws, epoch_order
 from pipeline.prep.prepare import prepare
+from pipeline.samples import Samples
 from pipeline.source.find import find_source
 from pipeline.statistics import Statistics
 

@@ -20,9 +20,9 @@ from model.exchange import weights
 from model.network import AlexNet
 from model.recipes import get_recipe
 from pipeline import EvaluationBatches
-from pipeline.batches import Samples
 from pipeline.dataset import Dataset
 from pipeline.files import square
+from pipeline.samples import Samples
 
 ROOT = Path(__file__).parent.parent
 

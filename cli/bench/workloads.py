@@ -25,10 +25,11 @@ from model.placement import Images, autocast, prefetch_to_devices
 from model.recipe import Recipe
 from model.recipes import title
 from pipeline import graph
-from pipeline.batches import EvaluationBatches, Feed, Samples, TrainBatches
+from pipeline.batches import EvaluationBatches, Feed, TrainBatches
 from pipeline.dataset import Dataset
 from pipeline.image import encode
 from pipeline.prep.shard import prepare_image
+from pipeline.samples import Samples
 
 
 class EndlessEvaluation(EvaluationBatches):

@@ -162,9 +162,9 @@ def draw(
     run: "Trained", dataset: Dataset, split: str, result: Sequence[dict[str, Any]], path: Path, upright: bool
 ) -> None:
     from cli.compose.trained import title
-    from pipeline.batches import Samples
     from pipeline.files import square
     from pipeline.image import centre
+    from pipeline.samples import Samples
 
     samples, crop = Samples(dataset, split), run.recipe.crop
 

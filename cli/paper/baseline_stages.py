@@ -28,8 +28,8 @@ from model.network import check_sizes
 from model.run import RunDirectory
 from pipeline import image
 from pipeline.atomic import make_folder, replacing
-from pipeline.batches import Samples
 from pipeline.dataset import Dataset, open_dataset
+from pipeline.samples import Samples
 from pipeline.schema import Array, Count, Positive, Unfit, map_npy, read_npz
 from pipeline.workers import run_tasks
 

@@ -25,9 +25,9 @@ from model import schedule
 from model.evaluate import evaluate, sound_rates, tally
 from model.study.layers import layer_names, outputs
 from model.study.nearest import nearest
-from pipeline.batches import Samples
 from pipeline.dataset import Dataset
 from pipeline.image import centre
+from pipeline.samples import Samples
 
 SHOWN, QUERIES, NEAR = 8, 6, 6
 

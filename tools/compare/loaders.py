@@ -21,9 +21,9 @@ from torch.utils.data import DataLoader, get_worker_info
 
 from cli.bench.workloads import decode
 from model.recipe import Recipe
-from pipeline.batches import Samples
 from pipeline.dataset import Dataset
 from pipeline.order import draws, epoch_order
+from pipeline.samples import Samples
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 SHUFFLED = 1000  # images in webdataset's buffer

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.batches import Samples
+from pipeline.samples import Samples
 from tools.compare.loaders import COPIED, STORED, Batch, Batches, Draw, Job, place
 
 AHEAD = 2  # batches that are in the making while one is used
