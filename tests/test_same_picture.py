@@ -161,7 +161,7 @@ def test_a_dataset_is_of_one_way(root: Path, datasets: dict[str, Dataset], tmp_p
     (half / "val/b/empty.jpg").write_bytes(b"")
     with pytest.raises(DataError, match="cannot be used"):
         prepare(find_source(half), tmp_path / "half", workers=2, max_rejected=0)
-    with pytest.raises(DataError, match="begun with exif honour, not ignore"):
+    with pytest.raises(DataError, match="started with exif honour, not ignore"):
         prepare(find_source(half), tmp_path / "half", exif="ignore")
     description = json.loads((out / "dataset.json").read_text())
     del description["made"]["exif"]

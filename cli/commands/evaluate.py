@@ -44,7 +44,7 @@ def command(
     the training data. Test images have labels in ILSVRC-2010 only; for others give --predictions. Several
     processes (torchrun) share the images.
     """
-    from cli.compose.trained import evaluate_run, open_run
+    from cli.compose.trained import evaluate_run, open_run, recorded_data
     from model.replicas import joined
 
     run = open_run(run_name, checkpoint, machine)
@@ -71,7 +71,8 @@ def command(
     if split == "val" and (run.source / "run.json").exists():
         if replicas.world > 1:
             machine = options.Machine()
-        say_row("next", recommend("report", data=data, run=run.source, machine=machine))
+        other = data if data and data.resolve() != recorded_data(run.source) else None
+        say_row("next", recommend("report", data=other, run=run.source, machine=machine))
 
 
 def print_errors(result: dict[str, Any], classes: Sequence[Category]) -> None:
