@@ -142,7 +142,7 @@ STOPS: dict[str, tuple[list[tuple[str, str, dict[str, Any] | None]], str]] = {
     ),
     "a number without images": ([("a", "0", None), ("b", "3", None)], "0 to 3, but 2 of those .* as 1: add"),
     "an image without a label": ([("a", "0", None), ("b", "", None)], "b.jpg has no label"),
-    "a label of bytes": ([("a", "\x00\x01", None)], "a.cls is neither a number nor a name"),
+    "a label of bytes": ([("a", "\x00\x01", None)], "label of a.jpg is neither a number nor a name"),
 }  # fmt: skip
 
 
@@ -167,15 +167,21 @@ def test_a_damaged_shard_is_named(webdataset: Path, tmp_path: Path) -> None:
 
 
 def test_what_a_shard_holds_beside_images_is_listed(tmp_path: Path) -> None:
-    members = [("a.cls", b"0"), ("a.jpg", photo(0)), ("a.seg.png", photo(1)), ("a.txt", b"t"), (".x", b"")]
+    about = json.dumps({"filename": "x/first.JPEG"}).encode()
+    members = [("a.txt", b"t"), ("a.cls", b"0"), ("a.jpg", photo(0)), ("a.seg.png", photo(1)), (".x", b"")]
+    members += [("a.json", about), ("c.cls", b"1"), ("info.json", b"{}")]
     write(tmp_path / "b-train.tar", tar([*members, ("b.cls", b"1"), ("b.JPEG", photo(2))]))
-    write(
-        tmp_path / "b-val.tar", tar([("a.cls", b"0"), ("a.jpg", photo(0)), ("b.cls", b"1"), ("b", photo(3))])
-    )
+    members = [("a.cls", b"0"), ("a.jpg", photo(0)), ("b.cls", b"1"), ("b", photo(3))]
+    write(tmp_path / "b-val.tar", tar(members))
     source = find_source(tmp_path)
-    left = {each.name: each.reason for each in source.left}
-    assert left == {"a.seg.png": "a second image of one label", "a.txt": "no image by its first bytes"}
+    assert {each.name: each.reason for each in source.left} == {
+        "a.txt": "no image by its first bytes",
+        "a.seg.png": "a second image of one label",
+        "c.cls": "a label without an image",
+        "info.json": "a label without an image",
+    }
     assert source.passed == 1 and labelled(source, "val") == {"a.jpg": "0", "b": "1"}
+    assert labelled(source) == {"first.JPEG": "0", "b.JPEG": "1"}
 
 
 def test_one_folder_of_shards_is_divided_by_a_fraction(tmp_path: Path) -> None:
@@ -190,7 +196,7 @@ def test_one_folder_of_shards_is_divided_by_a_fraction(tmp_path: Path) -> None:
 
 def test_a_prepared_dataset_of_originals_gives_its_own_bytes(originals: Dataset, tmp_path: Path) -> None:
     source = find_source(originals.root)
-    assert source.kind == f"a prepared dataset in {originals.root}: train, val, test"
+    assert source.kind == f"a prepared dataset of originals in {originals.root}: train, val, test"
     made = prepare(source, tmp_path / "out", size="original", workers=1)
     assert made.classes == originals.classes and [each.words for each in made.classes] == WNIDS[:3]
     assert {name: made.samples(name) for name in made.splits} == {"train": 28, "val": 9, "test": 5}

@@ -108,7 +108,7 @@ def _stop_early(source: Source, max_rejected: float) -> None:
     """Raise DataError before all the work if the root is known to have too many images that are of no use."""
     faulty = [sample for samples in source.splits.values() for sample in samples if sample.fault]
     if faulty:
-        why = f"the first is {faulty[0].path} ({faulty[0].name}): {faulty[0].fault}"
+        why = f"the first is {faulty[0].file} ({faulty[0].name}): {faulty[0].fault}"
         _limit_rejected(len(faulty), source.count, max_rejected, why)
 
 

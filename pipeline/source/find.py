@@ -118,7 +118,8 @@ def _read_prepared(root: Path, val_fraction: float | None, names: Path | None) -
     wnids = [category.wnid for category in dataset.classes]
     given = read_names(names, wnids) if names else {}
     classes = tuple(replace(each, words=given.get(each.wnid, each.words)) for each in dataset.classes)
-    kind, named = f"a prepared dataset in {root}: {', '.join(splits)}", f"{names or root}"
+    what = "originals" if dataset.size == "original" else f"{dataset.size}x{dataset.size} pixels"
+    kind, named = f"a prepared dataset of {what} in {root}: {', '.join(splits)}", f"{names or root}"
     official = dataset.made.get("exif", "ignore") == "ignore" or _are_ilsvrc(wnids)
     return Source(kind, classes, splits, official=official, named=named)
 

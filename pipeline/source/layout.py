@@ -20,10 +20,11 @@ from pipeline.source.walk import holds_only_ours, is_ours, scan
 # By suffix, what one form is called; the first is read in place.
 FORMS = {
     ".tar": "WebDataset shards",
-    ".tar.gz": "the Hugging Face hub's archives",
+    ".tar.gz": "WebDataset shards",
     ".tgz": "WebDataset shards",
     ".parquet": "parquet files",
 }
+HUB = "the Hugging Face hub's archives"
 HUB_ARCHIVES = re.compile(r"(train|val|test)_images(_\d+)?\.tar\.gz")
 HUB_NAME = re.compile(r"(n\d{8}_\d+|ILSVRC2012_(?:val|test)_\d+)_(n\d{8})")  # the hub added the class
 LOOKED_AT = 16  # members, for labels

@@ -45,13 +45,19 @@ def read_rows(path: Path) -> Iterator[Row]:
     """Yield the rows."""
     with _opened(path) as file:
         image, label = _columns(path, file)
+        rows = 0
         for batch in file.iter_batches(ROWS, columns=[image, label] if label else [image], use_threads=False):
             images = batch.column(image).to_pylist()
+            rows += len(images)
             labels = batch.column(label).to_pylist() if label else [None] * len(images)
             for each, said in zip(images, labels, strict=True):
                 content = each or {}
                 number = "" if said is None else str(said)
                 yield Row(content.get("bytes") or b"", content.get("path") or "", number)
+        if rows != file.metadata.num_rows:
+            raise DataError(
+                f"{path} is damaged ({rows:,} of {file.metadata.num_rows:,} rows): download it again"
+            )
 
 
 @contextmanager

@@ -88,7 +88,7 @@ class Found:
         else:
             packed = sample.name.lower().endswith((".tar", *PACKED))
             reason = sample.fault if unread else UNREAD if packed else NO_IMAGE
-            self.left.append(LeftOut(sample.path, sample.name, reason, sample.offset))
+            self.left.append(LeftOut(sample.file, sample.name, reason, sample.offset))
 
     def join(self, other: "Found") -> None:
         self.images += other.images

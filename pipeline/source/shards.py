@@ -13,15 +13,14 @@ import posixpath
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from sys import intern
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from pipeline.errors import DataError
 from pipeline.source.archive import Member, scan_tar
 from pipeline.source.edition import WNID
-from pipeline.source.layout import FORMS, HUB_NAME, LABELS, MAX_ABOUT, form_of
+from pipeline.source.layout import FORMS, HUB, HUB_ARCHIVES, HUB_NAME, LABELS, MAX_ABOUT, form_of
 from pipeline.source.numbering import Known, Numbering, find_numbering
 from pipeline.source.parquet import read_class_names
 from pipeline.source.sample import Found, LeftOut, Sample, is_litter, one_line
@@ -119,7 +118,8 @@ def _by(numbering: Numbering) -> str:
 
 def _sort(paths: Sequence[Path], split: str, contents: Contents, numbering: Numbering) -> Split:
     """Put each image to its class."""
-    place, form = _place_of(paths), FORMS[str(form_of(paths[0].name))]
+    place, first = _place_of(paths), paths[0].name
+    form = HUB if HUB_ARCHIVES.fullmatch(first) else FORMS[str(form_of(first))]
     read = Split(place, loose=contents.found, by=_by(numbering), form=form)
     read.order, read.words = numbering.order, dict(numbering.words)
     parts = [_count(paths)] + ([numbering.said] if split == "train" and numbering.said else [])
@@ -137,33 +137,43 @@ def _sort(paths: Sequence[Path], split: str, contents: Contents, numbering: Numb
 
 def scan_shard(shard: Shard) -> Contents:
     """List the images of a tar with their labels."""
-    contents, images, about = Contents(), [], dict[tuple[str, str], bytes]()
-    with open(shard.tar, "rb", buffering=0) as file:
-        for member in scan_tar(shard.tar, shard.path):
-            key, suffix = _split_name(member.path)
-            if any(is_litter(part) for part in member.path.split("/") if part not in (".", "..", "")):
-                contents.found.passed += 1
-            elif member.replaced:
-                contents.found.left.append(_left(shard, member, REPLACED))
-            elif suffix in ("cls", "json") and not member.fault and member.size <= MAX_ABOUT:
-                about[key, suffix] = os.pread(file.fileno(), member.size, member.offset)
-            else:
-                images.append((key, member))
+    contents, others, about = Contents(), [], dict[str, dict[str, Member]]()
+    for member in scan_tar(shard.tar, shard.path):
+        key, suffix = _split_name(member.path)
+        if any(is_litter(part) for part in member.path.split("/") if part not in (".", "..", "")):
+            contents.found.passed += 1
+        elif member.replaced:
+            contents.found.left.append(_left(shard, member, REPLACED))
+        elif suffix in ("cls", "json") and not member.fault and member.size <= MAX_ABOUT:
+            about.setdefault(key, {})[suffix] = member
+        else:
+            others.append((key, member))
     keys = set[str]()
-    for key, member in images:
-        told = partial(_text, shard, key, about)
-        known, name = _know(shard, member, told("cls"), told("json"))
-        here = Found()
-        here.add(known.sample)
-        if here.images and key in keys and (key, "cls") in about:
-            here = Found(left=[_left(shard, member, "a second image of one label")])
-        contents.found.leave(here)
-        if here.images:
-            keys.add(key)
-            contents.images.append(known)
-            if name and known.label:
-                contents.names[known.label] = name
+    with open(shard.tar, "rb", buffering=0) as file:
+        for key, member in others:
+            here = Found()
+            here.add(_sample(shard, member))
+            if here.images and key in keys and key in about:
+                here = Found(left=[_left(shard, member, "a second image of one label")])
+            contents.found.leave(here)
+            for sample in here.images:
+                texts = {suffix: _read_text(file, each) for suffix, each in about.get(key, {}).items()}
+                known, name = _know(shard, sample, member.path, texts)
+                keys.add(key)
+                contents.images.append(known)
+                if name and known.label:
+                    contents.names[known.label] = name
+    for key in about.keys() - keys:
+        contents.found.left += [
+            _left(shard, each, "a label without an image") for each in about[key].values()
+        ]
     return contents
+
+
+def _sample(shard: Shard, member: Member) -> Sample:
+    origin = "" if shard.tar == shard.path else intern(str(shard.path))  # one text for all its images
+    name = one_line(member.name)
+    return Sample(intern(str(shard.tar)), member.offset, member.size, -1, name, member.fault, origin)
 
 
 def _split_name(path: str) -> tuple[str, str]:
@@ -177,35 +187,31 @@ def _left(shard: Shard, member: Member, reason: str) -> LeftOut:
     return LeftOut(str(shard.path), one_line(member.path), reason, member.offset)
 
 
-def _text(shard: Shard, key: str, about: dict[tuple[str, str], bytes], suffix: str) -> str:
-    """Return what a file of a sample says, or ""."""
-    text = about.get((key, suffix), b"").decode("utf-8", "replace").strip()
-    if not text.isprintable() and suffix == "cls":
-        raise DataError(f"{shard.path}: {one_line(key)}.cls is neither a number nor a name")
-    return text
+def _read_text(file: IO[bytes], member: Member) -> str:
+    return os.pread(file.fileno(), member.size, member.offset).decode("utf-8", "replace").strip()
 
 
-def _know(shard: Shard, member: Member, label: str, text: str) -> tuple[Known, str]:
+def _know(shard: Shard, sample: Sample, path: str, texts: dict[str, str]) -> tuple[Known, str]:
     """Return an image with what is known of it, and the name of its class, or ""."""
-    fields: dict[str, Any] = {}
-    if text:
-        try:
-            fields = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise DataError(
-                f"{shard.path}: the JSON of {one_line(member.path)} is damaged: {error}"
-            ) from None
+    fields: Any = {}
+    label = texts.get("cls", "")
+    if not label.isprintable():
+        raise DataError(f"{shard.path}: the label of {one_line(path)} is neither a number nor a name")
+    try:
+        fields = json.loads(texts.get("json", "{}"))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{shard.path}: the JSON of {one_line(path)} is damaged: {error}") from None
     fields = fields if isinstance(fields, dict) else {}
-    path = str(_first(fields, FILE_NAMES) or member.path)
-    name, wnid = _split_wnid(path)
+    name, wnid = _split_wnid(_first(fields, FILE_NAMES) or path)
     label = label or _first(fields, LABELS)
     label = str(int(label)) if re.fullmatch(r"-?\d{1,9}", label, re.ASCII) else one_line(label)
     wnids = [value for value in (label, *fields.values()) if isinstance(value, str) and WNID.fullmatch(value)]
-    origin = "" if shard.tar == shard.path else intern(str(shard.path))  # one text for all its images
-    place = (intern(str(shard.tar)), member.offset, member.size)
-    sample = Sample(*place, -1, one_line(name), member.fault, origin)
-    label = "" if label == "-1" else intern(label)
-    return Known(sample, label, intern([*wnids, wnid][0])), _first(fields, CLASS_NAMES)
+    known = Known(
+        sample._replace(name=one_line(name)),
+        "" if label == "-1" else intern(label),
+        intern([*wnids, wnid][0]),
+    )
+    return known, _first(fields, CLASS_NAMES)
 
 
 def _first(fields: dict[str, Any], names: Iterable[str]) -> str:
