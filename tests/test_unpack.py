@@ -95,6 +95,19 @@ def test_archives_in_place_of_a_dataset(streams: dict[str, Path]) -> None:
             open_dataset(root)  # no --val-fraction: data/ has val
 
 
+def test_what_is_wrong_with_val_is_told_before_anything_is_unpacked(
+    streams: dict[str, Path], tmp_path: Path
+) -> None:
+    root = shutil.copytree(streams["hub"], tmp_path / "root")
+    with pytest.raises(DataError, match=r"val_images\.tar\.gz is of the val split: leave --val-fraction out"):
+        look(root, tmp_path / "out", 0.5)
+    (root / "data/val_images.tar.gz").unlink()
+    with pytest.raises(DataError, match="data has train but no val: add it, or give --val-fraction"):
+        look(root, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert len(look(root, tmp_path / "out", 0.5).splits["val"]) == 16
+
+
 def test_an_archive_that_changed_is_unpacked_again(streams: dict[str, Path], tmp_path: Path) -> None:
     root, out = shutil.copytree(streams["hub"], tmp_path / "root"), tmp_path / "out"
     before = look(root, out)
@@ -134,7 +147,7 @@ def test_a_full_disk_is_told_before_anything_is_unpacked(
     for data, size in ((np.random.default_rng(0).bytes(300_000), "0.00"), (bytes(50_000_000), "0.05")):
         write(tmp_path / "root/train_images_0.tar.gz", gzip.compress(data, 1))
         with pytest.raises(DataError, match=f"needs {size} GB in .*work .* 0.00 GB are free: make room"):
-            look(tmp_path / "root", tmp_path / "out")
+            look(tmp_path / "root", tmp_path / "out", 0.5)
     for form, root in streams.items():
         with pytest.raises(DataError, match=r"needs 0\.00 GB in .*\.work .* 0\.00 GB are free: make room"):
             look(root, tmp_path / form)

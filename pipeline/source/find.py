@@ -26,7 +26,15 @@ from pipeline.source.names import name_classes, read_names
 from pipeline.source.prepared import is_prepared, read_prepared
 from pipeline.source.sample import Found, LeftOut, Sample, one_line
 from pipeline.source.shards import Unpack, read_shards
-from pipeline.source.splits import Split, choose, read_archive, read_folder, read_patches
+from pipeline.source.splits import (
+    Split,
+    check_classes,
+    choose,
+    drop_empty,
+    read_archive,
+    read_folder,
+    read_patches,
+)
 
 
 @dataclass(frozen=True)
@@ -67,12 +75,14 @@ def find_source(
         return _read_prepared(root, val_fraction, names)
     base, edition = find_base(root)
     base, places, shards = find_splits(root, base, edition, val_fraction is not None)
+    if shards:
+        _check_val(base, shards.get("val") or places.get("val", []), val_fraction)
     read = read_shards(shards, unpack) if shards else {}
     read |= {split: _read(split, paths, root, edition) for split, paths in places.items() if paths}
     train = read.get("train")
     if train is None or not train.images:
         raise DataError(nothing_at(root))
-    _check_classes(train)
+    check_classes(train)
     wnids = [name for name in train.order if name in train.classes] or sorted(train.classes)
     above = base.absolute().parents[:3] if base.name == "CLS-LOC" else [root] if base != root else []
     labels = find_labels([base, *above], edition)
@@ -109,6 +119,14 @@ def find_source(
     official = base.name == "CLS-LOC" or archive or bool(labels.ids) or _are_ilsvrc(wnids)
     passed = sum(each.passed for each in others)
     return Source(kind, classes, splits, tuple(left), passed, official, named.said)
+
+
+def _check_val(base: Path, val: list[Path], val_fraction: float | None) -> None:
+    """Raise DataError where val is missing, or comes from two places, before anything is unpacked."""
+    if not val and val_fraction is None:
+        raise DataError(f"{base} has train but no val: add it, or give --val-fraction 0.1")
+    if val and val_fraction is not None:
+        raise DataError(f"{val[0]} is of the val split: leave --val-fraction out")
 
 
 def _read_prepared(root: Path, val_fraction: float | None, names: Path | None) -> Source:
@@ -180,42 +198,6 @@ def _describe(base: Path, edition: Edition, train: Split) -> str:
     return "class tars" if train.in_tars else "class folders"
 
 
-def _check_classes(train: Split) -> None:
-    """Raise DataError unless every image has a class, and every class an image."""
-    _drop_empty(train)
-    if stray := _sorted(train.loose.images):
-        raise DataError(
-            f"{train.place} holds the image {stray[0].name} beside its classes, so it has none: "
-            "move it to its class, or away from there"
-        )
-    if len(set(map(one_line, train.classes))) < len(train.classes):
-        raise DataError(f"{train.place} has classes that differ only in what cannot be printed: rename them")
-    (name, only), *others = train.classes.items()
-    folders = {
-        Path(image.path).relative_to(train.place / name).parts[0] for image in only.images if image.size < 0
-    }
-    if (
-        not others
-        and len(folders) > 1
-        and not any((train.place / name / folder).is_file() for folder in folders)
-    ):
-        raise DataError(
-            f"{train.place} has one folder, {name}, in which {len(folders):,} folders hold images: "
-            f"if those are the classes, move them up into {train.place}"
-        )
-
-
-def _drop_empty(split: Split) -> None:
-    """Drop folders without images; DataError if one is named as the classes are."""
-    full = [name for name, found in split.classes.items() if found.images]
-    for name in sorted(set(split.classes).difference(full)):
-        if full and (WNID.fullmatch(name) or not all(map(WNID.fullmatch, full))):
-            raise DataError(
-                f"{split.place} has no images of the class {name}: add some, or remove {split.place / name}"
-            )
-        split.drop(name, "a folder without images")
-
-
 def _labelled(split: Split, wnids: list[str]) -> list[Sample]:
     return [
         image._replace(label=label)
@@ -235,7 +217,7 @@ def _of_split(name: str, split: Split, wnids: list[str], labels: Labels) -> tupl
     full = {name for name, found in split.classes.items() if found.images or WNID.fullmatch(name)}
     if unknown := sorted(full - set(wnids)):
         raise DataError(f"{split.place} has the class {unknown[0]}, which train lacks")
-    _drop_empty(split)
+    drop_empty(split)
     if split.classes and not split.loose.images:
         return _sorted(_labelled(split, wnids)), split.by
     samples = _sorted(split.images)

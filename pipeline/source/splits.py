@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.errors import DataError
 from pipeline.source.archive import THREADS, Member, scan_tar, scan_tar_of_tars
-from pipeline.source.edition import EDITIONS
+from pipeline.source.edition import EDITIONS, WNID
 from pipeline.source.sample import OUTSIDE, PACKED, Found, LeftOut, Sample, is_litter, one_line
 from pipeline.source.walk import Walk
 
@@ -102,6 +102,42 @@ def choose(archive: Split, folder: Split) -> Split:
             archive.loose.left.append(_packed(folder.place, archive.place))
             return archive
     raise DataError(f"{archive.place} and {folder.place} hold different images: move one of them away")
+
+
+def check_classes(train: Split) -> None:
+    """Raise DataError unless every image has a class, and every class an image."""
+    drop_empty(train)
+    if stray := sorted(train.loose.images, key=lambda image: image.name):
+        raise DataError(
+            f"{train.place} holds the image {stray[0].name} beside its classes, so it has none: "
+            "move it to its class, or away from there"
+        )
+    if len(set(map(one_line, train.classes))) < len(train.classes):
+        raise DataError(f"{train.place} has classes that differ only in what cannot be printed: rename them")
+    (name, only), *others = train.classes.items()
+    folders = {
+        Path(image.path).relative_to(train.place / name).parts[0] for image in only.images if image.size < 0
+    }
+    if (
+        not others
+        and len(folders) > 1
+        and not any((train.place / name / folder).is_file() for folder in folders)
+    ):
+        raise DataError(
+            f"{train.place} has one folder, {name}, in which {len(folders):,} folders hold images: "
+            f"if those are the classes, move them up into {train.place}"
+        )
+
+
+def drop_empty(split: Split) -> None:
+    """Drop folders without images; DataError if one is named as the classes are."""
+    full = [name for name, found in split.classes.items() if found.images]
+    for name in sorted(set(split.classes).difference(full)):
+        if full and (WNID.fullmatch(name) or not all(map(WNID.fullmatch, full))):
+            raise DataError(
+                f"{split.place} has no images of the class {name}: add some, or remove {split.place / name}"
+            )
+        split.drop(name, "a folder without images")
 
 
 def _join(archive: Path, folder: Path, unpacked: Found) -> Found:
