@@ -8,6 +8,7 @@ ratio beside the paper's six.
 """
 
 import argparse
+import ctypes
 import math
 import os
 import signal
@@ -20,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+from cli.paper.reproduction import PR_SET_PDEATHSIG
 from model.run import read_metrics
 
 ROOT = Path(__file__).parent.parent
@@ -100,11 +102,19 @@ def train(given: argparse.Namespace, run: Run) -> None:
 
 
 def start(words: Sequence[object], alone: bool = False) -> "subprocess.Popen[bytes]":
-    """Start a command of alexnet-dali. alone: on one core, as threads that wait for others disturb them."""
+    """Start a command of alexnet-dali, which saves and stops if this process ends.
+
+    alone: on one core, as threads that wait for each other disturb other trainings.
+    """
     texts = [str(word) for word in words]
     print("$ alexnet-dali", *texts, flush=True)
-    threads = {"OMP_NUM_THREADS": "1"} if alone else {}
-    return subprocess.Popen([sys.executable, "-m", "cli", *texts], env={**os.environ, **threads}, cwd=ROOT)
+    threads, libc = {"OMP_NUM_THREADS": "1"} if alone else {}, ctypes.CDLL(None)
+    return subprocess.Popen(
+        [sys.executable, "-m", "cli", *texts],
+        env={**os.environ, **threads},
+        preexec_fn=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM),
+        cwd=ROOT,
+    )
 
 
 def errors(path: Path) -> list[float]:
