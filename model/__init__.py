@@ -24,7 +24,7 @@ _PLACES = {"RunError": "model.errors", "TrainedNetwork": "model.trained", "load"
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for only now, as torch takes seconds."""
+    """Import a name when it is first used, as the import of torch takes seconds."""
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_PLACES[name]), name)

@@ -16,7 +16,7 @@ Work = Callable[[Tensor, Tensor, Keys], None]  # a step on images, labels, keys;
 Replay = Callable[[], None]
 Record = Callable[[Callable[[], None]], Replay]
 
-WARM = 3  # steps that run before one is recorded: they compile kernels and select the fastest, on the CPU
+WARM = 3  # steps before one is recorded: in them kernels are compiled, and the fastest are selected
 
 
 class Captured:

@@ -2,4 +2,4 @@
 
 
 class RunError(Exception):
-    """Report a mistake of the user about a run, in one line that says what is wrong."""
+    """Report a mistake of the user about a run, in one line that says what is wrong and what to do."""

@@ -40,7 +40,7 @@ def error_percentages(sums: torch.Tensor) -> dict[str, float]:
 
 
 def sound_rates(sums: torch.Tensor, source: object) -> dict[str, float]:
-    """Return `rates`, or raise RunError that names the source if the loss is not finite."""
+    """Return `error_percentages`; RunError names the source if the loss is not finite."""
     measured = error_percentages(sums)
     if not math.isfinite(measured["loss"]):
         raise RunError(f"{source}: the loss is {measured['loss']}, for {LOST}")
@@ -66,9 +66,9 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate each image of `batches` once, averaging the softmax outputs of its views.
 
-    images: (rows, 3, crop, crop) or (rows, views, 3, crop, crop), labels: (rows,); the tally of unknown
-    labels (-1) is meaningless.
-    `each` is called after a batch with its number of images.
+    images: (rows, 3, crop, crop) or (rows, views, 3, crop, crop), labels: (rows,) int64; the tally of unknown
+    labels (-1) is meaningless. keep: also return the probabilities. each: called after a batch with its
+    number of images.
     """
     sums, kept = torch.zeros(4, dtype=torch.float64), []
     for images, labels in batches:

@@ -157,7 +157,7 @@ class AlexNet(nn.Module):
         return self.logits([self.subtract_mean(copy, divisor) for copy in images], masks)
 
     def logits(self, centred: Images, masks: Masks | None = None) -> Tensor:
-        """Return the same for images from `subtract_mean`."""
+        """Return the logits of images from `subtract_mean`, as `forward` does."""
         for _, _, pieces in self.run_layers(centred, masks):  # noqa: B007
             pass
         return pieces[0]

@@ -90,11 +90,11 @@ RECIPES = {
             bias_factor=1.0,
             schedule="plateau",
         ),
-        # of the five and the seven nets whose averages went to the challenge
+        # the five and the seven nets whose averages were sent to the challenge
         Recipe("net131", NET_131, lrn=replace(ORIGINAL.lrn, k=1), schedule="131"),
         Recipe("net135", NET_131, schedule="135"),
         Recipe("net137", NET_137, schedule="137"),
-        # Made on "2012-full", which the source does not describe: here 145 with the schedule of that run.
+        # Trained on "2012-full", which the source does not describe: here 145 with the schedule of that run.
         replace(ORIGINAL, name="net145f", schedule="145-full"),
         # First on 2012; begun with that, on Fall 2009 (--schedule 141-2009); on 2012 again (141-2009-2012).
         Recipe("net141", NET_141, schedule="141", anew=("fc8",)),
@@ -123,7 +123,7 @@ RECIPES = {
 def title(recipe: Recipe, *but: str) -> str:
     """Return the recipe's name and in what it differs from the one of that name, except in the fields `but`.
 
-    Of a recipe with a name of its own: only how wide it is.
+    For a recipe with a name of its own: only its width, if that is not 1.
     """
     base, told = RECIPES.get(recipe.name, replace(recipe, width=1.0)), list[str]()
     for path, _, new in changes(base.to_dict(), recipe.to_dict()):

@@ -48,7 +48,7 @@ class Data(Struct):
 
 
 class Start(Struct):
-    """Hold how a run was started once."""
+    """Hold one start of a run: a run that was resumed has several."""
 
     command: str
     seed: int | None = None

@@ -51,7 +51,7 @@ def learning_rates(recipe: Recipe, epoch: int, history: Sequence[float] = ()) ->
 
 
 def noise(recipe: Recipe, epoch: int) -> bool:
-    """Return whether images of `epoch` get colour noise; not by errors, as the loader prefetches."""
+    """Return whether images of `epoch` get colour noise; errors do not count, as the loader prefetches."""
     return learning_rates(recipe, epoch).noise
 
 

@@ -49,7 +49,7 @@ class Source:
         return f"{self.name}, line {self._line(key)}" if self.lines and key else self.name
 
     def _line(self, key: Key) -> int:
-        """Return the line where the statement begins after which the key is there."""
+        """Return the line where the statement that sets the key begins."""
         lines, begin = self.text.split("\n"), 1
         for end in range(1, len(lines) + 1):
             try:
@@ -98,7 +98,7 @@ def make_recipe(
 ) -> Recipe:
     """Return the recipe of this name or file, changed by `sets` and by overrides that are not None.
 
-    outputs: their number if none of these says it. RunError names the place of an error.
+    outputs: the number of classes if none of these sets it. RunError names the place of an error.
     """
     if isinstance(start, Source):
         values = dict(start.values)

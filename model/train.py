@@ -63,10 +63,10 @@ def resume(
 
 @dataclass
 class Watch:
-    """Hold callbacks: `stop` returns 0 or an exit status; `step` and `row` are told what happens."""
+    """Hold callbacks: `stop` returns 0 or an exit status; the others are called with what has happened."""
 
     stop: Callable[[], int] = lambda: 0
-    # the step's number, and what reads the figures of the steps since the last row: that waits for the device
+    # the step's number, and a function that returns the figures since the last row, and waits for the device
     step: Callable[[int, Callable[[], MetricsRow]], None] = lambda step, figures: None
     row: Callable[[MetricsRow], None] = lambda row: None
     validating: Callable[[int], None] = lambda images: None  # a batch of this process's images is done
@@ -110,7 +110,7 @@ class Trainer:
     saved: float = field(init=False, default_factory=time.monotonic)  # time of the last checkpoint
 
     def train(self) -> None:
-        """Train to the end of the schedule. Stopped if asked to; RunError if it diverges or never learns."""
+        """Train to the end of the schedule; Stopped if asked to, RunError if it diverges or never learns."""
         per_epoch = -(-self.images // self.step.recipe.batch_size)
         while True:
             epoch, within = divmod(self.state.step, per_epoch)
@@ -163,7 +163,7 @@ class Trainer:
         self.clock = Clock()
 
     def _figures(self, sums: torch.Tensor) -> MetricsRow:
-        """Return what the steps since the last row came to, by their tally. Waits for the device."""
+        """Return loss, errors, learning rate and throughput since the last row, by its tally `sums`."""
         last = self.step.recipe.layers[-1].name
         return {**error_percentages(sums), "lr": self.step.rates.weight[last], **self.clock.throughput()}
 
@@ -188,7 +188,7 @@ class Trainer:
         self.clock = Clock()
 
     def _confer(self, busy: int) -> int:
-        """Return whether any process has more validation batches; all call it equally often. May stop."""
+        """Return whether any process has more validation batches. All call it equally often."""
         stop, busy = self.step.replicas.max_over_processes([self.watch.stop(), busy])
         if stop:
             raise Stopped(stop)

@@ -2,11 +2,11 @@
 
     from pipeline import TrainBatches, EvaluationBatches, open_dataset
 
-Flat is what a batch meets (batches, order, graph; files for predict), the dataset that it comes from, and
-what more than one room needs: how one image is decoded, how files are written and read, processes, errors.
+The files here are those that a batch passes (batches, order, samples, graph; files for predict), the dataset
+that it comes from, and what all folders need: to decode an image, to write and read files, processes, errors.
 
-source/  an ImageNet root in any of its shapes: its classes and images
-prep/    once and offline: a prepared dataset of them
+source/  finds the classes and images of an ImageNet root in any of its layouts
+prep/    prepares a dataset of them, once and offline
 """
 
 import os
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["DataError", "EvaluationBatches", "TrainBatches", "open_dataset"]
 
-# DALI uses its buffers of this size and more again, rather than give them back and take fresh ones, which
-# cost a fault a page: a tenth of the loader's time. It reads this when it is imported.
+# DALI then reuses its buffers of this size and more. Freeing them and allocating new ones would cost a page
+# fault for each page: a tenth of the loader's time. DALI reads this variable when it is imported.
 os.environ.setdefault("DALI_MALLOC_POOL_THRESHOLD", "64k")
 
 _PLACES = {
@@ -33,7 +33,7 @@ _PLACES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for only now: batches need torch and DALI, which take seconds."""
+    """Import a name when it is first used: batches need torch and DALI, whose import takes seconds."""
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_PLACES[name]), name)

@@ -1,4 +1,4 @@
-"""Check what a caller asks of the streams of batches: a ValueError is one line that says what is allowed."""
+"""Check the arguments of the streams of batches: a ValueError is one line that says what is allowed."""
 
 import numbers
 from collections.abc import Callable
@@ -36,7 +36,7 @@ def check_share(rank: int, world: int) -> None:
 
 
 def check_dtype(dtype: torch.dtype, subtract_mean: bool, noise: object = None) -> None:
-    """Raise ValueError unless images can be given out as numbers of this type."""
+    """Raise ValueError unless images can have this type with these options."""
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r}: give {', '.join(map(str, DTYPES[:-1]))} or {DTYPES[-1]}")
     if dtype == torch.uint8 and (subtract_mean or noise is not None):
@@ -70,17 +70,17 @@ def read_statistics(dataset: Dataset) -> Statistics:
 
 
 def read_mean(dataset: Dataset, crop: int, device: torch.device) -> torch.Tensor:
-    """Return (3, crop, crop) float32: the centre of the mean image, which is taken from every crop."""
+    """Return (3, crop, crop) float32: the centre of the mean image, which is subtracted from every crop."""
     kept = np.float32(centre(read_statistics(dataset).mean, crop))
     return torch.from_numpy(kept).to(device).permute(2, 0, 1)
 
 
 def colour_noise(dataset: Dataset, noise: Noise, basis: str) -> Callable[[int], np.ndarray]:
-    """Return a function of the epoch, from 0: the matrix that makes RGB shifts of its N(0, 1) numbers."""
+    """Return a function of the epoch, from 0: the (3, 3) matrix that makes RGB shifts of N(0, 1) numbers."""
     if noise is None:
         return lambda epoch: np.zeros((3, 3))
     if not (callable(noise) or (isinstance(noise, numbers.Real) and 0 <= noise < np.inf)):
         raise ValueError(f"noise={noise!r}: give a number, 0 or more, or None")
     matrix = partial(read_statistics(dataset).noise_matrix, basis=basis)
-    matrix(0)  # a wrong basis is told at once
+    matrix(0)  # a wrong basis is reported at once
     return lambda epoch: matrix(noise(epoch) if callable(noise) else noise)

@@ -46,8 +46,8 @@ class Stream:
     """Represent a DALI pipeline as an iterator of torch batches: images (..., 3, height, width), and labels.
 
     `make` builds the graph around a source. A subclass says what the source yields (`_feed`), and what to
-    raise of a sample that DALI cannot decode (`_damage`); where that is nothing, the sample is left out.
-    mean: (3, height, width) on the device, to subtract. Each loop begins anew, with the first batch.
+    raise for a sample that DALI cannot decode (`_damage`); if that is None, the sample is left out.
+    mean: (3, height, width) on the device, to subtract. Each loop starts again with the first batch.
     """
 
     def __init__(
@@ -100,9 +100,9 @@ class Stream:
         self.close()
 
     def close(self) -> None:
-        """End the stream: threads, files and device memory go at once. At its end a stream does so itself.
+        """End the stream and free its threads, files and device memory; a stream at its end does so itself.
 
-        Otherwise they wait for Python's garbage collector, as a stream and what feeds it hold each other.
+        Otherwise only Python's garbage collector frees them, as a stream and its feed refer to each other.
         """
         self.pipe, self.feed, self.fresh = None, iter(()), False
         self.running.clear()
@@ -114,7 +114,7 @@ class Stream:
         self.pipe = self._start()
 
     def _start(self) -> Any:
-        source = WeakMethod(self._source)  # DALI's objects hold each other, and so whatever they call
+        source = WeakMethod(self._source)  # DALI's objects refer to each other, and so keep what they call
         return self.make(lambda: source()())  # type: ignore[misc]
 
     def _source(self) -> tuple[Any, ...]:
@@ -152,22 +152,22 @@ class Stream:
 
 
 class TrainBatches(Stream):
-    """Give out training images as `epoch(n)` or `endless()`: (rows, 3, crop, crop) RGB, int64 (rows,) labels.
+    """Yield training batches by `epoch(n)` or `endless()`: (rows, 3, crop, crop) RGB, int64 (rows,) labels.
 
-    Each epoch has every image once: in another order, cropped at random and mirrored or not, as the seed,
-    the epoch and the step say, and nothing else. A batch is `batch_size` images, the last of an epoch what
-    is left; of `world` processes this one, `rank`, takes its part of each (of a very small one perhaps none).
+    Each epoch has every image once. Order, crops, flips and noise follow from seed, epoch and step alone. A
+    batch has `batch_size` images; the last of an epoch has the rest. Process `rank` of `world` yields its
+    share of each batch, which may be empty where the batch has fewer images than there are processes.
 
-    device: where the images are made, "cpu", "cuda", "cuda:1". crop: pixels along an image.
-    offsets: crop positions along each side, around the centre; None: all that there are.
+    device: where the images are made, "cpu", "cuda", "cuda:1". crop: side of the images, in pixels.
+    offsets: number of crop positions along each side, around the centre; None: all that there are.
     mirror: mirror half of the images, at random.
     noise: the standard deviation of the colour noise's factors (paper, section 4.1), or a function of the
     epoch, from 0, that returns it; None: no noise. noise_basis: what the factors multiply, the "deviations"
     along the colours' principal components, as in 2012, or the "eigenvalues", as in the paper.
-    subtract_mean: subtract the centre of the training images' mean image, else values are 0..255 and what
-    noise adds. dtype: float32, bfloat16, or uint8 without noise and mean.
-    start: the step, from 0 over all epochs, to begin with; batches before it are left out.
-    threads: of DALI; None: one more than the cores that this process may use.
+    subtract_mean: subtract the centre of the training images' mean image; without it values are 0..255, plus
+    the noise. dtype: float32, bfloat16, or uint8 without noise and mean.
+    start: the first step, counted from 0 over all epochs; batches before it are left out.
+    threads: number of DALI's threads; None: one more than the cores that this process may use.
 
     ValueError says what an argument may be; DataError names what is missing, or an image that cannot be
     decoded.
@@ -209,7 +209,7 @@ class TrainBatches(Stream):
         self.mirror = mirror
         self.margin = (places - self.offsets) // 2  # around all crops
         self.floats = dtype != torch.uint8
-        self.start = self.step = start  # step: that of the batch given out next
+        self.start = self.step = start  # step: that of the next batch
         self.rank, self.world = rank, world
         self.images = len(self.samples)
         self.steps_per_epoch = -(-self.images // batch_size)
@@ -235,7 +235,7 @@ class TrainBatches(Stream):
     def epoch(self, number: int) -> Iterator[Batch]:
         """Return the batches of an epoch, counted from 0, as an iterator; those before `start` are left out.
 
-        From one epoch to the next DALI goes on; after a loop that was left early, or `close`, it starts anew.
+        DALI runs on into the next epoch. After `close`, or a loop that was left early, it starts again.
         """
         check_count("epoch", number, 0)
         first = number * self.steps_per_epoch
@@ -286,7 +286,7 @@ class TrainBatches(Stream):
 
 
 class EvaluationBatches(Stream):
-    """Give out this process's share of a split, each image once and in order; each loop begins anew.
+    """Yield this process's share of a split, each image once and in order; each loop starts again.
 
     Images are (rows, 3, crop, crop) RGB, the centre, values 0..255; if `ten_crop` (rows, 10, 3, crop, crop),
     the corners and the centre, and these mirrored. Labels are int64 (rows,), -1 where there is none.

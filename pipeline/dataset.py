@@ -1,7 +1,7 @@
-"""Describe the prepared dataset on disk, which prep writes and batches reads.
+"""Describe the prepared dataset on disk, which prep writes and all other commands read.
 
 dataset.json          what is here: the classes and every shard, with its size and checksum; written last
-statistics.npz        pipeline/statistics.py
+statistics.npz        the mean image and the colour statistics: pipeline/statistics.py
 rejected.jsonl        the images that were left out, and why
 SPLIT/000000.tar      a WebDataset shard, of .jpg or, raw, of .npy; DALI's index of it is .idx
 SPLIT/samples.npy     where each sample's JPEG or pixels lie in the shards, and its label
@@ -32,7 +32,7 @@ SIZE = "^(original|[89]|[1-9][0-9]{1,2}|10[01][0-9]|102[0-4])$"  # "original", o
 Size = Annotated[str, Meta(pattern=SIZE)]
 SPLITS = ("train", "val", "test")
 SHARDS = (".tar", ".tar.gz", ".parquet")
-LOOKED_AT = 100  # folders, for images
+LOOKED_AT = 100  # folders that are searched for images
 WORK = ".work"  # prep's own folder, inside a dataset that is not finished yet
 # One row per sample: its image is bytes [offset, offset + size) of a shard; label -1 where there is none.
 INDEX = np.dtype([("shard", "<u4"), ("offset", "<u8"), ("size", "<u4"), ("label", "<i4")])
@@ -55,7 +55,7 @@ class Shard:
 
 
 class Made(Struct):
-    """Hold what decides the bytes of a dataset, as prep writes it down, at first into plan.json."""
+    """Hold what decides the bytes of a dataset; prep writes it to plan.json, at the end to dataset.json."""
 
     size: Size
     store: Literal["jpeg", "raw"]
@@ -63,7 +63,7 @@ class Made(Struct):
     images: Sha256  # of all labels and names
     pillow: str
     simplejpeg: str
-    exif: Literal["honour", "ignore"] = "ignore"  # as before the option existed
+    exif: Literal["honour", "ignore"] = "ignore"  # the default before the option existed
     rejected: Count = 0  # in dataset.json, as the next three
     left_out: Count = 0
     passed_over: Count = 0
@@ -105,7 +105,7 @@ class Dataset:
 
     @property
     def side(self) -> int:
-        """Return the pixels along the squares that crops are cut from."""
+        """Return the side, in pixels, of the squares that crops are cut from."""
         return side_of(self.size)
 
     def command(self, *words: str) -> str:
@@ -119,7 +119,7 @@ class Dataset:
 
 
 def side_of(size: str) -> int:
-    """Return the pixels along the squares of a dataset of this size."""
+    """Return the side, in pixels, of the squares of a dataset of this size."""
     return 256 if size == "original" else int(size)  # originals are resized to what the paper has
 
 
@@ -262,7 +262,7 @@ def read_names(dataset: Dataset, split: str) -> list[str]:
 
 
 def _missing(root: Path) -> str:
-    """Say how to get a dataset where there is none; where there are images, in another place than theirs."""
+    """Say how to prepare a dataset that is missing; in another folder, if `root` holds images."""
     if not _holds_images(root):
         return f"no prepared dataset in {root}; make it: {_prep(root)}"
     images = root.resolve()

@@ -1,5 +1,5 @@
-"""Define the error for what a user can mend about images and datasets."""
+"""Define the error for what a user can correct about images and datasets."""
 
 
 class DataError(Exception):
-    """Represent a fault in the data that its user can mend: one line that says what, where and how."""
+    """Report a fault in the data that the user can correct: what, where and what to do, in one line."""

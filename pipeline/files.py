@@ -39,11 +39,11 @@ def find_images(arguments: Sequence[str]) -> list[Path]:
 
 
 class FileBatches(Stream):
-    """Yield each file once and in order; labels are the files' numbers, so that rows can be told apart.
+    """Yield each file once and in order; labels are the files' places in `paths`, (rows,) int64.
 
     Images are those of EvaluationBatches, cut from squares of `side` pixels, and turned as their EXIF
-    orientation says if `upright`. A file that cannot be decoded is in no batch: `faults` has its number and
-    why, by the time a later file is given out; `notes` likewise, what is wrong with one that is in a batch.
+    orientation says if `upright`. A file that cannot be decoded is in no batch: `faults` has its place and
+    the reason, by the time a later file is yielded. `notes` has what is wrong with files that are in a batch.
     """
 
     def __init__(

@@ -3,19 +3,13 @@
 import re
 
 HEAD = 32  # first bytes, which identify an image
-SUFFIXES = (
-    ".jpeg",
-    ".jpg",
-    ".png",
-    ".gif",
-    ".bmp",
-    ".webp",
-)  # taken for images without a look: all are decoded
+# Files that count as images without a look at their bytes
+SUFFIXES = (".jpeg", ".jpg", ".png", ".gif", ".bmp", ".webp")
 READ = (
     rb"\xff\xd8\xff"  # JPEG
     rb"|\x89PNG\r\n"
     rb"|GIF8[79]a"
-    rb"|BM.{12}[\x0c(48@l|]\0\0\0"  # BMP: a number of its header's known sizes
+    rb"|BM.{12}[\x0c(48@l|]\0\0\0"  # BMP: one of the known sizes of its header
     rb"|RIFF.{4}WEBP"
     rb"|II[*+]\0|MM\0[*+]"  # TIFF
     rb"|P[1-6]\s+[#0-9]|P7\n"  # PBM, PGM, PPM, PAM

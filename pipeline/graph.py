@@ -3,8 +3,8 @@
 Bytes and random numbers come from batches.py, which takes back the pixels.
 
 The same code serves both backends: on a GPU nvJPEG decodes ("mixed") and everything after it stays on the
-device; on a CPU every operator is the CPU one. Pixels are RGB, 0..255, interleaved (HWC); the network
-subtracts the mean image. A pass over the pixels costs a CPU a seventh of their decoding, so there are few.
+device; on a CPU every operator is the CPU one. Pixels are RGB, 0..255, interleaved (HWC); the mean image is
+subtracted later. On a CPU a pass over the pixels takes a seventh of their decoding, so there are few passes.
 """
 
 import resource
@@ -22,7 +22,7 @@ from pipeline.workers import count_cores
 Views = Sequence[tuple[float, float, int]]  # y and x of the crop, 0 to 1 from edge to edge; mirrored or not
 TEN_VIEWS = tuple((y, x, m) for m in (0, 1) for y, x in ((0, 0), (0, 1), (0.5, 0.5), (1, 0), (1, 1)))
 CENTRE_VIEW = ((0.5, 0.5, 0),)
-# What nvJPEG sets aside, for each thread and for the hardware decoder: by default 32 MB and nothing
+# Memory that nvJPEG reserves for each thread and for the hardware decoder: by default 32 MB and none
 SQUARES: dict[str, Any] = {
     "device_memory_padding": 2**20,
     "host_memory_padding": 2**20,
@@ -101,7 +101,7 @@ def decode_graph(source: BatchSource, gpu: bool) -> tuple[DataNode, ...]:
 
 
 def executor(device: Any, threads: int | None, batch_size: int) -> dict[str, Any]:
-    """Return what all graphs take. threads: DALI's; None: one more than there are cores.
+    """Return the options of all graphs. threads: number of DALI's; None: one more than there are cores.
 
     Each of DALI's operators waits for its slowest thread: one more than cores keeps all of them busy.
     """

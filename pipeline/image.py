@@ -17,7 +17,7 @@ MAX_SIDE = 65_500  # what Pillow can store as a JPEG
 MAX_BYTES = 2**28
 MAX_SCANS = 100  # of a progressive JPEG; they have about ten
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
-# Compressions of TIFF that tell damage; JPEG and fax codes inside a TIFF do not
+# Compressions of TIFF whose decoders report damage; those of JPEG and fax inside a TIFF do not
 TIFF = ("raw", "packbits", "tiff_lzw", "tiff_deflate", "tiff_adobe_deflate")
 SUBFILE, ORIENTATION = 0x00FE, 0x0112  # tags of TIFF and EXIF
 TURNS = {  # what turns an image upright, by its orientation
@@ -36,12 +36,12 @@ class BadImage(Exception):
 
 
 class Decoded(NamedTuple):
-    """Hold an image, and what is to be said of it."""
+    """Hold a decoded image, and what decoding found in its file."""
 
     image: Image.Image  # RGB
     flaws: tuple[str, ...] = ()  # that change no pixel
     damage: str = ""  # why it is only decoded as far as possible
-    usual: bool = False  # DALI, too, makes these pixels of its bytes
+    usual: bool = False  # DALI decodes its bytes to the same pixels
 
     def file(self, data: bytes) -> bytes:
         """Return the file that DALI reads in place of `data`: the same, or else our JPEG of the pixels."""
@@ -51,9 +51,9 @@ class Decoded(NamedTuple):
 def decode(data: bytes, *, upright: bool = False, partly: bool = False) -> Decoded:
     """Decode an image strictly: any damage is a BadImage, also what libjpeg only warns of and pads with grey.
 
-    upright: turned as its EXIF orientation says, else in the stored order, as the 2012 code took it. A TIFF
-    always is: there the tag is part of the format.
-    partly: a damaged JPEG is decoded as far as possible.
+    upright: turn the image as its EXIF orientation says; without it pixels keep the stored order, as in the
+    2012 code. A TIFF is always turned: there the tag is part of the format.
+    partly: decode a damaged JPEG as far as possible.
     """
     if not data:
         raise BadImage("empty file")
@@ -119,7 +119,7 @@ def encode(image: Image.Image) -> bytes:
 
 
 def _decode_jpeg(data: bytes, image: Image.Image, partly: bool) -> Decoded:
-    """Decode by simplejpeg: the same libjpeg-turbo as Pillow's and DALI's, but it tells its warnings."""
+    """Decode by simplejpeg: the same libjpeg-turbo as Pillow's and DALI's, but it reports warnings."""
     if data.count(b"\xff\xda") > MAX_SCANS:
         raise BadImage(f"more than {MAX_SCANS} scans: made to keep a decoder busy")
     colours = "CMYK" if image.mode == "CMYK" else "RGB"
@@ -128,7 +128,7 @@ def _decode_jpeg(data: bytes, image: Image.Image, partly: bool) -> Decoded:
     except ValueError as error:
         if "subsampling" not in str(error):
             raise
-        # Sampled in a way that the TurboJPEG interface has no name for. Pillow tells when data is missing.
+        # TurboJPEG's interface has no name for this chroma subsampling. Pillow reports missing data.
         return Decoded(image.convert("RGB"))
     if colours == "CMYK":
         return Decoded(image.convert("RGB"), flaws, damage)

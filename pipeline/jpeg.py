@@ -1,7 +1,7 @@
 """Decode a JPEG strictly: a warning of libjpeg-turbo is damage, unless what it warns of changes no pixel.
 
-TurboJPEG tells the first warning alone, so that a harmless flaw could hide damage behind it. Therefore the
-flaw is mended in a copy, which is decoded strictly in its turn. A file without flaws is decoded once.
+TurboJPEG reports only the first warning, so that a harmless flaw could hide damage. Therefore the flaw is
+removed in a copy, which is decoded strictly in its turn. A file without flaws is decoded once.
 """
 
 import re
@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import simplejpeg
 
-# What libjpeg-turbo (jerror.h) says of flaws that change no pixel, and what prep calls them. All its other
+# What libjpeg-turbo (jerror.h) says of flaws that change no pixel, and what prep calls them. All other
 # warnings are of coded data that is missing or makes no sense.
 HARMLESS = {
     "extraneous bytes before marker": "extraneous bytes before a marker",
@@ -22,7 +22,7 @@ HARMLESS = {
     "bad ICC marker": "damaged colour profile",
 }
 MOST_FLAWS = 4  # each costs some ten decodings
-READ_AHEAD = 32  # bytes at most that the decoder takes up before it needs them
+READ_AHEAD = 32  # bytes at most that the decoder reads before it needs them
 APP0, APP2, APP14, SOS, EOI = 0xE0, 0xE2, 0xEE, 0xDA, 0xD9
 FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # the markers SOF0 to SOF15
 HUFFMAN = (0xC0, 0xC1, 0xC2)  # of these baseline, extended and progressive
@@ -38,7 +38,7 @@ class Pixels(NamedTuple):
 
 
 def decode(data: bytes, colours: str, partly: bool = False) -> Pixels:
-    """Decode to "RGB" or "CMYK", a damaged file as far as it goes if `partly`, else ValueError says why."""
+    """Decode to "RGB" or "CMYK"; a damaged file as far as possible if `partly`, else ValueError says why."""
     flaws: dict[str, None] = {}
     for _ in range(MOST_FLAWS + 1):
         try:
@@ -56,7 +56,7 @@ def decode(data: bytes, colours: str, partly: bool = False) -> Pixels:
 
 
 def is_usual(data: bytes) -> bool:
-    """Tell whether every decoder makes the same pixels of a JPEG without flaws.
+    """Tell whether every decoder decodes a JPEG without flaws to the same pixels.
 
     8 bits, Huffman codes, grey or YCbCr of a common sampling, and nothing between the segments, which DALI's
     parser does not take.
@@ -113,7 +113,7 @@ def _mend_segments(data: bytes, colours: str) -> bytes:
         if marker == APP0 and segment[4:].startswith(b"JFIF\0"):
             segment[9:10] = b"\1"
         elif marker == APP14 and segment[4:].startswith(b"Adobe") and segment[15:16] > b"\2":
-            segment[15] = 2 if colours == "CMYK" else 1  # what libjpeg takes an unknown one for
+            segment[15] = 2 if colours == "CMYK" else 1  # as libjpeg reads an unknown one
         elif marker == SOS and sequential:
             segment[-3:] = b"\0\x3f\0"
         parts.append(bytes(segment))
@@ -121,7 +121,7 @@ def _mend_segments(data: bytes, colours: str) -> bytes:
 
 
 def _cut(data: bytes, count: int, marker: int, colours: str) -> bytes:
-    """Leave out `count` bytes between coded data and a marker, at the first that draws this warning."""
+    """Leave out `count` bytes between coded data and a marker, at the first that causes this warning."""
     scan = next((stop for each, _, stop in _segments(data) if each == SOS), len(data))
     places = [
         scan + match.start() for match in re.finditer(b"\xff" + re.escape(bytes([marker])), data[scan:])

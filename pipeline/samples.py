@@ -18,7 +18,7 @@ class Samples:
     def __init__(self, dataset: Dataset, split: str) -> None:
         self.dataset, self.split, self.raw = dataset, split, dataset.kind == "raw"
         self.index = read_index(dataset, split)
-        # A mapped file keeps a descriptor: 1,252 for ImageNet, where most systems allow 1,024 unless asked.
+        # Each mapped file takes a descriptor: 1,252 for ImageNet, where most systems allow 1,024 by default.
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         self.maps = [_map(dataset.root / shard.name) for shard in dataset.splits[split]]
@@ -28,7 +28,7 @@ class Samples:
         return len(self.index)
 
     def read(self, chosen: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
-        """Return JPEG bytes, uint8 one array each, or raw (side, side, 3) pixels, labels (rows,) int64."""
+        """Return images, uint8: JPEG bytes (n,) or raw pixels (side, side, 3); and labels (rows,) int64."""
         images = [self.shards[shard][first : first + size] for shard, first, size in self._places(chosen)]
         if self.raw:
             images = [image.reshape(self.dataset.side, self.dataset.side, 3) for image in images]
@@ -41,7 +41,7 @@ class Samples:
             self.maps[shard].madvise(mmap.MADV_WILLNEED, start, first + size - start)
 
     def square(self, number: int) -> np.ndarray:
-        """Return the (side, side, 3) uint8 that prep made, or would have made, of one image; for pictures."""
+        """Return an image as the (side, side, 3) uint8 that prep stores or would store; for pictures."""
         ((stored,), _) = self.read(np.array([number]))
         return stored if self.raw else image.stored(stored.tobytes(), self.dataset.side)
 

@@ -118,7 +118,7 @@ def _read_header(
 
 
 def need_file(path: Path) -> None:
-    """Raise Unfit if `path` is a folder, a device or a named pipe, which would be waited for."""
+    """Raise Unfit if `path` is a folder, a device or a named pipe, which could be waited for without end."""
     if path.exists() and not path.is_file():
         raise Unfit("it is no file")
 

@@ -1,6 +1,6 @@
-"""Compute what the training images have in common: their mean image, and how their colours vary.
+"""Compute the mean image of the training images, and the statistics of their colours.
 
-Summed as integers over the squares that prep cuts out, before JPEG codes them: exact, in any order.
+Sums are integers, over the squares that prep cuts out, before JPEG compression: exact, in any order.
 """
 
 import math
@@ -109,8 +109,8 @@ class Statistics:
     def noise_matrix(self, noise: float, basis: str) -> np.ndarray:
         """Return the (3, 3) that turns three N(0, 1) numbers into an RGB shift in 0..255 units.
 
-        2012 multiplied the eigenvectors by standard deviations. The paper says eigenvalues, which make sense
-        for pixels in 0..1 only: a 255th of the variance in 0..255 units, once the shift is back in those.
+        The 2012 code multiplied the eigenvectors by standard deviations. The paper says eigenvalues, which
+        make sense for pixels in 0..1 only. In 0..255 units such a shift is a 255th of the variance.
         """
         sizes = {"deviations": self.deviations, "eigenvalues": self.eigenvalues / 255}
         if basis not in sizes:

@@ -1,4 +1,4 @@
-"""Run tasks in parallel processes that end with their parent, and whose failures reach it."""
+"""Run tasks in parallel processes that end with their parent, and whose errors are raised in it."""
 
 import ctypes
 import multiprocessing
@@ -95,7 +95,7 @@ def _for_children() -> Iterator[None]:
     """
     one = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     before = {name: os.environ.get(name) for name in one}
-    resource_tracker.ensure_running()  # which else the first process starts, and unblocks signals then
+    resource_tracker.ensure_running()  # otherwise the first process starts it, which unblocks signals
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
     os.environ.update(one)
     try:

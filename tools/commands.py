@@ -1,7 +1,7 @@
-"""Start commands of alexnet-dali as processes in a moment, for the soak and for tests.
+"""Start commands of alexnet-dali quickly, as processes, for the soak and for tests.
 
-Real processes with their own signals, statuses and files; only the imports are shared: each is forked from a
-server that has torch and DALI loaded already, which alone takes seconds.
+They are real processes with their own signals, statuses and files. Only the imports are shared: each is
+forked from a server that has loaded torch and DALI already, which takes seconds.
 """
 
 import multiprocessing

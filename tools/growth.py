@@ -2,11 +2,10 @@
 
     python -m tools.growth --images 1000,10000,100000,1281167
 
-A thousand images are drawn and stand for as many as it takes under other names: files and shards of each form
-that prep reads, and shards, of a thousand each, of a dataset that training opens. All is real but for the
-pixels, which repeat. prep and evaluation are run up to `--most` images. Each figure is of a process of its
-own. At the end it says what memory a narrow training on the most images holds as it goes on, and how soon
---help answers.
+A thousand images are drawn, and repeated under other names: as files and as shards of each form that prep
+reads, and as a prepared dataset with shards of a thousand. All is real but for the pixels, which repeat. prep
+and evaluation are run up to `--most` images. Each figure is of a process of its own. At the end it prints the
+memory that a narrow training on the most images holds as it goes on, and the time of --help.
 """
 
 import argparse

@@ -3,8 +3,8 @@
 DIR holds train/ and val/ with a folder for each class, as Imagenette does. Ours runs as a user would run
 it: prep, train, eval. torchvision's AlexNet runs by the recipe of torchvision's own references, with
 DataLoader, on the same images, batches and epochs (`pip install '.[compare]'` brings it). Each training
-writes OUT/NAME-SEED.json when it has finished; the same command goes on with those that have not. A table
-comes last.
+writes OUT/NAME-SEED.json when it has finished; the same command continues with those that have not. At the
+end it prints a table.
 """
 
 import argparse

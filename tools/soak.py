@@ -3,8 +3,8 @@
 Runs prep, train and eval on a drawn ImageNet, each until it ends by itself, while signals (SIGKILL, SIGTERM,
 SIGHUP) and full disks strike at random moments: a cycle is one start of a command. Whenever all three have
 ended, everything they left (dataset, states, metrics, errors) must be bit-identical to that of an undisturbed
-run; then it begins anew. Prints what struck; exit status 1 and the evidence kept, when something is not as it
-should be.
+run; then it begins anew. Prints how often each struck. If something is not as it should be, the exit status
+is 1, and the files are kept.
 """
 
 import argparse

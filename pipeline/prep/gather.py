@@ -17,7 +17,7 @@ from pipeline.statistics import Statistics, Sums
 
 
 class Gathered:
-    """Hold what the end needs of the records, added a split at a time; their sums are merged into one."""
+    """Hold what the files beside the shards need of the records, which are added a split at a time."""
 
     def __init__(self, out: Path, side: int) -> None:
         self.out = out
@@ -45,7 +45,7 @@ class Gathered:
         self._hash(f"{split}/samples.npy", f"{split}/names.txt", *map(index_name, shards))
 
     def write_rejected(self, left: Iterable[LeftOut]) -> Path:
-        """List all that is not used: images that cannot be, and what is `left` out because it is no image."""
+        """List all files that are not used: images that cannot be, and what is `left` out as no image."""
         path = self.out / "rejected.jsonl"
         lines = self.rejected + [
             {

@@ -2,7 +2,7 @@
 
 Which image goes into which shard follows from the source and the seed alone, a shard from its images alone.
 So prep can be interrupted anywhere: shards that have a record are kept, the others are made again, and the
-result is the same to the byte. Nothing has a place in the dataset before it is complete.
+result is the same to the byte. A file moves to its place in the dataset only when it is complete.
 """
 
 from pathlib import Path
@@ -36,6 +36,8 @@ def prepare(
 
     size: "original", or the side of the squares from "8" to "1024" pixels. store: "jpeg" or "raw".
     exif: "honour" or "ignore" the images' orientation; ILSVRC's own is by default ignored, as in 2012.
+    workers: number of processes; None: one a core. max_rejected: the fraction of images that may be unusable.
+    report: gets the progress. DataError says what is wrong with the source or with `out`.
     """
     out = Path(out)
     if dataset := find_finished(out, size, store, seed, exif):

@@ -81,7 +81,8 @@ def repair(
             gathered.add(split, [task for task in tasks if task.split == split])
             if split == "train":
                 gathered.write_statistics()
-        if gathered.files.items() - dataset.files.items():  # another LAPACK's last bits; an unlisted index
+        # Another LAPACK rounds differently; older datasets list no index
+        if gathered.files.items() - dataset.files.items():
             dataset = replace(dataset, files=dataset.files | gathered.files)
             write_description(dataset)
         remove(work)

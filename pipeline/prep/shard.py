@@ -165,7 +165,7 @@ def make_shard(task: Task) -> int:
                 continue
             flawed += [where | {"flaw": flaw} for flaw in flaws]
             suffix, size = ("npy", pixels.nbytes) if task.store == "raw" else ("jpg", len(image))
-            end = shard.add(key, suffix, image, sample.label)  # behind a .npy's header, the pixels end it
+            end = shard.add(key, suffix, image, sample.label)  # a .npy ends with its pixels
             rows.append((task.number, end - size, size, sample.label))
             names.append(sample.name)
             if task.split == "train":

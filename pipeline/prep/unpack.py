@@ -1,6 +1,6 @@
 """Unpack shards that have no random access, each into a tar in prep's work folder, until prep has finished.
 
-A tar has its name when it is complete, so that a killed prep goes on with the others.
+A tar gets its name when it is complete, so that after a kill prep unpacks only the others.
 """
 
 import gzip
@@ -39,7 +39,7 @@ def unpack(
 ) -> list[Path]:
     """Return a tar for each archive, in the work folder of the dataset at `out`.
 
-    report: gets the bytes that are unpacked, and of how many.
+    report: gets the bytes that are unpacked so far, and those of all.
     """
     with work_folder(out) as work:
         tasks = [_task(archive, number, work) for number, archive in enumerate(archives)]

@@ -1,4 +1,4 @@
-"""Keep what is not finished in a folder, OUT/.work, that one prep has to itself."""
+"""Keep what is not finished in a folder, OUT/.work, that only one prep uses at a time."""
 
 import re
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from pipeline.prep.plan import PLAN
 
 LOCK = "lock"
 UNPACKED = "unpacked-"  # shards without random access, as tars (unpack.py)
-# All that prep ever has there. A folder that came from elsewhere may hold other files, which stay.
+# All files that prep writes there. A folder that came from elsewhere may hold others, which stay.
 OURS = re.compile(
     rf"{LOCK}|({re.escape(PLAN)}|[a-z]+-\d{{6}}\.(tar|idx|made|npz)|{UNPACKED}\d{{5}}-[0-9a-f]{{16}}\.tar)(\.tmp)?"
 )

@@ -1,7 +1,7 @@
 """Read tar archives in place: where in the file each image lies, so that any can be read at any time.
 
 The official archives are not compressed: nothing has to be unpacked, and no order is slower than another.
-Member names are only ever labels; they are never used as paths.
+Names of members are only shown and compared; they are never used as paths.
 """
 
 import os

@@ -1,14 +1,15 @@
-"""Find the classes of an ImageNet root in any of its shapes, and the images of each split, for prep.
+"""Find the classes of an ImageNet root in any of its layouts, and the images of each split, for prep.
 
-    ILSVRC2012_img_{train,val,test*}.tar and ILSVRC2012_devkit_t12, as ImageNet gives them; so 2010's
+    ILSVRC2012_img_{train,val,test*}.tar and ILSVRC2012_devkit_t12, as on ImageNet's site; or 2010's
     train/ in class folders or class tars, val/ and test/ in class folders or flat beside the devkit
-    ILSVRC/Data/CLS-LOC with those three, and LOC_val_solution.csv above it, as Kaggle gives it
+    ILSVRC/Data/CLS-LOC with those three, and LOC_val_solution.csv above it, as on Kaggle
     class folders or class tars without a split, or Fall 2011's tar, of which a fraction becomes val
     shards: WebDataset's tars, or the Hugging Face hub's archives or parquet files (shards.py)
     a dataset that prep has made (prepared.py)
 
-Each split may come in its own shape. A label is the place of the class among the sorted wnids.
-layout.py finds the splits, splits.py reads them, by archive.py or walk.py; here their images get labels.
+Each split may come in its own layout. A label is the place of the class among the sorted wnids,
+or the number that shards without wnids give it. layout.py finds the splits; splits.py reads them, by
+archive.py or walk.py, or shards.py; here their images get labels.
 """
 
 import os
@@ -68,7 +69,7 @@ def find_source(
     """Find classes and images at `root`; the seed chooses the images of a `val_fraction`.
 
     `names`: a file that names the classes (pipeline/source/names.py). `unpack`: what unpacks shards that have
-    no random access (pipeline/prep/unpack.py), where there may be such.
+    no random access (pipeline/prep/unpack.py); without it they raise a DataError.
     """
     root = Path(root)
     if is_prepared(root):

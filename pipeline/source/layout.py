@@ -17,7 +17,7 @@ from pipeline.source.edition import EDITIONS, FALL2011, ILSVRC2010, ILSVRC2012, 
 from pipeline.source.sample import PACKED, Found, LeftOut, is_litter, one_line
 from pipeline.source.walk import holds_only_ours, is_ours, scan
 
-# By suffix, what one form is called; the first is read in place.
+# What each form of shards is called, by suffix; the first is read in place.
 FORMS = {
     ".tar": "WebDataset shards",
     ".tar.gz": "WebDataset shards",
@@ -27,7 +27,7 @@ FORMS = {
 HUB = "the Hugging Face hub's archives"
 HUB_ARCHIVES = re.compile(r"(train|val|test)_images(_\d+)?\.tar\.gz")
 HUB_NAME = re.compile(r"(n\d{8}_\d+|ILSVRC2012_(?:val|test)_\d+)_(n\d{8})")  # the hub added the class
-LOOKED_AT = 16  # members, for labels
+LOOKED_AT = 16  # members that are searched for labels
 MAX_ABOUT = 2**20  # bytes of a label or of a JSON file
 LABELS = ("label", "cls", "class_id", "class_index", "target")  # fields of such a file
 NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
@@ -124,13 +124,13 @@ def _has_labels(path: Path) -> bool:
                     text = file.read(MAX_ABOUT).decode("utf-8", "replace")
                     if any(f'"{name}"' in text for name in LABELS):
                         return True
-    except (tarfile.TarError, OSError, EOFError, ValueError):  # whoever reads it says what is wrong
+    except (tarfile.TarError, OSError, EOFError, ValueError):  # reading it will say what is wrong
         pass
     return False
 
 
 def find_known(folder: Path, edition: Edition) -> set[str]:
-    """Return the names of what lies there and is read for the labels or as patches."""
+    """Return the names of the files there that are read for the labels, or as patches."""
     patterns = (*edition.extras(), META, f"devkit/{META}", SOLUTION)
     return {path.relative_to(folder).parts[0] for pattern in patterns for path in folder.glob(pattern)}
 

@@ -269,7 +269,7 @@ def write(path: Path, data: bytes) -> None:
 
 
 def write_archives(root: Path, *, devkit_tar: bool = False, **counts: Any) -> None:
-    """Write the official archives; `devkit_tar`: its .gz already undone, as some browsers do."""
+    """Write the official archives; `devkit_tar`: the kit already without .gz, as some browsers leave it."""
     small = Miniature(**counts)
     write(root / "ILSVRC2012_img_train.tar", tar(class_tars(small.train_files())))
     write(root / "ILSVRC2012_img_val.tar", tar((name, data) for name, _, data in small.val_files()))

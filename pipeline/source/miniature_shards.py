@@ -10,7 +10,7 @@ from pipeline.source.miniature import WNIDS, File, Miniature, tar, write
 
 
 def write_webdataset(root: Path, *, numbers_only: bool = False, **counts: Any) -> None:
-    """Write tars as those of timm/imagenet-1k-wds; `numbers_only`: without what says more than a number."""
+    """Write tars as those of timm/imagenet-1k-wds; `numbers_only`: a label is a number alone."""
     small = Miniature(**counts)
     splits = {"train": (small.train_files(), 4, 2), "validation": (small.val_files(), 2, 1)}
     for split, (files, digits, count) in splits.items():

@@ -26,7 +26,7 @@ MAX_LINE = 2**16
 
 
 class Names(NamedTuple):
-    """Hold the classes' names, and where they are from."""
+    """Hold the names of the classes, and where they are from."""
 
     words: Mapping[str, str]  # by folder
     said: str  # where they are from, for the user
@@ -42,7 +42,7 @@ def name_classes(
 ) -> Names:
     """Name each class by the first that knows it: `given`, the devkit, a list beside the folders, ILSVRC's.
 
-    `devkit`: its words, by wnid; `places`: the folders in which a list may lie; `shards`: what they say.
+    `devkit` and `shards`: the names in those, by folder; `places`: the folders in which a list may lie.
     """
     sources: dict[str, Mapping[str, str]] = {}
     if given:

@@ -1,8 +1,8 @@
-"""Find the classes of shards: what their labels say, and whether numbers are the places of the sorted wnids.
+"""Find which classes the labels of shards stand for.
 
 The label of an image is a number or a name. Its class is known by its wnid, wherever that is known: from the
-image's name, its JSON file, or names of classes that are ILSVRC's in the order of their wnids. Only numbers
-to which nothing gives a name stay what they are.
+image's name, its JSON file, or names of classes that are ILSVRC's in the order of their wnids. But labels
+that join wnids are classes of their own, and numbers without names stay numbers.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -60,7 +60,7 @@ def _is_number(label: str) -> bool:
 
 
 def _are_coarser(wnids: Mapping[str, Mapping[str, Known]]) -> bool:
-    """Tell whether labels join several wnids each: then they are classes of their own."""
+    """Tell whether labels join wnids, each wnid in one label: then they are classes of their own."""
     each = [wnid for several in wnids.values() for wnid in several]
     return len(each) == len(set(each)) and len(each) > len(wnids)
 

@@ -1,4 +1,4 @@
-"""Read a dataset that prep has made, to make another of it: in another size, or in another order."""
+"""Read a dataset that prep has made, to make another one from it: in another size, or another order."""
 
 from pathlib import Path
 

@@ -35,8 +35,8 @@ class Sample(NamedTuple):
     offset: int
     size: int
     label: int  # -1: unknown
-    name: str  # printable, on one line
-    fault: str = ""  # why it cannot be used, where the look at its place has shown it
+    name: str  # in printable characters, on one line
+    fault: str = ""  # why it cannot be used, where finding it has already shown that
     origin: str = ""  # the archive that `path` was unpacked from
 
     @property

@@ -15,7 +15,7 @@ KINDS = {
     stat.S_IFCHR: "a device",
 }
 NOWHERE = "a link that leads nowhere"
-# What our outputs hold; and what, beside temporary files, one has that prep has not finished.
+# Files that mark our outputs; and all, beside temporary files, that a dataset may hold before it is finished.
 OURS = ({"dataset.json", "statistics.npz"}, {"run.json", "metrics.jsonl"})
 UNFINISHED = {WORK, *SPLITS, "statistics.npz", "rejected.jsonl", "flawed.jsonl"}
 

@@ -1,4 +1,4 @@
-"""Run bench, and beside it what one would have used instead: python -m tools.compare
+"""Run bench, and beside it other loaders and a plain training step: python -m tools.compare
 
 The options are those of `alexnet-dali bench`. DataLoader, webdataset, FFCV, TurboLoader and a plain step join
 its rounds.
@@ -16,7 +16,7 @@ from tools.compare.peers import job, started
 @click.command("compare", params=list(bench.command.params))
 @click.pass_context
 def command(context: click.Context, /, **given: object) -> None:
-    """Say how many images a second each part does, and what one would have used instead."""
+    """Measure images/s of each part, of other loaders and of a plain training step."""
     context.invoke(bench.command, **given, beside=lambda parts: started(job(parts)))
 
 

@@ -1,7 +1,7 @@
-"""Load training images as a user would have loaded them without DALI: for tools/compare/peers.py.
+"""Load training images as a user without DALI would load them: for tools/compare/peers.py.
 
-All read the same JPEG bytes (or raw pixels) and make of them what TrainBatches does: a random crop, perhaps
-flipped, a colour shift: float32 (rows, 3, crop, crop) on the device, in the main process.
+All read the same JPEG bytes (or raw pixels) and compute what TrainBatches does: a random crop, perhaps
+flipped, with a colour shift, as float32 (rows, 3, crop, crop) on the device, in the main process.
 """
 
 import io
@@ -34,7 +34,7 @@ EPOCH = 1_000_000  # images; each of FFCV's epochs starts anew
 
 @dataclass(frozen=True)
 class Job:
-    """Hold what all loaders are to do; see TrainBatches. matrix: of the first epoch's colour noise."""
+    """Hold the task of all loaders; see TrainBatches. matrix: of the first epoch's colour noise."""
 
     dataset: Dataset
     recipe: Recipe
@@ -42,12 +42,12 @@ class Job:
     device: torch.device
     precision: str
     cores: int
-    folder: Path = Path()  # for what a loader has to write first
+    folder: Path = Path()  # for files that a loader must write first
     seed: int = 0
 
 
 class Draw(NamedTuple):
-    """Represent one image of a batch, and what is to become of it."""
+    """Represent one image of a batch with its crop, flip and colour shift."""
 
     number: int
     top: float
@@ -57,7 +57,7 @@ class Draw(NamedTuple):
 
 
 class Batches:
-    """Yield the draws of the training batches, as TrainBatches has them: a batch sampler for DataLoader."""
+    """Yield the random choices of TrainBatches for each batch: a batch sampler for DataLoader."""
 
     def __init__(self, job: Job, samples: Samples) -> None:
         self.job, self.shards = job, samples.index["shard"]
@@ -78,7 +78,7 @@ class Batches:
 
 
 class Images:
-    """Represent a map-style dataset whose keys are draws."""
+    """Represent a map-style dataset whose keys are `Draw`s."""
 
     def __init__(self, job: Job, samples: Samples, crop: Callable[..., np.ndarray], floats: bool) -> None:
         self.job, self.samples, self.crop, self.floats = job, samples, crop, floats
@@ -201,7 +201,7 @@ def one_thread(worker: int) -> None:
 
 
 def webdataset(job: Job) -> Iterator[Batch]:
-    """Yield batches of webdataset from the same shards, with simplejpeg; its order and draws are its own."""
+    """Yield batches of webdataset from the same shards, by simplejpeg; its order and crops are its own."""
     import webdataset as wds
 
     def examples(samples: Iterator[dict[str, bytes]]) -> Iterator[tuple[np.ndarray, int]]:

@@ -1,4 +1,4 @@
-"""Measure what a user would have used instead, each in a process of its own."""
+"""Measure other loaders and a plain training step, each in a process of its own."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -29,8 +29,8 @@ class PeerError(Exception):
 class Peer:
     """Hold a peer's work, its module, the one that resizes originals, and the kinds of dataset it takes.
 
-    batches: how many a measurement has of each worker, at least. Workers end theirs at about the same
-    time, so that a measurement of few gets one too many or too few of each.
+    batches: the fewest that a measurement has of each worker. Workers finish theirs at about the same time,
+    so that a shorter measurement would count one too many or too few of each.
     """
 
     work: Callable[[Job], Iterator[Batch]]

@@ -1,4 +1,4 @@
-"""Train a step as a user would have written it: torch's own layers, eager, and torch.optim.SGD as it is.
+"""Train a step as a user would write it: torch's own layers, eager, and torch.optim.SGD unchanged.
 
 For tools/compare/peers.py. Images come with their mean subtracted.
 """
@@ -30,7 +30,7 @@ class TowerNorm(nn.Module):
 
 
 class PlaceNorm(nn.Module):
-    """Normalise over size x size places of a map: torch has only the pooling to build it of."""
+    """Normalise over size x size places of a map: torch has only pooling to build it from."""
 
     def __init__(self, norm: ResponseNorm) -> None:
         super().__init__()
