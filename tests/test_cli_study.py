@@ -18,7 +18,7 @@ from PIL import Image
 from cli import main
 from cli.compose import predictions
 from cli.compose.predictions import Predictions
-from cli.pictures import panels
+from cli.pictures.confusion import matrix
 from cli.study.confusion import confused, count
 from model import checkpoint
 from pipeline.dataset import Dataset, read_names
@@ -360,7 +360,7 @@ def test_confusions_of_very_many_classes_take_no_square_of_memory() -> None:
     tracemalloc.start()
     counts = count(labels, guesses, classes)
     pairs = confused([str(n) for n in range(classes)], counts)
-    cells = panels.matrix(counts, classes)
+    cells = matrix(counts, classes)
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert most < 50e6
@@ -369,7 +369,7 @@ def test_confusions_of_very_many_classes_take_no_square_of_memory() -> None:
     assert all(pair.of == (labels == int(pair.true)).sum() for pair in pairs[:50])
     assert max(cells.shape) <= 1000 and cells.sum() == 5000
     few = count(labels % 7, guesses % 7, 7)
-    assert np.array_equal(panels.matrix(few, 7), np.histogram2d(labels % 7, guesses % 7, np.arange(8))[0])
+    assert np.array_equal(matrix(few, 7), np.histogram2d(labels % 7, guesses % 7, np.arange(8))[0])
 
 
 def test_the_commands_are_known_and_explain_themselves() -> None:

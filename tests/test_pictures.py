@@ -17,6 +17,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from cli.pictures.canvas import DPI, new_figure
+from cli.pictures.confusion import Counts, Pair, confusion
 from cli.pictures.curves import (
     COLOURS,
     TOP1,
@@ -28,7 +29,7 @@ from cli.pictures.curves import (
     running_mean,
 )
 from cli.pictures.filters import filters, kernels_shown, mosaic, table
-from cli.pictures.panels import Counts, Guess, Pair, confusion, grid, guesses, layers, maps
+from cli.pictures.panels import Guess, grid, guesses, layers, maps
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -52,8 +53,8 @@ def test_a_known_kernel_has_its_colours(tmp_path: Path) -> None:
     picture = pixels(tmp_path / "filters.png")
     zoom, tower_height = 6, 6 * (3 * 12 - 1)
     assert picture.shape[1] == 40 + zoom * (16 * 12 - 1) + 16
-    assert picture.shape[0] == 56 + 2 * tower_height + 16 + 16
-    first, last = picture[56:, 40:], picture[: -16 + 1, : -16 + 1]
+    assert picture.shape[0] == 66 + 2 * tower_height + 16 + 16
+    first, last = picture[66:, 40:], picture[: -16 + 1, : -16 + 1]
     assert first[3, 3].tolist() == [0, 128, 128] and first[3, 63].tolist() == [255, 128, 128]  # of tower a
     assert (
         first[3, 5 * zoom - 1, 0] == 0 and first[3, 5 * zoom, 0] == 255
@@ -156,7 +157,7 @@ def test_kernels_that_read_maps_are_a_row_each(tmp_path: Path) -> None:
 def test_one_tower_is_one_sheet(tmp_path: Path) -> None:
     filters(np.zeros((16, 3, 5, 5)), tmp_path / "filters.png", "conv1", towers=1)
     zoom = 12  # of 1152 pixels for a row of 16 kernels, 95 wide
-    assert pixels(tmp_path / "filters.png").shape[0] == 56 + zoom * 5 + 16 + 16
+    assert pixels(tmp_path / "filters.png").shape[0] == 66 + zoom * 5 + 16 + 16
 
 
 @pytest.mark.parametrize(("suffix", "start"), [("pdf", b"%PDF"), ("svg", b"<?xml"), ("png", b"\x89PNG")])
@@ -250,7 +251,7 @@ def test_text_and_bar_of_a_guess_keep_clear(monkeypatch: pytest.MonkeyPatch) -> 
     bars = [axes.get_window_extent() for axes in figure.axes]
     assert not any(text.overlaps(bar) for text in written for bar in bars)
     assert not any(a.overlaps(b) for n, a in enumerate(written) for b in written[:n])
-    assert texts_lie_inside(figure) and "its true class" in [text.get_text() for text in figure.texts]
+    assert texts_lie_inside(figure) and "true class" in [text.get_text() for text in figure.texts]
 
 
 def test_activations_have_their_guess_and_the_numbers_of_their_maps(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,10 +259,10 @@ def test_activations_have_their_guess_and_the_numbers_of_their_maps(monkeypatch:
     found = {"conv1": np.zeros((8, 6, 6)), "fc6": np.arange(9.0)}
     found["conv1"][:, 2, 2] = [1, 3, 2, 4, 8, 5, 7, 6]
     image = np.zeros((224, 224, 3), np.uint8)
-    figure = drawn(monkeypatch, layers, image, "guess: a class", found, title="Activations " * 20)
+    figure = drawn(monkeypatch, layers, image, "a class, 64 %", found, title="Activations " * 20)
     words = [text.get_text() for text in figure.texts]
     assert [word for word in words if word.isdecimal() and len(word) == 1][:8] == list("31204675")[:8]
-    assert "guess: a class" in words and texts_lie_inside(figure)
+    assert "a class, 64 %" in words and texts_lie_inside(figure)
     figure = drawn(monkeypatch, maps, np.zeros((48, 6, 6)), title="all maps")
     assert [[t.get_text() for t in a.get_yticklabels()] for a in figure.axes] == [["0", "16"], ["24", "40"]]
 
@@ -306,7 +307,7 @@ def drawn_confusion(monkeypatch: pytest.MonkeyPatch, classes: int) -> Figure:
 def test_a_confusion_matrix_names_its_axes_and_unit(classes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     figure = drawn_confusion(monkeypatch, classes)
     words = [text.get_text() for text in figure.findobj(Text)]
-    for wanted in ("predicted class", "true class", "percent of the true class's images"):
+    for wanted in ("predicted class", "true class", "percent of the images of the true class"):
         assert any(word.startswith(wanted) for word in words), wanted
     assert texts_lie_inside(figure)
     matrix, *_ = figure.axes

@@ -39,14 +39,16 @@ from cli.display import progress, tell_written
     help="Write one CSV line per image; - for standard output.",
 )
 @click.option(
-    "--picture", type=options.picture, help="Draw images and guesses to this .png, .pdf or .svg file."
+    "--picture",
+    type=options.picture,
+    help="Draw images and their predicted classes to this .png, .pdf or .svg file.",
 )
 @options.force
 @click.option("--count", type=click.IntRange(1), default=8, help="Largest number of images in the picture.")
 @click.option(
     "--only-errors",
     is_flag=True,
-    help="Show only images whose first guess is wrong. Their true class must be known.",
+    help="Show only misclassified images. Their true class must be known.",
 )
 def command(
     images: Sequence[str],

@@ -1,4 +1,4 @@
-"""Define alexnet-dali show: draw a run, its network and what it reads."""
+"""Define alexnet-dali show: draw a run, its network and its images."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +12,11 @@ from cli.compose.classes import choose_class
 from cli.compose.fitting import need_fitting
 from cli.compose.runs import find_run
 from cli.display import draw, plural, say, write_json
+from cli.pictures import confusion as matrices
 from cli.pictures import curves as graphs
 from cli.pictures import filters as kernels
 from cli.pictures import panels
+from cli.pictures.canvas import percent
 from model.errors import RunError
 from model.recipe import Recipe
 from model.run import read_about, read_metrics
@@ -87,7 +89,7 @@ def curves(runs: Sequence[str], more: Sequence[str], out: Path) -> None:
 @options.using_network
 @options.run_data
 @click.option(
-    "--split", type=click.Choice(["val", "train"]), default="val", help="Split whose images are read."
+    "--split", type=click.Choice(["val", "train"]), default="val", help="Split whose images are classified."
 )
 @click.option(
     "--predictions",
@@ -127,8 +129,8 @@ def confusion(
 ) -> None:
     """Draw and print which classes are confused.
 
-    A confusion is a first guess that is not the true class. The most frequent confusions and the classes with
-    the highest top-1 error are printed.
+    A confusion is an image whose predicted class is not the true one. The most frequent confusions and the
+    classes with the highest top-1 error are printed.
     """
     from cli.compose.trained import open_run, title
     from cli.study.confusion import confused, count_file, count_run, error_rows, write_errors
@@ -150,13 +152,13 @@ def confusion(
         write_errors(csv_path, names, counts)
     if json_path:
         content = {"classes": names, "pairs": [vars(pair) for pair in mistakes]}
-        if len(names) <= panels.CELLS:
-            content["counts"] = panels.matrix(counts, len(names)).tolist()
+        if len(names) <= matrices.CELLS:
+            content["counts"] = matrices.matrix(counts, len(names)).tolist()
         write_json(json_path, content, indent=None)
     images = counts.images.sum()
     error = 100 * (1 - counts.images[counts.true == counts.taken].sum() / max(1, images))
-    heading = f"Confusions of {who}: top-1 error {error:.1f} % of {plural(int(images), 'image')}"
-    draw(out, panels.confusion, counts, names, mistakes[:pairs], title=heading)
+    heading = f"Confusion matrix of {who}: top-1 error {error:.1f} % on {plural(int(images), 'image')}"
+    draw(out, matrices.confusion, counts, names, mistakes[:pairs], title=heading)
 
 
 @command.command("activations")
@@ -192,17 +194,17 @@ def activations(
     values = outputs(run.network, images, [*wanted, last], run.precision)
     probabilities = values[last][0].softmax(0)
     output = int(probabilities.argmax())
-    guess = f"{run.name(output)}, {float(probabilities[output]):.0%}"
+    prediction = f"{run.name(output)}, {percent(float(probabilities[output]))}"
     arrays = {name: values[name][0].cpu().numpy() for name in wanted}
     who, towers = trained.title(run.path), run.recipe.towers
     if layer is None:
         crop = centre(square(image, exif == "honour", run.facts.side), run.recipe.crop)
         title = f"Activations of {who} for {image.name}"
-        draw(out, panels.layers, crop, f"guess: {guess}", arrays, title=title, towers=towers)
+        draw(out, panels.layers, crop, prediction, arrays, title=title, towers=towers)
     elif arrays[layer].ndim == 1:
         raise RunError(f"{layer} has units, not maps; without --layer they are drawn below the maps")
     else:
-        title = f"{layer} of {who} for {image.name}, guess: {guess}"
+        title = f"{layer} of {who} for {image.name}, predicted: {prediction}"
         draw(out, panels.maps, arrays[layer], title=title, towers=towers)
 
 
@@ -226,7 +228,7 @@ def gradient(
     """Draw which pixels a class depends on.
 
     The picture shows d log p / d pixel for a class's probability p. Each image is a column, and grey is zero.
-    The last row shows the largest magnitude of the three colour channels.
+    The last row shows the largest magnitude of the three colour channels. Below it are p and the class.
     """
     import torch
 
@@ -241,15 +243,17 @@ def gradient(
     captions = []
     for path, values in read_images(run, find_images(images)[:8], exif == "honour"):
         with torch.no_grad():
-            output = int(run.network(values).argmax()) if wanted is None else wanted
+            probabilities = run.network(values)[0].softmax(0)
+        output = int(probabilities.argmax()) if wanted is None else wanted
         slopes = slope(run.network, values, torch.tensor([output]))[0].permute(1, 2, 0).cpu().numpy()
         level = slopes / (np.percentile(np.abs(slopes), 99.5) or 1)
         rows["image"].append(centre(square(path, exif == "honour", run.facts.side), run.recipe.crop))
         rows["gradient"].append(np.rint(127.5 + 127.5 * level.clip(-1, 1)).astype(np.uint8))
         size = np.abs(level).max(2, keepdims=True).clip(0, 1)
         rows["magnitude"].append(np.rint(255 * size).astype(np.uint8).repeat(3, axis=2))
-        captions.append(run.name(output))
-    what = f"Gradient of log p(class), {title(run.path)}"
+        captions.append(f"{percent(float(probabilities[output]))} {run.name(output)}")
+    of = "the predicted class" if wanted is None else run.name(wanted)
+    what = f"Gradient of log p of {of}, {title(run.path)}"
     draw(out, panels.grid, rows, title=what, captions=captions)
 
 
@@ -272,7 +276,7 @@ def batch(
     count: int,
     out: Path,
 ) -> None:
-    """Draw what the network reads in training.
+    """Draw the images of a training step.
 
     Crops, flips and colour noise are those of the training at that step.
     """
@@ -291,4 +295,5 @@ def batch(
     dataset = open_dataset(data)
     need_fitting(recipe, dataset)
     rows, captions = training_images(dataset, recipe, seed, step, count)
-    draw(out, panels.grid, rows, title=f"What the network reads in step {step:,}", captions=captions)
+    title = f"Images of training step {step:,}, from stored image to network input"
+    draw(out, panels.grid, rows, title=title, captions=captions)

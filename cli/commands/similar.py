@@ -182,6 +182,6 @@ def draw(
         path,
         panels.neighbours,
         [neighbours(each) for each in result],
-        title=f"The most similar images, {title(run.path)}",
+        title=f"Most similar images, {title(run.path)}",
         err=True,
     )

@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # importing matplotlib takes half a second, too long for --he
 Target = Path | io.BytesIO  # where a picture goes: a file, its format by suffix, or memory, as PNG
 
 DPI = 100  # of the pixels in which figures are laid out
+GREY = "#555555"  # of explanations
 SHARP = 2  # pixels of a PNG for each of them, along each side: 200 dpi
 DATES: dict[str, dict[str, None]] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
 FIXED = {  # no text is a formula; PDF has letters, no curves; the same picture has the same bytes
@@ -94,6 +95,11 @@ def fit(text: "Text", width: float) -> None:
         while words and text.get_window_extent().width > width:
             words = words[:-1]
             text.set_text(f"{words.rstrip()}…")
+
+
+def percent(share: float) -> str:
+    """Write a share of 1 as 64 %; what is less than a percent but not zero, as < 1 %."""
+    return "< 1 %" if 0 < share < 0.005 else f"{100 * share:.0f} %"
 
 
 def short(text: str, width: int) -> str:

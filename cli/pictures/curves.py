@@ -24,7 +24,7 @@ COLOURS = ("#c8102e", "#1f5fa8", "#2e8540", "#b8860b", "#6b4c9a", "#444444")  # 
 
 
 def curves(metrics: Sequence[Row], path: Target, title: str, classes: int | None = None) -> None:
-    """Draw loss and errors over the epochs; vertical lines where the learning rate changed.
+    """Draw loss and errors over the epochs; vertical lines mark changes of the learning rate.
 
     classes: of the dataset, for the lines of guessing among them.
     """
@@ -44,7 +44,7 @@ def curves(metrics: Sequence[Row], path: Target, title: str, classes: int | None
     for axes in (loss, error):
         finish(axes, metrics, ends[axes])
         mark_drops(axes, train)
-    entries: list[Entry] = [("training", TRAIN, "-")] if train else []
+    entries: list[Entry] = [("training (running mean)", TRAIN, "-")] if train else []
     if val:
         entries += [("validation: loss, top-1", TOP1, "-"), ("validation: top-5", TOP5, DASHED)]
     add_legend(figure, [*entries, *guessing(classes)])
@@ -71,7 +71,13 @@ def compare(runs: Mapping[str, Sequence[Row]], path: Target, title: str, classes
     for axes in (loss, error):
         finish(axes, [row for metrics in runs.values() for row in metrics], ends[axes])
     add_legend(
-        figure, [*entries, ("faint: training", TRAIN, "-"), ("top-5", TRAIN, DASHED), *guessing(classes)]
+        figure,
+        [
+            *entries,
+            ("faint lines: training", TRAIN, "-"),
+            ("dashed: top-5", TRAIN, DASHED),
+            *guessing(classes),
+        ],
     )
     save(figure, path)
 
@@ -82,7 +88,7 @@ def loss_and_error(title: str, legend_rows: int = 1) -> "tuple[Figure, Axes, Axe
     figure = new_figure(1200, 440 + foot, title, 66)
     loss, error = (box(figure, left, 92, 470, 340) for left in (66, 648))
     loss.set_title("loss", loc="left", fontsize=11)
-    error.set_title("error, %", loc="left", fontsize=11)
+    error.set_title("error (%)", loc="left", fontsize=11)
     return figure, loss, error
 
 
@@ -106,7 +112,7 @@ def mark_guessing(loss: "Axes", error: "Axes", classes: int | None) -> None:
 
 
 def guessing(classes: int | None) -> list[Entry]:
-    return [(f"guessing among {classes:,} classes, top-1", GUESSING, DOTTED)] if classes else []
+    return [(f"guessing among {classes:,} classes: loss, top-1", GUESSING, DOTTED)] if classes else []
 
 
 def finish(axes: "Axes", metrics: Sequence[Row], ends: "Sequence[End | None]") -> None:

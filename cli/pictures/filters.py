@@ -1,13 +1,15 @@
-"""Draw what convolutions have learned: kernels as pictures."""
+"""Draw the kernels of a convolution."""
 
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from cli.pictures.canvas import Target, new_figure, picture, save
+from cli.pictures.canvas import GREY, Target, new_figure, picture, save, write
 
 ROWS, COLUMNS = 24, 48  # kernels of a tower and maps that a table shows, at most
+IN_COLOURS = "Each kernel is scaled to its own range of values."
+IN_ROWS = "Each row is a kernel, each column an input map. Orange: positive, blue: negative, black: zero."
 WIDE, HIGH = 1152, 480  # pixels: 16 kernels in a row; a tower where its kernels would be taller
 
 
@@ -23,13 +25,15 @@ def filters(weight: npt.NDArray[Any], path: Target, title: str, towers: int = 2)
     high, wide = sheets[0].shape[:2]
     zoom = max(1, min(16, WIDE // wide, max(3, HIGH // high)))
     sheets = [sheet.repeat(zoom, axis=0).repeat(zoom, axis=1) for sheet in sheets]
-    left, top, gap, edge = 40, 56, 16, 16  # pixels
+    left, top, gap, edge = 40, 66, 16, 16  # pixels
     figure = new_figure(
         max(left + max(sheet.shape[1] for sheet in sheets) + edge, 480),
         top + sum(sheet.shape[0] for sheet in sheets) + gap + edge,
         title,
         left,
     )
+    colours = weight.shape[1] == 3
+    write(figure, left, 55, IN_COLOURS if colours else IN_ROWS, fontsize=8, color=GREY)
     for number, sheet in enumerate(sheets):
         axes = picture(figure, sheet, left, top)
         axes.set_ylabel(tower_name(number, towers), fontsize=11)
@@ -83,7 +87,11 @@ def table(kernels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
 
 
 def signed(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """Colour (...) as (..., 3): blue below zero, black at zero, orange above, in one range."""
-    level = values / (np.abs(values).max() or 1)
+    """Colour (...) as (..., 3): blue below zero, black at zero, orange above, in one range.
+
+    A hundredth of the values is beyond it: a single large one would leave all others dark.
+    """
+    sizes = np.abs(values)
+    level = values / (np.quantile(sizes, 0.99) or sizes.max() or 1)
     above, below = np.clip(level, 0, 1)[..., None], np.clip(-level, 0, 1)[..., None]
     return np.rint(above * (255, 200, 120) + below * (110, 180, 255)).astype(np.uint8)

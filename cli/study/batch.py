@@ -1,4 +1,4 @@
-"""Show what the network reads in one step, stage by stage."""
+"""Show the images of one training step, stage by stage."""
 
 from typing import Any
 
@@ -41,10 +41,10 @@ def training_images(
     top, left = (corner.astype(int) + noisy.margin for corner in (corners.top, corners.left))
     places = zip(squares, top, left, strict=True)
     rows = {
-        "stored,\nthe part read": [frame(square, y, x, recipe.crop) for square, y, x in places],
-        "cropped, reflected": visible(cropped),
+        "stored image,\ncrop highlighted": [frame(square, y, x, recipe.crop) for square, y, x in places],
+        "cropped, flipped": visible(cropped),
         "with colour noise": visible(noisy_ones),
-        "minus the mean,\nas conv1 reads it": visible(127.5 + (noisy_ones - mean) / divisor / 2),
+        "mean subtracted:\nnetwork input": visible(127.5 + (noisy_ones - mean) / divisor / 2),
     }
     classes = name_older(dataset.classes)
     return rows, [first_word(classes, label) for label in labels[:count].tolist()]

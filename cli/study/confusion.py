@@ -9,7 +9,7 @@ import numpy as np
 from cli.compose import predictions
 from cli.compose.trained import Trained
 from cli.display import lines, progress
-from cli.pictures.panels import Counts, Pair, by_error, class_errors
+from cli.pictures.confusion import Counts, Pair, by_error, class_errors
 from cli.study.guesses import cell
 from model.errors import RunError
 from model.evaluate import LOST
@@ -19,7 +19,7 @@ from pipeline.source.names import ilsvrc_names
 
 
 def count_run(run: Trained, dataset: Dataset, split: str) -> tuple[list[str], Counts]:
-    """Return the classes' names, and how often each was taken for which in a split."""
+    """Return the classes' names, and how often each is predicted as which in a split."""
     need_labels(dataset, split)
     batches = run.batches(dataset, split)
     parts = []
@@ -46,7 +46,7 @@ def count_file(path: Path) -> tuple[list[str], Counts]:
 
 
 def count(labels: np.ndarray, guesses: np.ndarray, classes: int) -> Counts:
-    """Count how often each pair of true class and first guess occurs. labels, guesses: (images,)."""
+    """Count how often each pair of true and predicted class occurs. labels, guesses: (images,)."""
     pairs, images = np.unique(labels.astype(np.int64) * classes + guesses, return_counts=True)
     return Counts(pairs // classes, pairs % classes, images)
 
@@ -71,7 +71,7 @@ def error_rows(names: Sequence[str], counts: Counts) -> list[tuple[str, int, int
 
 
 def confused(names: Sequence[str], counts: Counts) -> list[Pair]:
-    """Return pairs of a class and another that it was taken for, the most frequent first."""
+    """Return pairs of a class and another as which it is predicted, the most frequent first."""
     of = np.bincount(counts.true, counts.images)
     order = np.argsort(-counts.images, kind="stable")
     return [

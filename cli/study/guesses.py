@@ -1,4 +1,4 @@
-"""Guess the classes of images, and write them as a table, JSON, CSV or picture, row by row."""
+"""Predict the classes of images, and write them as a table, JSON, CSV or picture, row by row."""
 
 import csv
 import json
@@ -165,7 +165,7 @@ def drawing(run: Trained, source: ImageSource, path: Path, asked: Outputs) -> It
         )
 
     yield add
-    what = "Misclassified images" if asked.only_errors else "Images and their likeliest classes"
+    what = "Misclassified images" if asked.only_errors else "Predicted classes"
     if drawn:
         panels.guesses(drawn, path, f"{what}, {title(run.path)}")
         say_row("drawn", path, err=True)
