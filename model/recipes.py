@@ -1,5 +1,6 @@
 """List every net of the paper and of the 2012 source as data; `get_recipe` returns one by name."""
 
+from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -129,18 +130,21 @@ def title(recipe: Recipe, *but: str) -> str:
     for path, _, new in changes(base.to_dict(), recipe.to_dict()):
         if path[0] not in but:
             name = ".".join(called(path))
-            told.append(f"own {name}" if composed(new) else f"{name} {_spelled(new)}")
+            told.append(f"own {name}" if composed(new) else f"{name} {spelled(new)}")
     more = [f"and {len(told) - MOST_TOLD} more"] if len(told) > MOST_TOLD else []
     return ", ".join([recipe.name, *told[:MOST_TOLD], *more])
 
 
-def _spelled(value: Any) -> str:
-    """Return a value as a title has it: 0.02, on, none, "relu pool"."""
-    if isinstance(value, list):
+def spelled(value: Any) -> str:
+    """Return a value as titles and reports have it: 0.00002, on, none, "relu pool"."""
+    if isinstance(value, list | tuple):
         return " ".join(map(str, value)) or "none"
     if isinstance(value, bool) or value is None:
         return {True: "on", False: "off", None: "none"}[value]
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        text = f"{value:g}"
+        return f"{Decimal(text):f}" if "e-0" in text else text
+    return str(value)
 
 
 def get_recipe(name: str = "original", **overrides: object) -> Recipe:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 
 from model.recipe import Recipe
+from model.recipes import spelled
 from model.schedules import SCHEDULES, Change, Schedule
 
 REDUCTIONS = 3
@@ -83,7 +84,7 @@ def stages(recipe: Recipe) -> list[tuple[str, LearningRates]]:
 def table(recipe: Recipe) -> list[list[str]]:
     """Return the schedule as text: heads, a row per stage, a column per group of layers of equal rates.
 
-    A cell is WEIGHTS/BIASES, their learning rates.
+    A cell has the learning rates of weights and biases; layers whose rates are zero are frozen.
     """
     all_stages = stages(recipe)
     columns: dict[tuple[tuple[float, float], ...], list[str]] = {}
@@ -91,11 +92,11 @@ def table(recipe: Recipe) -> list[list[str]]:
         history = tuple((stage.weight[layer.name], stage.bias[layer.name]) for _, stage in all_stages)
         columns.setdefault(history, []).append(layer.name)
     names = [layer.name for layer in recipe.layers]
-    heads = ["epochs", *(_ranges(column, names) for column in columns.values()), "noise"]
+    heads = ["epochs", *(_ranges(column, names) for column in columns.values()), "colour noise"]
     rows = [
         [
             epochs,
-            *(f"{weight:g}/{bias:g}" for weight, bias in cells),
+            *(f"{spelled(w)}, biases {spelled(b)}" if w or b else "frozen" for w, b in cells),
             "on" if stage.noise and recipe.noise else "off",
         ]
         for (epochs, stage), cells in zip(all_stages, zip(*columns, strict=True), strict=True)

@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from PIL import Image
 
-from cli.pictures.canvas import DPI, new_figure
+from cli.pictures.canvas import DPI, new_figure, percent
 from cli.pictures.confusion import Counts, Pair, confusion
 from cli.pictures.curves import (
     COLOURS,
@@ -301,6 +301,21 @@ def drawn_confusion(monkeypatch: pytest.MonkeyPatch, classes: int) -> Figure:
                     np.concatenate([100 - wrong, wrong]))  # fmt: skip
     pairs = [Pair(names[n], names[n + 1], n % 100, 100) for n in range(classes - 2, classes - 10, -1)]
     return drawn(monkeypatch, confusion, counts, names, pairs, title="Confusions " * 30)
+
+
+def test_confusions_are_ordered_and_drawn_by_their_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of classes of unequal size a pair of more images may be a smaller part of its class."""
+    counts = Counts(np.array([0, 0, 1, 1]), np.array([0, 1, 1, 0]), np.array([300, 40, 70, 30]))
+    pairs = [Pair("a", "b", 40, 340), Pair("b", "a", 30, 100)]
+    bars = drawn(monkeypatch, confusion, counts, ["a", "b"], pairs, title="Confusions").axes[-1]
+    assert [bar.get_width() for bar in bars.containers[0]] == [40, 30]
+    texts = [text.get_text().strip() for text in bars.texts]
+    assert texts == ["40 of 340 images (12 %)", "30 of 100 images (30 %)"]
+
+
+def test_a_share_is_written_in_percent_and_never_as_none_of_what_there_is() -> None:
+    shares = [percent(share) for share in (0, 0.004, 0.006, 0.64, 1)]
+    assert shares == ["0 %", "< 1 %", "1 %", "64 %", "100 %"]
 
 
 @pytest.mark.parametrize("classes", [12, 28, 1000])

@@ -117,7 +117,7 @@ def test_its_head_says_run_dataset_and_progress(
     report: tuple[str, Page], trained: Path, dataset: Dataset
 ) -> None:
     text, found = report
-    assert f"<h1>{trained.name} on {dataset.root.name}</h1>" in text and "epoch 2 of 2;" in text
+    assert f"<h1>{trained.name} on {dataset.root.name}</h1>" in text and "epoch 2 of 2." in text
     rows = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     val = [row for row in rows if row["kind"] == "val"]
     best = min(val, key=lambda row: row["top1_err"])
@@ -144,6 +144,10 @@ def test_it_names_recipe_environment_and_commands(report: tuple[str, Page], trai
     assert about["starts"][-1]["command"] in words and about["data"]["fingerprint"] in words
     assert about["starts"][-1]["torch"] in words and f"alexnet-dali eval --ten-crop --run {trained}" in words
     assert "fc8" in words and "momentum" in words
+    assert "probability that dropout keeps a unit" in words and "weight decay; biases have none" in words
+    assert not {"True", "False", "true", "false", "None", "[]"} & set(found.words) and "{'" not in words
+    assert "0.00002" in found.words and not any("e-0" in word for word in found.words)  # alpha of the LRN
+    assert "0.01, biases 0.02" in found.words
     assert "guessing among 3 classes" in words and "66.67 %" in words and "40.7 %" not in words
 
 

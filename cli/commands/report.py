@@ -66,18 +66,18 @@ def command(
     sections = [
         ("Errors", report.error_table(errors, dataset)),
         ("Training", report.draw_training(metrics, folder.name, len(dataset.classes))),
-        ("What conv1 has learned", report.draw_filters(run)),
-        ("Guesses", report.draw_guesses(run, dataset, seen)),
-        ("Confusions", report.draw_confusion(run, seen)),
+        ("Kernels", report.draw_filters(run)),
+        ("Predictions", report.draw_predictions(run, dataset, seen)),
+        ("Confusion matrix", report.draw_confusion(run, seen)),
         ("Similar images", report.draw_similar(run, dataset, seen)),
         ("Recipe", report.recipe_tables(run)),
         ("Environment", report.environment(about)),
         ("Commands", report.commands(about, run, data, machine)),
     ]
     subtitle = (
-        f"AlexNet, recipe {title(run.recipe, 'classes')}, "
-        f"{report.progress_of(metrics, epochs(run.recipe))}; evaluated: "
-        f"{run.path.name} at step {run.step:,}; written {time.strftime('%Y-%m-%d %H:%M')}"
+        f"AlexNet, recipe {title(run.recipe, 'classes', 'epochs')}: "
+        f"{report.progress_of(metrics, epochs(run.recipe))}. Evaluated: "
+        f"{run.path.name}, after step {run.step:,}. Written: {time.strftime('%Y-%m-%d %H:%M')}."
     )
     content = page.page(f"{folder.name} on {dataset.root.resolve().name}", subtitle, sections).encode()
     with replacing(out) if ours else writing(out) as file:  # in the run's folder no link is followed

@@ -146,8 +146,8 @@ def confusion(
         for pair in mistakes[:pairs]:
             say(f"{pair.images:>7,} of {pair.of:<7,}  {pair.true}  ->  {pair.taken}")
         say("highest top-1 error of a class")
-        for name, of, wrong, percent in error_rows(names, counts)[:pairs]:
-            say(f"{wrong:>7,} of {of:<7,}  {percent:6.2f} %  {name}")
+        for name, of, wrong, rate in error_rows(names, counts)[:pairs]:
+            say(f"{wrong:>7,} of {of:<7,}  {rate:6.2f} %  {name}")
     if csv_path:
         write_errors(csv_path, names, counts)
     if json_path:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cli.pictures.canvas import DPI, Target, box, new_figure, save, short
+from model.recipes import spelled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -197,10 +198,11 @@ def marked_line(
 def mark_drops(axes: "Axes", train: Sequence[Row], colour: str = "#444444", text: bool = True) -> None:
     for before, after in pairwise(row for row in train if "lr" in row):  # a baseline's have none
         if after["lr"] != before["lr"]:
+            rate = spelled(float(f"{after['lr']:.2g}"))
             axes.axvline(after["epoch"], color=colour, linewidth=0.8, linestyle=(0, (2, 3)), zorder=0)
             if text:
                 axes.annotate(
-                    f"lr {after['lr']:.2g}",
+                    f"lr {rate}",
                     (after["epoch"], 1),
                     (0, 3),
                     xycoords=("data", "axes fraction"),

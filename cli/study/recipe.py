@@ -1,7 +1,10 @@
 """Print a recipe and its schedule as tables."""
 
+from collections.abc import Callable
+from typing import Any
+
 from rich.box import SIMPLE
-from rich.table import Table
+from rich.table import Column, Table
 
 from cli.display import console, say
 from model import schedule
@@ -15,21 +18,18 @@ def print_recipe(recipe: Recipe) -> None:
     """Print the recipe and its whole schedule."""
     screen = console()
     screen.print(f"recipe {title(recipe, 'classes')}")
-    layers = Table("layer", "out", "weights", "parameters", "std", "bias", "then", box=SIMPLE)
-    for shape in recipe.shapes():
-        layer, size = shape.layer, written(shape)
-        out = "x".join(str(n) for n in shape.out if n > 1)
-        then, count = " ".join(layer.then), f"{shape.parameters:,}"
-        layers.add_row(layer.name, out, size, count, f"{shape.std:.3g}", f"{layer.bias:g}", then)
-    layers.add_section()
-    layers.add_row("all", "", "", f"{sum(shape.parameters for shape in recipe.shapes()):,}")
+    heads, *rows = layer_rows(recipe)
+    layers = Table(*heads, box=SIMPLE)
+    for row in rows:
+        layers.add_row(*row)
     screen.print(layers)
-    numbers = Table("setting", "value", "", box=SIMPLE)
-    for row in setting_rows(recipe):
+    numbers = Table("setting", "value", "explanation", box=SIMPLE)
+    for row in setting_rows(recipe, as_toml):
         numbers.add_row(*row)
     screen.print(numbers)
     heads, *rows = schedule.table(recipe)
-    stages = Table(*heads, title="rates of weights/biases", box=SIMPLE)
+    columns = (Column(head, min_width=max(map(len, head.split()))) for head in heads)
+    stages = Table(*columns, title="learning rates", box=SIMPLE)
     for row in rows:
         stages.add_row(*row)
     screen.print(stages)
@@ -41,17 +41,28 @@ def print_toml(recipe: Recipe) -> None:
         say(line)
 
 
-def setting_rows(recipe: Recipe) -> list[list[str]]:
-    """Return name, value and explanation of each setting but the layers."""
+def layer_rows(recipe: Recipe) -> list[list[str]]:
+    """Return heads, a row for each layer, and the number of all parameters."""
+    rows = [["layer", "weights", "std", "bias", "followed by", "output", "parameters"]]
+    shapes = recipe.shapes()
+    for shape in shapes:
+        layer, out = shape.layer, "x".join(str(n) for n in shape.out if n > 1)
+        start = f"{shape.std:.3g}", f"{layer.bias:g}"
+        rows.append([layer.name, written(shape), *start, " ".join(layer.then), out, f"{shape.parameters:,}"])
+    return [*rows, ["all", *[""] * 5, f"{sum(shape.parameters for shape in shapes):,}"]]
+
+
+def setting_rows(recipe: Recipe, spell: Callable[[Any], str]) -> list[list[str]]:
+    """Return name, value and explanation of each setting but the layers. spell: writes a value."""
     rows = []
     for field, text in explanations(Recipe).items():
         value = getattr(recipe, field)
         if isinstance(value, ResponseNorm):
             inner = explanations(ResponseNorm)
-            rows += [[f"{field}.{key}", as_toml(getattr(value, key)), inner[key]] for key in inner]
+            rows += [[f"{field}.{key}", spell(getattr(value, key)), inner[key]] for key in inner]
         elif field not in ("name", "layers"):
             own = isinstance(value, tuple) and field == "schedule"
-            rows.append([field, "phases, see below" if own else as_toml(value), text])
+            rows.append([field, "phases, see below" if own else spell(value), text])
     return rows
 
 

@@ -16,13 +16,15 @@ from cli.display import progress, top_errors
 from cli.options import Machine
 from cli.paper.comparison import comparison
 from cli.pictures import panels
+from cli.pictures.confusion import confusion
 from cli.pictures.curves import curves
 from cli.pictures.filters import filters, kernels_shown
 from cli.study import page
 from cli.study.confusion import confused, count, error_rows
-from cli.study.recipe import setting_rows, written
+from cli.study.recipe import layer_rows, setting_rows
 from model import schedule
 from model.evaluate import evaluate, sound_rates, tally
+from model.recipes import spelled
 from model.study.layers import layer_names, outputs
 from model.study.nearest import nearest
 from pipeline.dataset import Dataset
@@ -30,11 +32,16 @@ from pipeline.image import centre
 from pipeline.samples import Samples
 
 SHOWN, QUERIES, NEAR = 8, 6, 6
+SHAPES = (
+    "Weights of a convolution: output maps x input maps x height x width of a kernel. Weights of a fully "
+    "connected layer: output units x inputs. std: standard deviation of the initial weights. bias: initial "
+    "value of the biases. Output: maps x height x width, or units."
+)
 
 
 @dataclass(frozen=True)
 class Seen:
-    """Hold what the network made of the validation images."""
+    """Hold the network's outputs for the validation images."""
 
     probabilities: np.ndarray  # (images, outputs) float32
     features: np.ndarray  # (images, n) float16, of the last layer but one
@@ -70,7 +77,8 @@ def error_table(errors: dict[str, dict[str, float]], dataset: Dataset) -> str:
         shown = top_errors(row, classes)
         rows.append([name, f"{row['loss']:.4f}", *shown.values()])
     rows += [[name, "", *others] for name, *others in comparison(dataset.classes, "val")]
-    note = f"Of {dataset.samples('val'):,} validation images of {classes:,} classes, each counted once."
+    images = f"{dataset.samples('val'):,} validation images of {classes:,} classes"
+    note = f"Evaluated on {images}, each counted once."
     headings = ["", "loss", *(f"{name} error" for name in shown)]
     return page.table(headings, rows, len(shown) + 1, own=len(errors) - 1) + page.text(note, faint=True)
 
@@ -79,7 +87,7 @@ def draw_training(metrics: Sequence[dict[str, Any]], name: str, classes: int) ->
     drawn = io.BytesIO()
     curves(metrics, drawn, f"Training of {name}", classes)
     return last_and_best(metrics, classes) + page.picture(
-        drawn, "Loss and errors over the epochs; vertical lines where the learning rate changed."
+        drawn, "Loss and errors over the epochs. Vertical lines mark changes of the learning rate."
     )
 
 
@@ -93,13 +101,13 @@ def last_and_best(metrics: Sequence[dict[str, Any]], classes: int) -> str:
     """Return a table of the last validation beside the one of the lowest top-1 error."""
     val = [row for row in metrics if row["kind"] == "val"]
     if not val:
-        return page.text("No epoch is finished yet.")
+        return page.text("No epoch has been completed yet.")
     best = min(val, key=lambda row: row["top1_err"])
     rows, shown = [], dict[str, str]()
     for name, row in (("last", val[-1]), ("best", best)):
         shown = top_errors(row, classes)
         rows.append([f"{name}: epoch {row['epoch']:g}", f"{row['loss']:.4f}", *shown.values()])
-    headings = ["validation while training", "loss", *(f"{name} error" for name in shown)]
+    headings = ["validation during training", "loss", *(f"{name} error" for name in shown)]
     return page.table(headings, rows, len(shown) + 1)
 
 
@@ -107,14 +115,14 @@ def draw_filters(run: Trained) -> str:
     drawn, first = io.BytesIO(), run.network.shapes[0].layer.name
     weight = run.network.state()[f"{first}.weight"].numpy()
     filters(weight, drawn, f"{first}: {kernels_shown(weight, run.recipe.towers)}", run.recipe.towers)
-    towers = " Tower a above tower b." if run.recipe.towers > 1 else ""
-    return page.picture(drawn, f"Each kernel is scaled to its own range.{towers}")
+    towers = " Those of tower a are above those of tower b." if run.recipe.towers > 1 else ""
+    return page.picture(drawn, f"The kernels of the first layer, which reads the image.{towers}")
 
 
-def draw_guesses(run: Trained, dataset: Dataset, seen: Seen) -> str:
+def draw_predictions(run: Trained, dataset: Dataset, seen: Seen) -> str:
     samples = Samples(dataset, "val")
 
-    def guess(row: int) -> panels.Guess:
+    def predicted(row: int) -> panels.Guess:
         best = np.argsort(-seen.probabilities[row], kind="stable")[:5].tolist()
         own = int(seen.labels[row])
         return panels.Guess(
@@ -132,8 +140,10 @@ def draw_guesses(run: Trained, dataset: Dataset, seen: Seen) -> str:
     for name, rows in (("first", np.arange(len(seen.labels))), ("misclassified", wrong[wrong >= SHOWN])):
         if len(rows):
             drawn = io.BytesIO()
-            panels.guesses([guess(int(row)) for row in rows[:SHOWN]], drawn, f"{name.capitalize()} images")
-            what = "with their five likeliest classes; the true class is red"
+            panels.guesses(
+                [predicted(int(row)) for row in rows[:SHOWN]], drawn, f"{name.capitalize()} images"
+            )
+            what = "with their likeliest classes. The bar of the true class is red"
             result += page.picture(drawn, f"{name.capitalize()} validation images {what}.")
     return result
 
@@ -142,13 +152,11 @@ def draw_confusion(run: Trained, seen: Seen) -> str:
     names = [run.name(output) for output in range(run.recipe.classes)]
     counts = count(seen.labels, seen.probabilities.argmax(1), len(names))
     drawn = io.BytesIO()
-    panels.confusion(
-        counts, names, confused(names, counts)[:16], drawn, "Confusions of the validation images"
-    )
+    confusion(counts, names, confused(names, counts)[:16], drawn, "Confusion matrix of the validation images")
     errors = [[name, f"{of:,}", f"{error:.2f} %"] for name, of, _, error in error_rows(names, counts)[:16]]
-    about = "Rows: true class, columns: predicted class, in percent of the row."
+    about = "Rows are true classes, columns predicted classes, in percent of the row."
     table = page.table(["class (highest error first)", "images", "top-1 error"], errors, 2)
-    return page.picture(drawn, f"{about} Right: the most frequent confusions.") + table
+    return page.picture(drawn, f"{about} On the right are the most frequent confusions.") + table
 
 
 def draw_similar(run: Trained, dataset: Dataset, seen: Seen) -> str:
@@ -173,41 +181,35 @@ def draw_similar(run: Trained, dataset: Dataset, seen: Seen) -> str:
 
     drawn = io.BytesIO()
     panels.neighbours(
-        [neighbours(query) for query in range(queries)], drawn, "The most similar validation images"
+        [neighbours(query) for query in range(queries)], drawn, "Most similar validation images"
     )
     hidden = run.network.shapes[-2].layer.name
     return page.picture(
         drawn,
-        f"Nearest neighbours by Euclidean distance between {hidden} activations; the query is on the left.",
+        f"Nearest neighbours by Euclidean distance between {hidden} activations. The query is on the left.",
     )
 
 
 def recipe_tables(run: Trained) -> str:
-    shapes = run.recipe.shapes()
-    layers = [
-        [
-            shape.layer.name,
-            written(shape),
-            " ".join(shape.layer.then),
-            "x".join(str(n) for n in shape.out if n > 1),
-            f"{shape.parameters:,}",
-        ]
-        for shape in shapes
-    ]
-    layers.append(["all", "", "", "", f"{sum(shape.parameters for shape in shapes):,}"])
+    def spell(value: Any) -> str:
+        return "by default" if value is None else spelled(value)
+
+    heads, *layers = layer_rows(run.recipe)
     rates, *stages = schedule.table(run.recipe)
     return (
-        page.table(["layer", "weights", "then", "out", "parameters"], layers, 1)
-        + page.text("Rates of weights/biases:")
-        + page.table(rates, stages, len(rates) - 1)
-        + page.table(["setting", "value", ""], setting_rows(run.recipe))
+        page.table(heads, layers, 1)
+        + page.text(SHAPES, faint=True)
+        + page.text("Learning rates:")
+        + page.table(rates, stages)
+        + page.text("Settings, named as in --set of train and in recipe files:")
+        + page.table(["setting", "value", "explanation"], setting_rows(run.recipe, spell))
     )
 
 
 def environment(about: dict[str, Any]) -> str:
     start = {key: value for key, value in about["starts"][-1].items() if key != "command"}
-    rows = [[key, str(value)] for key, value in start.items()]
-    rows += [["dataset", about["data"]["path"]], ["its fingerprint", about["data"]["fingerprint"]]]
+    rows = [[{"time": "last started"}.get(key, key), str(value)] for key, value in start.items()]
+    rows += [["dataset", about["data"]["path"]], ["dataset fingerprint", about["data"]["fingerprint"]]]
     return page.table(["", ""], rows)
 
 
@@ -218,8 +220,8 @@ def commands(about: dict[str, Any], run: Trained, data: Path | None, machine: Ma
         for words in (("eval",), ("eval", "--ten-crop"), ("report",))
     ]
     return (
-        page.text("The run was started by")
+        page.text("The run was started with:")
         + page.code(start["command"] for start in about["starts"])
-        + page.text("and these make its numbers again:")
+        + page.text("To reproduce these numbers:")
         + page.code(made)
     )
