@@ -301,7 +301,7 @@ def test_show_errors(photos: Path, trained: Path, tmp_path: Path) -> None:
     assert "no layer conv9" in error("show", "activations", image, *on_cpu, "--layer", "conv9")
     assert "fc7 has units" in error("show", "activations", image, *on_cpu, "--layer", "fc7")
     assert "empty file" in error("show", "activations", photos / "empty.jpg", *on_cpu)
-    assert "knows no class n0" in error("show", "gradient", image, *on_cpu, "--class", "n0")
+    assert "has no class n0" in error("show", "gradient", image, *on_cpu, "--class", "n0")
     assert "holds no predictions" in error(
         "show", "confusion", "--predictions", image, "--out", tmp_path / "c.png"
     )
