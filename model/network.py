@@ -54,7 +54,7 @@ class Tower(nn.Module):
         super().__init__()
         self.recipe, self.groups = recipe, recipe.towers // share
         if taken := [s.layer.name for s in shapes if hasattr(nn.ModuleDict(), s.layer.name)]:
-            raise RunError(f"recipe {recipe.name}: no layer may be called {taken[0]}, a word of torch's own")
+            raise RunError(f"recipe {recipe.name}: torch allows no layer called {taken[0]}: rename it")
         self.layers = nn.ModuleDict({s.layer.name: Part(s, device, share) for s in shapes})
 
     def linear(self, shape: Shape, x: Tensor, images: Tensor) -> Tensor:

@@ -140,7 +140,9 @@ class Recipe(Struct, frozen=True, forbid_unknown_fields=True):
         ]
         even = [name for name in ("lrn", "spatial") if getattr(self, name).size % 2 == 0]
         phases = self.schedule if isinstance(self.schedule, tuple) else ()
-        frozen = {name for phase in phases for name in phase.frozen}
+        anew = sorted(set(self.anew).difference(names))
+        frozen = sorted({name for phase in phases for name in phase.frozen}.difference(names))
+        choice = f"choose among {', '.join(names)}"
         for fits, what in (
             (
                 isinstance(last, Full) and last.units is None,
@@ -149,15 +151,12 @@ class Recipe(Struct, frozen=True, forbid_unknown_fields=True):
             (not late, f"a Conv cannot follow a Full, as {', '.join(late)} does"),
             (first.crossing, f"{first.name} reads the image: it must be crossing"),
             (len(set(names)) == len(names), f"two layers have one name: {', '.join(names)}"),
-            (set(self.anew) <= set(names), f"anew names {', '.join(self.anew)}, not all of which are layers"),
+            (not anew, f"anew names {', '.join(anew)}, no layer: {choice}"),
             (
                 isinstance(self.schedule, tuple) or self.schedule in SCHEDULES,
                 f"schedule {self.schedule!r} is none of {', '.join(SCHEDULES)}",
             ),
-            (
-                frozen <= set(names),
-                f"schedule: frozen names {', '.join(sorted(frozen))}, not all of which are layers",
-            ),
+            (not frozen, f"schedule: frozen names {', '.join(frozen)}, no layer: {choice}"),
             (
                 sum(phase.epochs for phase in phases) <= MOST_EPOCHS,
                 f"the phases of schedule have more than {MOST_EPOCHS:,} epochs",
@@ -201,7 +200,10 @@ class Recipe(Struct, frozen=True, forbid_unknown_fields=True):
                 # the last window may be clipped
                 size = _windows(size, self.pool_size, self.pool_stride)[0] if size >= self.pool_size else 0
             if size < 1:
-                raise ValueError(f"crop {self.crop} is too small for {layer.name}")
+                raise ValueError(
+                    f"crop {self.crop} is too small for {layer.name}: choose a larger crop, "
+                    "or smaller kernels or strides"
+                )
             coarse = self._coarse_overhang(layer, linear[1])
             shapes.append(Shape(layer, weight, layer.std, overhang, linear, (maps, size, size), coarse))
         if self.width == 1:
@@ -231,7 +233,7 @@ class Recipe(Struct, frozen=True, forbid_unknown_fields=True):
         made, overhang = _windows(kept, layer.colour.kernel, layer.colour.stride)
         if made != size:
             places = f"{made} x {made} places, {layer.name} itself {size} x {size}"
-            raise ValueError(f"the colour branch of {layer.name} makes {places}")
+            raise ValueError(f"the colour branch of {layer.name} makes {places}: change its kernel or stride")
         return overhang
 
     def to_dict(self) -> dict[str, Any]:
@@ -248,9 +250,9 @@ class Recipe(Struct, frozen=True, forbid_unknown_fields=True):
             given = LATER["Recipe"] | plain | {"layers": layers}
             for key, value in recipe.to_dict().items():
                 if given.get(key) != value:  # a default must not replace a lost value
-                    raise Unfit(f"`{key}` is not there in full")
+                    raise Unfit(f"`{key}` is missing or incomplete")
         except Unfit as error:
-            raise RunError(f"this is no recipe of this version: {error}") from None
+            raise RunError(f"its recipe is not one of this version: {error}") from None
         return recipe
 
 

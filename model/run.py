@@ -218,6 +218,6 @@ def write_errors(path: Path) -> Iterator[None]:
             yield
     except OSError as error:
         raise RunError(
-            f"cannot write {error.filename}: {error.strerror}; what was saved before is kept. Mend that and "
+            f"cannot write {error.filename}: {error.strerror}; what was saved before is kept. Fix that and "
             f"run the same command again, or give {OTHER}"
         ) from None

@@ -33,6 +33,13 @@ PARTS: dict[str | int, type[Struct]] = {
 }  # fmt: skip
 
 
+# What a setting is called elsewhere: here its name, which is not always the most similar one
+ELSEWHERE = {
+    "recipe": "base", "lr": "rate", "learning_rate": "rate", "weight_decay": "decay", "dropout": "keep",
+    "filters": "maps", "channels": "maps",
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Source:
     """Hold settings from one place: a file, or one --set."""
@@ -71,19 +78,19 @@ def read_file(path: Path) -> Source:
     except OSError as error:
         raise RunError(f"cannot read {path}: {error.strerror}") from None
     except (Unfit, UnicodeDecodeError):
-        raise RunError(f"{path} is no TOML file, a text in UTF-8") from None
+        raise RunError(f"{path} is not a TOML file: save it as text in UTF-8") from None
     except (ValueError, RecursionError) as error:
         said, _, where = str(error).partition(" (at ")
         found = re.match(r"line (\d+)", where)
         line = found[1] if found else text.count("\n") + 1
-        raise RunError(f"{path}, line {line}: no valid TOML: {said}") from None
+        raise RunError(f"{path}, line {line}: not valid TOML: {said}") from None
 
 
 def read_set(text: str) -> Source:
     """Read KEY=VALUE, with a value of TOML's; other values are strings. ValueError if it is no such pair."""
     key, equals, value = (part.strip() for part in text.partition("="))
-    if key == "base":
-        raise ValueError("base is for files; give the recipe by --recipe")
+    if key in ("base", "recipe"):
+        raise ValueError("give the recipe by --recipe, not by --set")
     texts = [value, json.dumps(value)]
     for written in texts[key == "schedule" and value.isdecimal() :]:  # names of schedules may be numbers
         try:
@@ -174,7 +181,7 @@ def _explain(said: str, plain: dict[str, Any], values: dict[str, Any]) -> tuple[
 
 def unknown_name(what: str, name: str, allowed: list[str], inside: str = "") -> str:
     """Return the message about a name that does not exist."""
-    close = get_close_matches(name, allowed, 1)
+    close = [ELSEWHERE[name]] if ELSEWHERE.get(name) in allowed else get_close_matches(name, allowed, 1)
     guess = f"did you mean {close[0]}? Allowed" if close else "allowed"
     return f"there is no {what} {name!r}{inside}; {guess} are {', '.join(allowed)}"
 

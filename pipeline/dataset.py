@@ -214,7 +214,7 @@ def _find_change(path: Path, sha256: str) -> str | None:
 def read_index(dataset: Dataset, split: str) -> np.ndarray:
     """Read the samples of a split as rows of INDEX, in dataset order, memory-mapped and within bounds."""
     if not dataset.splits.get(split):
-        raise DataError(f"{dataset.root} has no {split} images; prepare a root that has them")
+        raise DataError(f"{dataset.root} has no {split} images: prepare an --imagenet-root that has them")
     path = dataset.root / split / "samples.npy"
     shards = dataset.splits[split]
     ends = np.array([shard.bytes for shard in shards], np.uint64)
@@ -227,7 +227,7 @@ def read_index(dataset: Dataset, split: str) -> np.ndarray:
             or np.any((index["label"] < -1) | (index["label"] >= len(dataset.classes)))
             or (dataset.kind == "raw" and np.any(index["size"] != 3 * dataset.side**2))
         ):
-            raise Unfit("its rows lie outside of the shards or the classes")
+            raise Unfit("some rows point outside the shards or the classes")
     except OSError as error:
         raise DataError(f"cannot read {path} ({error.strerror}): {_repair(dataset)}") from None
     except Unfit as error:
@@ -245,7 +245,8 @@ def need_labels(dataset: Dataset, *splits: str) -> None:
     for split in splits:
         if not has_labels(dataset, split):
             raise DataError(
-                f"not all {split} images of {dataset.root} have labels; prepare a root that has them"
+                f"not all {split} images of {dataset.root} have labels: "
+                "prepare an --imagenet-root that has them"
             )
 
 
@@ -317,4 +318,4 @@ def _check(said: Description) -> None:
     needed.add("statistics.npz")
     indexes = {index_name(shard) for shards in said.splits.values() for shard in shards}
     if wrong := (needed - said.files.keys()) | (said.files.keys() - needed - indexes):
-        raise Unfit(f"files: expected those beside the shards; {min(wrong)} is missing or is none")
+        raise Unfit(f"files: expected those beside the shards; {min(wrong)} is missing or unknown")

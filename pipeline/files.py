@@ -32,7 +32,7 @@ def find_images(arguments: Sequence[str]) -> list[Path]:
             here = sorted(Path(name) for name in glob.glob(argument, recursive=True) if os.path.isfile(name))
         if not here:
             if os.path.isdir(argument):
-                raise DataError(f"{argument} holds no images")
+                raise DataError(f"{argument} holds no images: give another folder, or files")
             raise DataError(f"{argument}: no such file or folder, and nothing matches it as a pattern")
         paths += here
     return paths
@@ -156,5 +156,5 @@ def _read_file(path: Path) -> bytes:
 def _open_file(path: str, flags: int) -> int:
     """Open a regular file; BadImage for anything else, on which one could wait for ever."""
     if not stat.S_ISREG(os.stat(path).st_mode):
-        raise BadImage("it is no file, but a folder, a pipe, a socket or a device")
+        raise BadImage("it is not a regular file, but a folder, a pipe, a socket or a device")
     return os.open(path, flags | os.O_NONBLOCK)

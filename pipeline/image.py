@@ -121,7 +121,7 @@ def encode(image: Image.Image) -> bytes:
 def _decode_jpeg(data: bytes, image: Image.Image, partly: bool) -> Decoded:
     """Decode by simplejpeg: the same libjpeg-turbo as Pillow's and DALI's, but it reports warnings."""
     if data.count(b"\xff\xda") > MAX_SCANS:
-        raise BadImage(f"more than {MAX_SCANS} scans: made to keep a decoder busy")
+        raise BadImage(f"more than {MAX_SCANS} scans, as in files made to exhaust a decoder")
     colours = "CMYK" if image.mode == "CMYK" else "RGB"
     try:
         pixels, flaws, damage = jpeg.decode(data, colours, partly)

@@ -46,7 +46,7 @@ def convert(value: Any, kind: type[T]) -> T:
     except RecursionError:
         raise Unfit("nested too deeply") from None
     except UnicodeEncodeError:  # of a key: msgspec reads it as UTF-8
-        raise Unfit("a name that no text has") from None
+        raise Unfit("a name that is not valid Unicode") from None
 
 
 def parse(text: bytes | str, kind: type[T]) -> T:
@@ -54,7 +54,7 @@ def parse(text: bytes | str, kind: type[T]) -> T:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise Unfit(f"no valid JSON ({error})") from None
+        raise Unfit(f"not valid JSON ({error})") from None
     return convert(value, kind)
 
 
@@ -120,7 +120,7 @@ def _read_header(
 def need_file(path: Path) -> None:
     """Raise Unfit if `path` is a folder, a device or a named pipe, which could be waited for without end."""
     if path.exists() and not path.is_file():
-        raise Unfit("it is no file")
+        raise Unfit("it is not a regular file")
 
 
 def unfit(error: Exception) -> Exception:

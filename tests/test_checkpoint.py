@@ -245,7 +245,10 @@ LAST = "fc4.bias"
         ({"features.0.weight": torch.zeros(2)}, "not written by alexnet-dali train: .*features.0.weight"),
         (spoilt("identity", value="x"), "expected `object`, got `str` at `identity`"),
         (spoilt("identity", "recipe"), "required field `recipe`"),
-        (spoilt("identity", "recipe", "width", value=1e307), "no recipe of this version: .*width"),
+        (
+            spoilt("identity", "recipe", "width", value=1e307),
+            "not one of this version: .*width",
+        ),
         (spoilt("step", value=-1), "expected `int` >= 0 at `step`"),
         (spoilt("step", value=True), "at `step`"),
         (spoilt("history", value=[{"loss": 1.5}]), "at `history"),

@@ -261,7 +261,7 @@ def test_a_damaged_run_says_what_can_still_be_done(trained: Path, dataset: Datas
     assert f"remove dataset.json and statistics.npz of {path}: then the dataset's own" in result.output
     for name in ("dataset.json", "statistics.npz"):
         (path / name).unlink()
-    assert "run.json is damaged: no valid JSON" in run(*words, path).output
+    assert "run.json is damaged: not valid JSON" in run(*words, path).output
     shutil.copy(trained / "run.json", path)
     shutil.copy(path / "last.pt", path / "previous.pt")
     (path / "last.pt").write_bytes(b"")

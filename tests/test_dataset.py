@@ -118,10 +118,10 @@ def test_no_dataset(root: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="partly prepared; finish it"):
         open_dataset(tmp_path / "half")
     (root / "dataset.json").write_text("{")
-    with pytest.raises(DataError, match="no valid JSON"):
+    with pytest.raises(DataError, match="not valid JSON"):
         open_dataset(root)
     (root / "dataset.json").write_text("[" * 100_000)
-    with pytest.raises(DataError, match="no valid JSON"):
+    with pytest.raises(DataError, match="not valid JSON"):
         open_dataset(root)
     (root / "dataset.json").write_text("[]")
     with pytest.raises(DataError, match="expected `object`, got `array`"):

@@ -173,9 +173,9 @@ def test_other_programs_may_have_changed_the_type_of_the_numbers(dtype: torch.dt
         ({}, {"naming": "torchvision"}, "has no features.0.weight"),
         ({}, {"naming": "keras"}, "names of keras"),
         ({}, {"format": "alexnet-dali 9"}, "format 'alexnet-dali 9'"),
-        ({}, {"step": "many"}, "no valid JSON"),
+        ({}, {"step": "many"}, "not valid JSON"),
         ({}, {"step": "-1"}, "at `step`"),
-        ({}, {"recipe": "{}"}, "no recipe of this version"),
+        ({}, {"recipe": "{}"}, "its recipe is not one of this version"),
         ({}, {"dataset": '"elsewhere"'}, "at `dataset`"),
     ],
 )

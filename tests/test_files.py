@@ -90,7 +90,7 @@ def test_every_good_image_whatever_lies_beside_it(crowded: Path) -> None:
         *("loop.jpg", "nowhere.jpg", "device.jpg", "pipe.jpg", "socket.jpg", "huge.jpg"),
     }
     assert "symbolic links" in faults["loop.jpg"] and "No such file" in faults["nowhere.jpg"]
-    assert all("it is no file" in faults[f"{name}.jpg"] for name in ("device", "pipe", "socket"))
+    assert all("it is not a regular file" in faults[f"{name}.jpg"] for name in ("device", "pipe", "socket"))
     assert "larger than 268,435,456 bytes" in faults["huge.jpg"]
     assert len(found) + len(faults) == len(paths)
 
@@ -118,7 +118,7 @@ def test_a_folder_that_cannot_be_read_is_a_row(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(os, "scandir", refuse)  # root may read every folder
     assert find_images([str(tmp_path)]) == [tmp_path / "a/1.jpg", tmp_path / "b"]
-    assert "it is no file" in read([tmp_path / "b"])[1].faults[0]
+    assert "it is not a regular file" in read([tmp_path / "b"])[1].faults[0]
 
 
 def test_a_damaged_jpeg_has_pixels_and_a_note(tmp_path: Path) -> None:

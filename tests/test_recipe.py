@@ -200,7 +200,7 @@ def test_plain_data_and_back(name):
         {**plain, "lrn": 5},
         {},
     ):
-        with pytest.raises(RunError, match="no recipe of this version"):
+        with pytest.raises(RunError, match="its recipe is not one of this version"):
             Recipe.from_dict(broken)
 
 
@@ -230,7 +230,7 @@ def test_the_first_relu4_is_still_read():
         ({"crop": 30}, "crop 30 is too small for conv"),
         ({"reduce": 0}, "expected `int` >= 1 at `reduce`"),
         ({"reduce": 10}, "reduce 10 does not divide crop 224"),
-        ({"anew": ("fc9",)}, "anew names fc9, not all of which are layers"),
+        ({"anew": ("fc9",)}, "anew names fc9, no layer: choose among conv1, "),
         ({"layers": ()}, "expected `array` of length >= 1 at `layers`"),
         ({"layers": (Full("a"), Full("a"))}, "two layers have one name"),
         ({"layers": (Full("a", then=("sigmoid",)), Full("b"))}, r"'sigmoid' at `layers\[0\].then"),

@@ -162,7 +162,7 @@ def test_errors(trained: Path, dataset: Dataset, tmp_path: Path) -> None:
     shutil.copytree(trained, tmp_path / "run")
     (tmp_path / "run" / "run.json").write_text("{no\n")
     result = run("report", tmp_path / "run", "--device", "cpu", "--data", dataset.root)
-    assert result.exit_code == 1 and "run.json is damaged: no valid JSON" in result.output
+    assert result.exit_code == 1 and "run.json is damaged: not valid JSON" in result.output
     (tmp_path / "run" / "run.json").unlink()
     result = run("report", tmp_path / "run", "--device", "cpu", "--data", dataset.root)
     assert result.exit_code == 1 and "is not a run of alexnet-dali train" in result.output

@@ -157,10 +157,12 @@ def test_phases_are_followed() -> None:
     ("text", "message"),
     [
         ("# mine\nkepe = 0.8", "line 2: there is no setting 'kepe'; did you mean keep? Allowed are base, "),
+        ('rate = 1\nrecipe = "paper"', "line 2: there is no setting 'recipe'; did you mean base?"),
+        ("lr = 0.1", "line 1: there is no setting 'lr'; did you mean rate? Allowed are"),
         ("\n\nkeep = 8", "line 3: expected `float` <= 1.0 at `keep`"),
         ('rate = "fast"', "line 1: expected `float`, got `str` at `rate`"),
-        ("[layers.conv1\n", "line 1: no valid TOML: "),
-        ("keep = 1\nkeep = 1\n", "line 2: no valid TOML: "),
+        ("[layers.conv1\n", "line 1: not valid TOML: "),
+        ("keep = 1\nkeep = 1\n", "line 2: not valid TOML: "),
         ("rate = 1\n[layers.conv1]\nkernle = 7", "line 3: there is no setting 'kernle' in layers.conv1; "
          "did you mean kernel? Allowed are name, maps,"),
         ("[layers.conv9]\nkernel = 7", "line 1: there is no layer 'conv9'; did you mean conv5? Allowed are"),
@@ -238,7 +240,11 @@ def test_the_command_line_refuses_in_one_line(tmp_path: Path) -> None:
     for words, status, message in (
         (("train", "--recipe", "orignal"), 2, "there is no recipe 'orignal'; did you mean original?"),
         (("bench", "--recipe", tmp_path / "none.toml"), 1, "none.toml: No such file"),
-        (("train", "--recipe", tmp_path / "binary.toml"), 1, "binary.toml is no TOML file, a text in UTF-8"),
+        (
+            ("train", "--recipe", tmp_path / "binary.toml"),
+            1,
+            "binary.toml is not a TOML file: save it",
+        ),
         (("train", "--set", "keep"), 2, "'keep' is not of the form KEY=VALUE, as keep=0.8"),
         (("train", "--set", "base=paper"), 2, "give the recipe by --recipe"),
         (

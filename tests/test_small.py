@@ -153,13 +153,15 @@ def test_what_is_refused(
     trained_small: Path, trained: Path, small: Dataset, dataset: Dataset, tmp_path: Path
 ) -> None:
     train = ("train", "--device", "cpu", "--run", tmp_path / "run", "--data")
-    assert f"{small.root} holds images of 32 pixels; recipe original needs 256: prepare with --size 256" in (
+    assert f"{small.root} holds images of 32 pixels; recipe original needs 256: choose --recipe relu4" in (
         refusal(*train, small.root)
     )
-    assert "recipe relu4 needs 32: prepare with --size 32" in refusal(
+    assert "recipe relu4 needs 32: choose --recipe original or paper, or prepare with --size 32" in refusal(
         *train, dataset.root, "--recipe", "relu4"
     )
-    assert "or choose --recipe relu4 or tanh4" in refusal("bench", "--data", small.root, "--device", "cpu")
+    assert "choose --recipe relu4 or tanh4" in refusal("bench", "--data", small.root, "--device", "cpu")
+    for crop, choice in ((250, "needs 282: choose a smaller crop or fewer"), (90, "choose a larger crop")):
+        assert choice in refusal(*train, dataset.root, "--set", f"crop={crop}")
     assert not (tmp_path / "run").exists()
     for of_run, data in ((trained, small), (trained_small, dataset)):
         said = refusal("eval", "--run", of_run, "--device", "cpu", "--data", data.root)

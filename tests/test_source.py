@@ -380,7 +380,10 @@ SPOILS = {
         with_devkit(lambda files: files.update({TRUTH: b"1\nzwei\n"})),
         f"{TRUTH}, line 2: 'zwei'",
     ),
-    "truth out of range": (with_devkit(lambda files: files.update({TRUTH: b"9999\n"})), "'9999' is no class"),
+    "truth out of range": (
+        with_devkit(lambda files: files.update({TRUTH: b"9999\n"})),
+        "'9999' is not a class",
+    ),
 }
 
 
@@ -422,10 +425,10 @@ SPOILS_2010 = {
     "truth empty": (truth_of_test(lambda lines: []), "labels 0 test images, but there are 5"),
     "truth no number": (
         truth_of_test(lambda lines: [b"1", b"two", *lines[2:]]),
-        f"{TEST_TRUTH}, line 2: 'two' is no class of meta.mat",
+        f"{TEST_TRUTH}, line 2: 'two' is not a class of meta.mat",
     ),
-    "truth of an ancestor": (truth_of_test(lambda lines: [b"4", *lines[1:]]), "line 1: '4' is no class"),
-    "truth from zero": (truth_of_test(lambda lines: [b"0", *lines[1:]]), "line 1: '0' is no class"),
+    "truth of an ancestor": (truth_of_test(lambda lines: [b"4", *lines[1:]]), "line 1: '4' is not a class"),
+    "truth from zero": (truth_of_test(lambda lines: [b"0", *lines[1:]]), "line 1: '0' is not a class"),
 }
 
 

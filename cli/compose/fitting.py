@@ -18,10 +18,14 @@ def fitting_recipes(side: int) -> list[str]:
 
 def need_fitting(recipe: Recipe, dataset: Dataset) -> None:
     """Raise RunError if a recipe is not for images of the dataset's size."""
-    if not fits(recipe, dataset.side):
-        which = " or ".join(fitting_recipes(dataset.side)[:2])
-        raise RunError(
-            f"{dataset.root} holds images of {dataset.side} pixels; recipe {recipe.name} needs "
-            f"{recipe.needed}: prepare with --size {recipe.needed} into another --out, or choose "
-            + (f"--recipe {which}" if which else "a recipe of smaller crops")
-        )
+    side, needed = dataset.side, recipe.needed
+    if fits(recipe, side):
+        return
+    which = " or ".join(fitting_recipes(side)[:2])
+    choice = f"--recipe {which}" if which else "a recipe of smaller crops"
+    if recipe.name not in RECIPES or RECIPES[recipe.name].needed != needed:  # settings of one's own
+        choice = "a smaller crop or fewer offsets" if needed > side else "a larger crop or more offsets"
+    raise RunError(
+        f"{dataset.root} holds images of {side} pixels; recipe {recipe.name} needs {needed}: "
+        f"choose {choice}, or prepare with --size {needed} into another --out"
+    )

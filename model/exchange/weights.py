@@ -115,7 +115,10 @@ def load_matching(network: AlexNet, state: StateDict) -> list[str]:
         else:
             drawn.append(shape.layer.name)
     if len(drawn) == len(network.shapes):
-        raise RunError(f"no layer fits recipe {network.recipe.name} at --width {network.recipe.width:g}")
+        raise RunError(
+            f"no layer fits recipe {network.recipe.name} at --width {network.recipe.width:g}: "
+            "give the --recipe and the --width of the saved network"
+        )
     network.load(taken)
     return drawn
 

@@ -97,7 +97,7 @@ def _finish(
     _limit_rejected(count, source.count, max_rejected, f"{listed} says which and why")
     for split, shards in gathered.splits.items():
         if not any(shard.samples for shard in shards):
-            raise DataError(f"not one image of {split} can be used; {listed} says why")
+            raise DataError(f"no image of {split} can be used; {listed} says why: replace them")
     gathered.write_statistics()
     left, flawed = {"left_out": len(source.left), "passed_over": source.passed}, gathered.write_flawed()
     made = made | {"rejected": count, "flawed": flawed} | left

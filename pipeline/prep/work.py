@@ -40,7 +40,7 @@ def work_folder(out: Path) -> Iterator[Path]:
                 _tidy(work)
     except OSError as error:
         raise DataError(
-            f"cannot write {error.filename or out}: {error.strerror}; no finished shard is lost. Mend that, "
+            f"cannot write {error.filename or out}: {error.strerror}; no finished shard is lost. Fix that, "
             "then run the same command again"
         ) from None
 

@@ -68,9 +68,11 @@ def scan_tar_of_tars(path: Path) -> tuple[dict[str, list[Member]], list[Member]]
                 others.append(member)
                 continue
             if member.fault:
-                raise DataError(f"{path}: {one_line(member.path)} cannot be read: it is {member.fault}")
+                raise DataError(
+                    f"{path}: {one_line(member.path)} cannot be read: it is {member.fault}; pack it again"
+                )
             if member.name[:-4] in inner:
-                raise DataError(f"{path} holds {one_line(member.name)} twice")
+                raise DataError(f"{path} holds {one_line(member.name)} twice: pack it with one of them")
             inner[member.name[:-4]] = member
 
         def scan(member: Member) -> list[Member]:

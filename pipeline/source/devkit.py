@@ -37,13 +37,18 @@ class Truth:
         """Return the wnids of the images of these sorted names."""
         expected = len(self.wnids) or len(self.by_name)
         if len(names) != expected:
-            raise DataError(f"{self.origin} labels {expected:,} {split} images, but there are {len(names):,}")
+            raise DataError(
+                f"{self.origin} labels {expected:,} {split} images, but there are {len(names):,}: "
+                "copy or download them again"
+            )
         if self.wnids:
             return list(self.wnids)
         try:
             return [self.by_name[Path(name).stem] for name in names]
         except KeyError as error:
-            raise DataError(f"{self.origin} has no label for the {split} image {error}") from None
+            raise DataError(
+                f"{self.origin} has no label for the {split} image {error}: remove that image"
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,9 @@ def read_file(path: Path) -> bytes:
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"cannot read {path} ({error}): download it again") from None
     if len(data) > MAX_BYTES:
-        raise DataError(f"{path} is larger than {MAX_BYTES:,} bytes: it is not what its name says")
+        raise DataError(
+            f"{path} is larger than {MAX_BYTES:,} bytes: it is not what its name says; download it again"
+        )
     return data
 
 
@@ -89,7 +96,9 @@ def _read_devkit(place: Path, kit: Path, edition: Edition) -> Labels:
     else:
         files = {name: read_file(kit / name) for name in (META, val) if (kit / name).is_file()}
     if missing := {META, val} - files.keys():
-        raise DataError(f"{kit} lacks {' and '.join(sorted(missing))}: it is not {edition.devkits[0]}")
+        raise DataError(
+            f"{kit} lacks {' and '.join(sorted(missing))}: it is not {edition.devkits[0]}; download that"
+        )
     words, ids = _read_meta(kit, files[META], edition.id_field)
     wnids = {number: wnid for wnid, number in ids.items()}
     truth = {"val": Truth(str(kit), _read_truth(f"{kit}: {val}", files[val], wnids))}
@@ -113,7 +122,9 @@ def _read_truth(where: str, data: bytes, wnids: dict[int, str]) -> tuple[str, ..
         if text := line.strip():
             wnid = wnids.get(int(text)) if text.isdecimal() and len(text) < 10 else None
             if wnid is None:
-                raise DataError(f"{where}, line {number}: {line[:40]!r} is no class of meta.mat")
+                raise DataError(
+                    f"{where}, line {number}: {line[:40]!r} is not a class of meta.mat: download it again"
+                )
             truth.append(wnid)
     return tuple(truth)
 
@@ -127,11 +138,15 @@ def _read_meta(path: Path, data: bytes, id_field: str) -> tuple[dict[str, str], 
         ((_, synsets),) = run_tasks(load, [data], 1)  # damaged bytes can crash scipy's process
     except Exception as error:  # or make it raise nearly anything
         reason = str(error).partition("\n")[0]
-        raise DataError(f"{path}: meta.mat cannot be read ({type(error).__name__}: {reason})") from None
+        raise DataError(
+            f"{path}: meta.mat cannot be read ({type(error).__name__}: {reason}): download it again"
+        ) from None
     for number, wnid, text, children in synsets:
         if children == 0:
             if wnid in ids or number in ids.values():
-                raise DataError(f"{path}: meta.mat lists {wnid} or its number {number} twice")
+                raise DataError(
+                    f"{path}: meta.mat lists {wnid} or its number {number} twice: download it again"
+                )
             words[wnid], ids[wnid] = text, number
     return words, ids
 
@@ -153,12 +168,12 @@ def _read_kaggle(path: Path) -> Labels:
     try:
         rows = list(csv.reader(io.StringIO(read_file(path).decode("utf-8", "replace"), newline="")))
     except csv.Error as error:
-        raise DataError(f"{path} cannot be read: {error}") from None
+        raise DataError(f"{path} cannot be read: {error}; download it again") from None
     for number, row in enumerate(rows[1:], 2):
         # ILSVRC2012_val_00048981,n03995372 85 1 499 272: the class, then boxes
         prediction = row[1].split() if len(row) == 2 else []
         if row and not prediction:
             raise DataError(f"{path}, line {number}: expected ImageId,PredictionString")
         if row and solution.setdefault(row[0], prediction[0]) != prediction[0]:
-            raise DataError(f"{path}, line {number}: {row[0]} has two labels")
+            raise DataError(f"{path}, line {number}: {row[0]} has two labels; remove one")
     return Labels(truth={"val": Truth(str(path), by_name=solution)} if solution else {})

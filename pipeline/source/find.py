@@ -223,7 +223,7 @@ def _of_split(name: str, split: Split, wnids: list[str], labels: Labels) -> tupl
         return _sorted(_labelled(split, wnids)), split.by
     samples = _sorted(split.images)
     if not samples:
-        raise DataError(f"{split.place} holds no images")
+        raise DataError(f"{split.place} holds no images: add some, or remove it")
     if (truth := labels.truth.get(name)) is None:
         if split.classes:
             raise DataError(_half_sorted(split))
@@ -236,7 +236,7 @@ def _of_split(name: str, split: Split, wnids: list[str], labels: Labels) -> tupl
     for image, wnid in zip(samples, truths, strict=True):
         if lies_in.get(image, wnid) != wnid:
             raise DataError(
-                f"{image.path} lies in another class folder than {wnid}, as which {truth.origin} labels it"
+                f"{image.path} lies in another class folder than {wnid}, its label in {truth.origin}: move it"
             )
     samples = [image._replace(label=index[wnid]) for image, wnid in zip(samples, truths, strict=True)]
     return samples, Path(truth.origin).name

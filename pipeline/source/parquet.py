@@ -96,7 +96,9 @@ def _columns(path: Path, file: "ParquetFile") -> tuple[str, str]:
         if pyarrow.types.is_struct(each.type) and each.type.get_field_index("bytes") >= 0
     ]
     if not images:
-        raise DataError(f"{path} has no column of images, which are structs of bytes and path")
+        raise DataError(
+            f"{path} has no column of images (structs with the fields bytes and path): move it away"
+        )
     labels = [name for name, each in features.items() if each.get("_type") == "ClassLabel"]
     labels = [name for name in ("label", *labels) if name in schema.names]
     return images[0], labels[0] if labels else ""

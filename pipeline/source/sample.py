@@ -50,7 +50,7 @@ class Sample(NamedTuple):
             with open(os.open(self.path, NO_WAIT), "rb", buffering=0) as file:
                 status = os.fstat(file.fileno())
                 if not stat.S_ISREG(status.st_mode):
-                    raise DataError(f"{self.path} is no file: it changed while it was read")
+                    raise DataError(f"{self.path} changed while it was read: run the same command again")
                 size = status.st_size if self.size < 0 else self.size
                 if size > limit:
                     return None
@@ -58,7 +58,10 @@ class Sample(NamedTuple):
         except OSError as error:
             raise DataError(f"cannot read {self.path}: {error.strerror}") from None
         if len(data) != size:
-            raise DataError(f"{self.path} ends inside {self.name}: it changed while it was read")
+            raise DataError(
+                f"{self.path} ends inside {self.name}: it changed while it was read; "
+                "run the same command again"
+            )
         return data
 
 

@@ -83,7 +83,10 @@ def _class_names(paths: Sequence[Path], contents: Iterable[Contents]) -> dict[st
         if form_of(path.name) == ".parquet":
             for label, name in read_class_names(path).items():
                 if names.setdefault(label, name) != name:
-                    raise DataError(f"{path} names the class {label} {name}, but another file {names[label]}")
+                    raise DataError(
+                        f"{path} names the class {label} {name}, but another file {names[label]}: "
+                        "move the files of another dataset away"
+                    )
     return names
 
 
@@ -131,7 +134,10 @@ def _sort(paths: Sequence[Path], split: str, contents: Contents, numbering: Numb
             raise DataError(f"{image.sample.file}: {image.sample.name} has {what}")
         (read.loose if name is None else read.classes.setdefault(name, Found())).images.append(image.sample)
     if read.classes and read.loose.images:
-        raise DataError(f"{place}: {read.loose.images[0].name} has no label, but others have")
+        raise DataError(
+            f"{place}: {read.loose.images[0].name} has no label, but others have: "
+            "add it, or remove the labels"
+        )
     return read
 
 
