@@ -9,7 +9,7 @@ from cli import options
 from cli.compose.runs import recommend
 from cli.display import draw, say, say_row
 from cli.pictures.curves import curves
-from cli.pictures.filters import filters
+from cli.pictures.filters import filters, kernels_shown
 from model.run import read_metrics
 
 CLASSES, TRAIN, VAL = 10, 100, 30  # images of each class
@@ -43,10 +43,11 @@ def command(out: Path, device: str) -> None:
     call("prep", "--imagenet-root", root, "--out", data, *PREPARING)
     call("train", "--data", data, "--run", run, "--device", device, *TRAINING)
     call("eval", "--ten-crop", "--data", data, "--run", run, "--device", device)
-    weights = checkpoint.read(run / "last.pt")["weights"]
+    weight = checkpoint.read(run / "last.pt")["weights"]["conv1.weight"].numpy()
     say("")
-    draw(out / "filters.png", filters, weights["conv1.weight"].numpy(), title="What the first layer learned")
-    draw(out / "curves.png", curves, read_metrics(run / "metrics.jsonl"), title="The demo's training")
+    draw(out / "filters.png", filters, weight, title=f"conv1 of demo: {kernels_shown(weight)}")
+    metrics = read_metrics(run / "metrics.jsonl")
+    draw(out / "curves.png", curves, metrics, title="Training of demo", classes=CLASSES)
     machine, mistaken = options.Machine(device=device), ("--split", "val", "--only-errors")
     wrong, conv2 = ((option, str(out / name), "--force")
                     for option, name in (("--picture", "mistaken.png"), ("--out", "conv2.png")))  # fmt: skip

@@ -227,8 +227,9 @@ def gradient(
 ) -> None:
     """Draw which pixels a class depends on.
 
-    The picture shows d log p / d pixel for a class's probability p. Each image is a column, and grey is zero.
-    The last row shows the largest magnitude of the three colour channels. Below it are p and the class.
+    The picture shows d log p / d pixel for a class's probability p. Each of the first eight images is a
+    column, and grey is zero. The last row shows the largest magnitude of the three colour channels. Below it
+    are p and the class.
     """
     import torch
 
@@ -252,8 +253,8 @@ def gradient(
         size = np.abs(level).max(2, keepdims=True).clip(0, 1)
         rows["magnitude"].append(np.rint(255 * size).astype(np.uint8).repeat(3, axis=2))
         captions.append(f"{percent(float(probabilities[output]))} {run.name(output)}")
-    of = "the predicted class" if wanted is None else run.name(wanted)
-    what = f"Gradient of log p of {of}, {title(run.path)}"
+    of = "predicted class" if wanted is None else run.name(wanted)
+    what = f"Gradient of log p({of}), {title(run.path)}"
     draw(out, panels.grid, rows, title=what, captions=captions)
 
 

@@ -13,6 +13,7 @@ from cli.pictures.filters import tower_name
 Image = npt.NDArray[np.uint8]  # (height, width, 3)
 TRUE, OTHER = "#e58b8b", "#a9c1de"
 BAR = 6  # pixels, of the height of a class's bar
+ROWS = "At the left of each row is the number of its first map. Black is zero."
 MAPS = """\
 For each tower, the 12 maps with the
 highest values are drawn. The number
@@ -187,6 +188,7 @@ def maps(output: npt.NDArray[Any], path: Target, title: str, towers: int = 2) ->
         sheets.append(sheet.repeat(zoom, axis=0).repeat(zoom, axis=1))
     high = top + sum(sheet.shape[0] + gap for sheet in sheets)
     figure = new_figure(2 * margin + sheets[0].shape[1], high, title, margin)
+    write(figure, margin, 52, ROWS, fontsize=8, color=GREY)
     first, row = 0, zoom * (output.shape[1] + 1)  # pixels from one row to the next
     for number, (sheet, part) in enumerate(zip(sheets, np.array_split(output, towers), strict=True)):
         axes = picture(figure, sheet, margin, top)

@@ -16,7 +16,7 @@ from pipeline.source.names import name_older
 def training_images(
     dataset: Any, recipe: Any, seed: int, step: int, count: int
 ) -> tuple[dict[str, Any], list[str]]:
-    """Return the images of each stage by row, and what they show. The last stage is what conv1 reads."""
+    """Return the images of each stage by row, and their classes. The last stage is the network's input."""
     shared = stream_options(recipe, torch.device("cpu"), None)
     mean = read_mean(dataset.root, recipe).numpy()
     noisy, plain = (

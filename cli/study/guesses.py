@@ -31,7 +31,7 @@ class GuessRow:
 
     name: str
     truth: int | None = None  # its class, where that is known
-    fault: str | None = None  # why there are no guesses
+    fault: str | None = None  # why no class is predicted
     note: str | None = None  # what is wrong with the image all the same
     classes: list[int] = field(default_factory=list)  # the likeliest first
     probabilities: list[float] = field(default_factory=list)
