@@ -215,7 +215,7 @@ class AlexNet(nn.Module):
     @torch.no_grad()
     def signals(self, images: Tensor, divisor: float = 1.0) -> dict[str, tuple[float, float]]:
         """Return two root mean squares per layer: over units (and places), the linear output's standard
-        deviation over the images; and the biases. Their ratio tells whether images can be told apart.
+        deviation over the images; and the biases. Their ratio shows how well a layer distinguishes images.
         """
         biases = {name: pieces for name, kind, pieces in self.pieces() if kind == "bias"}
         result = {}

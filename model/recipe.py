@@ -31,7 +31,7 @@ Title = Annotated[str, Meta(pattern="^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=4
 
 
 class Phase(Struct, frozen=True, forbid_unknown_fields=True):
-    """Describe some epochs of a schedule of one's own. The phases of a schedule follow each other."""
+    """Describe some epochs of a user's own schedule. The phases of a schedule follow each other."""
 
     epochs: Annotated[Several, says("number of epochs")]
     factor: Annotated[Rate, says("all learning rates are `rate` (of biases: x `bias_factor`) times this")]

@@ -1,7 +1,7 @@
 """Compute learning rates and colour noise by epoch: pure functions of recipe, epoch and errors so far.
 
 A schedule is a list of changes to the recipe's initial learning rates: a named one (see schedules.py) or the
-phases of a recipe of one's own. Those of "plateau", the paper's rule, follow from the validation errors.
+phases of a user's own recipe. Those of "plateau", the paper's rule, follow from the validation errors.
 """
 
 from collections.abc import Sequence

@@ -72,8 +72,8 @@ SCHEDULES = {
     "141": _by_hand((23, 48), 60, biases=False),
     "141-2009": _by_hand((1, 4.1189), 5.1596, biases=False),
     "141-2009-2012": _by_hand((1, 13, 43), 54, slow=26, frozen=32, quiet=26, first=CONV_1_2),
-    # 146 on Fall 2009 with the convolutions of 145, on Fall 2011 with those of that; only what is drawn anew
-    # starts at 0.01.
+    # 146 on Fall 2009 with the convolutions of 145, on Fall 2011 with those of that; only layers with
+    # new random weights start at 0.01.
     "146-2009": Schedule(
         6,
         (

@@ -1,4 +1,4 @@
-"""Make a recipe with settings of one's own: those of a TOML file, of --set KEY=VALUE, or of both.
+"""Make a recipe with the user's own settings: those of a TOML file, of --set KEY=VALUE, or of both.
 
 Keys are the fields of a recipe (model/recipe.py). In a file, `base` names the recipe that it starts from, and
 what it leaves out is as there. `layers` is the list of all layers, or a table that changes some by name:
@@ -122,7 +122,7 @@ def make_recipe(
 
 
 def _change(recipe: Recipe, values: dict[str, Any], sources: Sequence[Source]) -> Recipe:
-    """Return the recipe with these values in the place of its own; RunError if it is none then."""
+    """Return the recipe with these values in the place of its own; RunError if they do not fit."""
     plain, given = recipe.to_dict(), dict(values)
     layers = {layer["name"]: layer for layer in plain["layers"]}
     if by_name := isinstance(values.get("layers"), dict):

@@ -40,6 +40,8 @@ INDEX = np.dtype([("shard", "<u4"), ("offset", "<u8"), ("size", "<u4"), ("label"
 
 @dataclass(frozen=True)
 class Category:
+    """Describe a class: its label, its folder's name (in ImageNet its wnid), and its name for people."""
+
     index: Count
     wnid: str
     words: str
@@ -48,6 +50,8 @@ class Category:
 
 @dataclass(frozen=True)
 class Shard:
+    """Describe a shard: its place in the dataset, number of images, size and checksum."""
+
     name: str  # "train/000000.tar"
     samples: Count
     bytes: Positive
@@ -83,6 +87,8 @@ class Description(Struct):
 
 @dataclass(frozen=True)
 class Dataset:
+    """Hold dataset.json and the folder that it is in: the classes in the order of labels, and the shards."""
+
     root: Path
     size: str
     store: str
@@ -115,6 +121,7 @@ class Dataset:
         return shlex.join(["alexnet-dali", "prep", *words, "--out", str(self.root), *size, *store])
 
     def samples(self, split: str) -> int:
+        """Return the number of images of a split."""
         return sum(shard.samples for shard in self.splits[split])
 
 

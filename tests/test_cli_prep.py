@@ -130,7 +130,7 @@ def test_second_prep(bigger: Path, tmp_path: Path) -> None:
     process.send_signal(signal.SIGSTOP)
     result = run("--imagenet-root", bigger, "--out", out)
     assert result.exit_code == 1
-    assert f"another prep is at work in {out}" in result.output
+    assert f"another prep is running in {out}" in result.output
     process.send_signal(signal.SIGCONT)
     process.communicate()
     assert process.returncode == 0

@@ -284,7 +284,7 @@ def test_second_prep_is_refused(source: Source, tmp_path: Path) -> None:
     (tmp_path / ".work").mkdir()
     with open(tmp_path / ".work/lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(DataError, match="another prep is at work"):
+        with pytest.raises(DataError, match="another prep is running"):
             prepare(source, tmp_path)
 
 

@@ -21,7 +21,7 @@ SERVER.set_forkserver_preload(
 
 
 class Command:
-    """Represent a command at work in `folder`. before: called first in its process, as to inject a fault."""
+    """Represent a running command in `folder`. before: called first in its process, as to inject a fault."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class Command:
         if self.process.exitcode is None:
             self.process.kill()
             self.process.join()
-            raise TimeoutError(f"still at work after {seconds} s, having said: {self.text}")
+            raise TimeoutError(f"not finished after {seconds} s, with this output: {self.text}")
         return self.process.exitcode
 
     def send(self, signal: int) -> None:

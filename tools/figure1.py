@@ -2,7 +2,7 @@
 
 DIR holds CIFAR-10 as images in folders train/ and test/ with a folder for each class. Recipes relu4 and tanh4
 are each trained with several learning rates, until an epoch's training error is 25 % or less, or to --epochs.
-Each run lies in OUT/RECIPE-RATE; the same command goes on with those that are not finished. The figure and a
+Each run lies in OUT/RECIPE-RATE; the same command resumes those that are not finished. The figure and a
 table come last: the number of epochs to 25 %, between two epochs on the straight line, and the best rates'
 ratio beside the paper's six.
 """
@@ -44,7 +44,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
     parser.add_argument("--device", default="cpu", help="torch device (default: cpu)")
     parser.add_argument("--precision", default="float32", help="as of train (default: float32)")
-    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time, of a core each if several")
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="trainings at the same time, on one core each if several"
+    )
     parser.add_argument("--picture", type=Path, help="the figure (default: figure1.png in OUT)")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
@@ -98,7 +100,7 @@ def train(given: argparse.Namespace, run: Run) -> None:
     finally:
         process.send_signal(signal.SIGTERM)  # which saves
     if process.wait() and reached(errors(path)) is None:
-        raise SystemExit(f"{path}: the training failed; the same command goes on with it")
+        raise SystemExit(f"{path}: the training failed; the same command resumes it")
 
 
 def start(words: Sequence[object], alone: bool = False) -> "subprocess.Popen[bytes]":
@@ -118,7 +120,7 @@ def start(words: Sequence[object], alone: bool = False) -> "subprocess.Popen[byt
 
 
 def errors(path: Path) -> list[float]:
-    """Return the mean training error of each finished epoch of a run, in percent, as its batches had it."""
+    """Return the mean training error of each finished epoch of a run, in percent, over its batches."""
     if not (path / "metrics.jsonl").exists():
         return []
     rows = read_metrics(path / "metrics.jsonl")

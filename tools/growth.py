@@ -5,7 +5,7 @@
 A thousand images are drawn, and repeated under other names: as files and as shards of each form that prep
 reads, and as a prepared dataset with shards of a thousand. All is real but for the pixels, which repeat. prep
 and evaluation are run up to `--most` images. Each figure is of a process of its own. At the end it prints the
-memory that a narrow training on the most images holds as it goes on, and the time of --help.
+memory that a narrow training on the most images holds while it runs, and the time of --help.
 """
 
 import argparse

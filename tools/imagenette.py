@@ -3,7 +3,7 @@
 DIR holds train/ and val/ with a folder for each class, as Imagenette does. Ours runs as a user would run
 it: prep, train, eval. torchvision's AlexNet runs by the recipe of torchvision's own references, with
 DataLoader, on the same images, batches and epochs (`pip install '.[compare]'` brings it). Each training
-writes OUT/NAME-SEED.json when it has finished; the same command continues with those that have not. At the
+writes OUT/NAME-SEED.json when it has finished; the same command resumes the others. At the
 end it prints a table.
 """
 
@@ -60,7 +60,7 @@ def train_ours(recipe: str, seed: int, data: Path, given: argparse.Namespace) ->
     same = ["--data", data, "--run", folder, "--device", given.device]
     errors = {}
     if not run("train", *same, *options, "--width", given.width):
-        raise SystemExit(f"{folder}: the training failed; the same command goes on with it")
+        raise SystemExit(f"{folder}: the training failed; the same command resumes it")
     for views, more in (("centre", []), ("ten", ["--ten-crop"])):
         path = given.out / "eval.json"
         if not run("eval", *same, *more, "--json", path, "--force"):

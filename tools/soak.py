@@ -3,7 +3,7 @@
 Runs prep, train and eval on a drawn ImageNet, each until it ends by itself, while signals (SIGKILL, SIGTERM,
 SIGHUP) and full disks strike at random moments: a cycle is one start of a command. Whenever all three have
 ended, everything they left (dataset, states, metrics, errors) must be bit-identical to that of an undisturbed
-run; then it begins anew. Prints how often each struck. If something is not as it should be, the exit status
+run; then all begins again. Prints how often each struck. If something is not as it should be, the exit status
 is 1, and the files are kept.
 """
 

@@ -24,7 +24,7 @@ def search(
     """Find weights of low top-5 error by coordinate descent, as avg-valid.py of the 2012 source does.
 
     All start at 0.5. In up to five passes each weight in turn takes any of STEPS that gives fewer errors than
-    the best so far; a pass without a change is the last. `tell` is called after each pass with its number,
+    the best so far; a pass without a change is the last. tell: called after each pass with its number,
     the weights and the errors.
     """
     weights = [0.5] * len(probabilities)

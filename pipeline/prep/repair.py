@@ -71,7 +71,7 @@ def repair(
             if Record.load(task.made(".made"), task.side).sha256 != checksums[task.name]:
                 raise DataError(
                     f"{task.name} differs now: {out} was made from other images; give the --imagenet-root "
-                    f"that it was made from"
+                    "that it was made from"
                 )
             commit(task, out)
             done, rejected = done + len(task.samples), rejected + count

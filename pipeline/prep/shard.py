@@ -52,7 +52,7 @@ class Task:
         return side_of(self.size)
 
     def made(self, suffix: str) -> Path:
-        """Return the path of a file of this shard while prep is at work."""
+        """Return the path of a file of this shard while prep runs."""
         return self.folder / f"{self.split}-{self.number:06d}{suffix}"
 
 

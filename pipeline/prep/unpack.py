@@ -21,7 +21,7 @@ from pipeline.source.sample import is_litter, one_line
 from pipeline.workers import count_cores, run_tasks
 
 CHUNK = 2**20
-WRAPS = 2**32  # bytes, at which gzip begins to count anew
+WRAPS = 2**32  # bytes, after which gzip counts from 0 again
 LONGEST = 200  # characters of a name
 
 

@@ -31,7 +31,7 @@ def work_folder(out: Path) -> Iterator[Path]:
         try:
             held = lock(work / LOCK)
         except BlockingIOError:
-            raise DataError(f"another prep is at work in {out}: let it finish, or stop it") from None
+            raise DataError(f"another prep is running in {out}: wait for it, or stop it") from None
         with held:
             _tidy(work)
             try:

@@ -40,6 +40,8 @@ from pipeline.source.splits import (
 
 @dataclass(frozen=True)
 class Source:
+    """Hold what prep is to read: the classes, and the images of each split."""
+
     kind: str  # what was found, for the user
     classes: tuple[Category, ...]
     splits: dict[str, list[Sample]]  # train sorted by class and name, val and test by name
@@ -184,7 +186,7 @@ def _no_labels_for(val: Path, edition: Edition) -> str:
 
 
 def _why_unlabelled(edition: Edition) -> str:
-    """Return what to say of a test split without labels: there are some for some editions only."""
+    """Return the message for a test split without labels; "" where the edition has none."""
     truth = edition.truth.get("test")
     return f" without labels, which need {truth} and {edition.devkits[0]}.tar.gz" if truth else ""
 

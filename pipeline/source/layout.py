@@ -157,7 +157,7 @@ def look_beside(root: Path, base: Path, edition: Edition, used: list[Path]) -> F
 
 
 def nothing_at(root: Path) -> str:
-    """Return what to say of a root in which nothing is found."""
+    """Return the message for a root in which no split is found."""
     for folder in _folders_below(root):
         if find_places(folder, find_edition(folder), "train") or find_shards(folder, "train"):
             return f"{root} is no ImageNet root, but {folder} looks like one: give --imagenet-root {folder}"

@@ -50,7 +50,7 @@ class Contents:
 
 
 def read_shards(shards: dict[str, list[Path]], unpack: Unpack | None) -> dict[str, Split]:
-    """Read the shards of each split; train's Split has what all say of the classes."""
+    """Read the shards of each split; train's Split has the classes that all of them define."""
     tars = _find_tars([path for paths in shards.values() for path in paths], unpack)
     every = [Shard(path, tar) for path, tar in tars.items()]
     if len(every) < FEW:
@@ -130,7 +130,7 @@ def _sort(paths: Sequence[Path], split: str, contents: Contents, numbering: Numb
     for image in contents.images:
         name = numbering.of(image)
         if name is None and (split == "train" or image.label or image.wnid):
-            what = f"the label {image.label}, which no training image explains" if image.label else "no label"
+            what = f"the label {image.label}, which no training image has" if image.label else "no label"
             raise DataError(f"{image.sample.file}: {image.sample.name} has {what}")
         (read.loose if name is None else read.classes.setdefault(name, Found())).images.append(image.sample)
     if read.classes and read.loose.images:

@@ -149,7 +149,7 @@ def serve(name: str, job: Job, pipe: Connection) -> None:
 
 
 def job(parts: Workloads) -> Job:
-    """Return what the peers are to do: what these parts do."""
+    """Return the task of the peers, which is that of these parts."""
     return Job(
         dataset=parts.dataset,
         recipe=parts.recipe,

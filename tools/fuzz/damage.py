@@ -178,5 +178,5 @@ def edit(content: Any, change: Edit) -> Any:
 
 
 def made(value: Any, old: Any) -> Any:
-    """Return a value as it is put in: one that depends on what it replaces is made of that."""
+    """Return a value to put in; one that depends on the value that it replaces is computed from that."""
     return value.of(old) if hasattr(value, "of") else copy.deepcopy(value)

@@ -1,4 +1,4 @@
-"""Keep a small dataset, a run of it and all that commands make of them in one folder; run commands on it."""
+"""Keep a small dataset, a run of it and what commands make from them in one folder; run commands there."""
 
 import json
 import os

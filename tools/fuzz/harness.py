@@ -34,7 +34,7 @@ Tree = dict[str, tuple[Any, ...]]
 
 
 class Fault(Exception):
-    """Represent a fault of the product. kind: one of KINDS; where: what tells it from others."""
+    """Represent a fault of the product. kind: one of KINDS; where: what distinguishes it from others."""
 
     def __init__(self, kind: str, where: str, text: str) -> None:
         super().__init__(kind, where, text)
@@ -64,7 +64,7 @@ class Tried:
 
 
 def explore(part: Part, seed: int, begin: Callable[[bytes], None]) -> Iterator[list[Tried]]:
-    """Yield batches of tried inputs, without end. begin: told of each input, pickled, before it is tried."""
+    """Yield batches of tried inputs, without end. begin: gets each input, pickled, before it is tried."""
     known: set[str] = set()
     for number in count():
         tried = batch(part, seed + number, begin, known)
@@ -180,7 +180,7 @@ def compare(before: Tree, after: Tree) -> None:
 def in_this_process() -> None:
     """Let prep and the baselines start no processes: with one worker they would only be slower.
 
-    A devkit is still read in a process of its own, which limits itself; each once.
+    A devkit is still read in a process of its own, which limits its time and memory; each kit only once.
     """
     kits: dict[bytes, list[Any]] = {}
 

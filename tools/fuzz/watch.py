@@ -41,7 +41,7 @@ def make_part(name: str, place: Path) -> Part:
 
 
 def work(name: str, place: Path, seed: int, connection: Connection) -> None:
-    """Run as the process of a part: tell of each input by a file, of each batch by the connection."""
+    """Run as the process of a part: write each input to a file, and send each batch by the connection."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.chdir(place)
     part = make_part(name, place)
