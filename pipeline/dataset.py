@@ -162,6 +162,7 @@ def read_description(root: Path) -> Dataset:
 
 
 def write_description(dataset: Dataset) -> None:
+    """Write dataset.json, with which the dataset is complete."""
     with replacing(dataset.root / "dataset.json") as file:
         file.write(json.dumps(_content(dataset), indent=1).encode() + b"\n")
 

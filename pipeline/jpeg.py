@@ -32,6 +32,8 @@ EXTRANEOUS = re.compile(r"(\d+) extraneous bytes before marker 0x(..)")
 
 
 class Pixels(NamedTuple):
+    """Hold the pixels of a JPEG, and what is wrong with the file."""
+
     array: np.ndarray  # (H, W, channels) uint8
     flaws: tuple[str, ...]  # harmless ones, by the names in HARMLESS
     damage: str  # what libjpeg-turbo warned of, where an image is decoded as far as possible

@@ -42,6 +42,7 @@ class Sums:
         self.products += np.einsum("kikj->ij", gram).astype(np.uint64)
 
     def merge(self, images: int, pixels: np.ndarray, products: np.ndarray) -> None:
+        """Add the sums over other images."""
         self.images += images
         self.pixels += pixels
         self.products += products
@@ -60,6 +61,7 @@ class Statistics:
 
     @classmethod
     def of(cls, sums: Sums) -> Self:
+        """Compute the statistics from the sums over all training images."""
         # Python's integers have no limit and their quotient is rounded once.
         n = sums.images * sums.pixels[..., 0].size
         total = [int(x) for x in sums.pixels.sum((0, 1))]
@@ -119,5 +121,6 @@ class Statistics:
         return matrix
 
     def save(self, path: Path | str) -> None:
+        """Write the arrays as a .npz."""
         with replacing(Path(path)) as file:
             np.savez(file, **{field.name: getattr(self, field.name) for field in fields(self)})

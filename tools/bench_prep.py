@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=count_cores())
     parser.add_argument("--size", choices=["256", "original"], default="256")
-    parser.add_argument("--folder", help="a disk to try instead of the default for temporary files")
+    parser.add_argument("--folder", help="folder on the disk to measure (default: that of temporary files)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         root, out, alone = (Path(folder, name) for name in ("root", "out", "alone"))

@@ -40,7 +40,7 @@ SHARES = (0.0, 0.25, 0.5, 0.65, 0.8, 1.0)  # DALI's default is 0.65
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=2, help="for a part in a round (default: 2)")
+    parser.add_argument("--seconds", type=float, default=2, help="seconds per part and round (default: 2)")
     parser.add_argument("--batch-size", type=int, default=128, help="images a step (default: 128)")
     given = parser.parse_args()
     if not torch.cuda.is_available():

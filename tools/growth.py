@@ -260,9 +260,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--images", default="1000,10000,100000,1281167", help="Numbers, with commas.")
-    parser.add_argument("--most", type=int, default=10000, help="Images that prep and evaluation take.")
-    parser.add_argument("--json", type=Path, help="Write the figures there.")
+    parser.add_argument(
+        "--images", default="1000,10000,100000,1281167", help="numbers of images, separated by commas"
+    )
+    parser.add_argument("--most", type=int, default=10000, help="most for prep and evaluation")
+    parser.add_argument("--json", type=Path, help="file for the figures")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         figures, held = measure(

@@ -28,6 +28,7 @@ class Gathered:
         self.files: dict[str, str] = {}  # name -> SHA-256
 
     def add(self, split: str, tasks: Iterable[Task]) -> None:
+        """Read the records of a split's shards; write its samples.npy and names.txt."""
         shards, rows, names = [], [], []
         for task in tasks:
             record = Record.load(task.made(".npz"), task.side)
@@ -69,6 +70,7 @@ class Gathered:
         return dict(Counter(line["flaw"] for line in self.flawed))
 
     def write_statistics(self) -> None:
+        """Write statistics.npz."""
         Statistics.of(self.sums).save(self.out / "statistics.npz")
         self._hash("statistics.npz")
 

@@ -69,7 +69,8 @@ def begin(work: Path, made: dict[str, Any]) -> None:
 
 
 def refuse_other(out: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    before = {"exif": "ignore"} | before  # as before the option existed
+    """Raise DataError if a dataset was started with other images, settings or versions."""
+    before = {"exif": "ignore"} | before  # the default before the option existed
     for name in ("size", "store", "seed", "exif", "images", "pillow", "simplejpeg"):
         if before.get(name) != now[name]:
             what = "other images" if name == "images" else f"{name} {before.get(name)}, not {now[name]}"

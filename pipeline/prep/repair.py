@@ -16,6 +16,8 @@ from pipeline.workers import count_cores, run_tasks
 
 @dataclass(frozen=True)
 class Progress:
+    """Count the images that prep has to do, and those that it has done or rejected."""
+
     done: int  # images, also those of an earlier run
     total: int
     rejected: int

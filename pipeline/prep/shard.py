@@ -33,6 +33,8 @@ RECORD = {  # the arrays of a record
 
 @dataclass(frozen=True)
 class Task:
+    """Describe a shard to be made: its images, and how they are stored."""
+
     split: str
     number: int
     first: int  # place of the first sample in its split, which names it: a rejected one leaves a gap
@@ -79,6 +81,7 @@ class Record:
     sums: Sums
 
     def save(self, path: Path) -> None:
+        """Write the record as a .npz."""
         text = json.dumps([self.bytes, self.sha256, self.names, self.rejected, self.flawed])
         with replacing(path) as file:
             np.savez(

@@ -53,6 +53,8 @@ class Truth:
 
 @dataclass(frozen=True)
 class Labels:
+    """Hold the names and numbers of the classes, and the labels of splits without class folders."""
+
     words: dict[str, str] = field(default_factory=dict)  # by wnid
     ids: dict[str, int] = field(default_factory=dict)  # by wnid
     truth: dict[str, Truth] = field(default_factory=dict)  # by split

@@ -10,6 +10,8 @@ WNID = re.compile(r"n\d{8}")  # what WordNet, and so ImageNet, calls a class
 
 @dataclass(frozen=True)
 class Edition:
+    """Describe a release of ImageNet by the names of its files."""
+
     archives: str  # for the user
     tars: dict[str, str]  # the archive of each split, a pattern
     devkits: tuple[str, ...]  # the development kit as it is downloaded, without .tar.gz, and as it unpacks

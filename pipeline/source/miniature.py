@@ -165,6 +165,8 @@ def jpeg(pixels: npt.NDArray[np.uint8], mode: str = "RGB", **options: Any) -> by
 
 @dataclass(frozen=True)
 class Miniature:
+    """Describe an ImageNet in miniature, and draw its files."""
+
     classes: int = 10  # 2 to 40
     train: int = 100  # of each class
     val: int = 20  # of each class

@@ -39,7 +39,7 @@ def show(watches: list[Watch], minutes: float) -> None:
     table.add_row("all", f"{sum(watch.inputs for watch in watches):,}", *(str(total[kind]) for kind in KINDS))
     console = Console(highlight=False, soft_wrap=True)
     console.print(table)
-    console.print(f"{minutes:.1f} minutes; what was found is counted once a place in the code")
+    console.print(f"{minutes:.1f} minutes; each place in the code is counted once")
 
 
 def try_again(folder: Path, place: Path) -> None:
@@ -54,14 +54,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--inputs", type=int, help="Of each part at least, instead of --minutes.")
-    parser.add_argument("--part", choices=PARTS, help="Only this one; else all, side by side.")
+    parser.add_argument("--minutes", type=float, default=10, help="time to search (default: 10)")
+    parser.add_argument("--inputs", type=int, help="number of inputs of each part, instead of --minutes")
+    parser.add_argument("--part", choices=PARTS, help="part to search (default: all, in parallel)")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
+    parser.add_argument("--findings", type=Path, default=Path("findings"), help="folder for what is found")
     parser.add_argument(
-        "--findings", type=Path, default=Path("findings"), help="What was found, a folder each."
+        "--again", type=Path, metavar="FOLDER", help="folder of such an input, to try it again"
     )
-    parser.add_argument("--again", type=Path, metavar="FOLDER", help="One of them, once more.")
     given = parser.parse_args()
     memory = MEMORY if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > 2**30 else None
     with tempfile.TemporaryDirectory(prefix="fuzz-", dir=memory, ignore_cleanup_errors=True) as folder:
