@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     parser.add_argument("--findings", type=Path, default=Path("findings"), help="folder for what is found")
     parser.add_argument(
-        "--again", type=Path, metavar="FOLDER", help="folder of such an input, to try it again"
+        "--again", type=Path, metavar="FOLDER", help="a folder of --findings, to try its input again"
     )
     given = parser.parse_args()
     memory = MEMORY if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > 2**30 else None
