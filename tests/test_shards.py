@@ -77,6 +77,7 @@ def test_numbers_alone_stay_what_they_are(tmp_path: Path) -> None:
     assert [each.wnid for each in source.classes] == [str(number) for number in range(12)]
     assert [each.words for each in source.classes] == [str(number) for number in range(12)]
     assert "numbers, 0 to 11, are kept, as no wnid is known" in source.kind
+    assert source.named == "12 from their labels (--names FILE gives others)"
     assert {each.label for each in source.splits["val"]} == set(range(12))
     (tmp_path / "names.csv").write_text("3,three\n11,eleven\n")
     classes = find_source(tmp_path, names=tmp_path / "names.csv").classes
@@ -133,6 +134,8 @@ def test_labels_may_be_names_and_json_alone(tmp_path: Path) -> None:
     source = find_source(tmp_path / "json")
     assert [(each.wnid, each.words) for each in source.classes] == [("owl", "owl"), ("cat", "cat")]
     assert labelled(source) == {"a.jpg": "owl", "b.jpg": "cat"}
+    assert source.named == "2 from the metadata of WebDataset shards (--names FILE gives others)"
+    assert find_source(tmp_path / "text").named == "2 from their labels (--names FILE gives others)"
 
 
 STOPS: dict[str, tuple[list[tuple[str, str, dict[str, Any] | None]], str]] = {

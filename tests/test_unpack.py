@@ -175,6 +175,7 @@ def test_class_names_of_a_schema_keep_its_order(tmp_path: Path) -> None:
     source = look(root, tmp_path / "out")
     assert [(each.wnid, each.words) for each in source.classes] == [(n, n) for n in ("owl", "cat", "dog")]
     assert "train-00000-of-00003.parquet (1 of 3 files, named and numbered)" in source.kind
+    assert source.named == "3 from the metadata of parquet files (--names FILE gives others)"
     assert labelled(source)["train-00000-of-00003-00000001.jpg"] == "cat"
     write_table(root / "validation.parquet", [("", 2, photo(1))], ["owl", "dog", "cat"])
     with pytest.raises(DataError, match=r"validation\.parquet names the class 1 dog, but another file cat"):

@@ -104,7 +104,7 @@ def find_source(
         descriptions.append(f"{patched} images from {edition.patches}")
     kind = f"{_describe(base, edition, train)} in {base}: {', '.join(descriptions)}"
     places_of_lists = list(dict.fromkeys([base, *above, train.place]))
-    named = name_classes(wnids, names, labels.words, places_of_lists, train.words)
+    named = name_classes(wnids, names, labels.words, places_of_lists, train.words, train.form)
     classes = tuple(
         Category(index, one_line(wnid), named.words[wnid], labels.ids.get(wnid))
         for index, wnid in enumerate(wnids)

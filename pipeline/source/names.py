@@ -38,11 +38,13 @@ def name_classes(
     given: Path | None,
     devkit: Mapping[str, str],
     places: Sequence[Path],
-    shards: Mapping[str, str],
+    metadata: Mapping[str, str],
+    form: str,
 ) -> Names:
     """Name each class by the first that knows it: `given`, the devkit, a list beside the folders, ILSVRC's.
 
-    `devkit` and `shards`: the names in those, by folder; `places`: the folders in which a list may lie.
+    `devkit` and `metadata`: the names in the devkit and in shards, by folder; `places`: the folders in which a
+    list may lie; `form`: what the shards are called, "" for folders.
     """
     sources: dict[str, Mapping[str, str]] = {}
     if given:
@@ -55,9 +57,10 @@ def name_classes(
     sources["the devkit"] = devkit
     lists = [place / name for name in BESIDE for place in places if (place / name).is_file()]
     sources |= {str(path): read_names(path, folders) for path in lists if str(path) not in sources}
-    sources["the shards (--names FILE gives others)"] = shards
+    sources[f"the metadata of {form} (--names FILE gives others)"] = metadata
     sources["ILSVRC's own list"] = ilsvrc_names()
-    sources["their folders (--names FILE gives others)"] = {name: one_line(name) for name in folders}
+    rest = "labels" if form else "folders"
+    sources[f"their {rest} (--names FILE gives others)"] = {name: one_line(name) for name in folders}
     words, counts = {}, Counter[str]()
     for folder in folders:
         what = next(what for what, names in sources.items() if folder in names)

@@ -32,7 +32,7 @@ class Numbering:
     classes: Mapping[str, str]  # by label
     by_wnid: bool = False  # an image's own wnid is its class
     order: tuple[str, ...] = ()  # the classes in the order of their numbers; empty: sorted
-    words: Mapping[str, str] = field(default_factory=dict)  # names of classes
+    words: Mapping[str, str] = field(default_factory=dict)  # names of classes, where metadata has them
     said: str = ""  # for the user
 
     def of(self, image: Known) -> str | None:
@@ -50,8 +50,7 @@ def find_numbering(train: Sequence[Known], others: Sequence[Known], names: Mappi
         return _by_wnid({image.wnid for image in train}, wnids, names)
     labels = {image.label for image in train if image.label}
     if not all(map(_is_number, labels)):
-        every = {label: label for label in labels}
-        return Numbering(every, words=every)
+        return Numbering({label: label for label in labels})
     return _by_number(sorted(labels, key=int), names)
 
 
@@ -77,9 +76,7 @@ def _by_wnid(
     every = sorted({*found, *labels} - {""})
     named = {wnid: names.get(label, label) for wnid, label in labels.items()}
     words = {
-        wnid: wnid if _is_number(named.get(wnid, "0")) else named[wnid]
-        for wnid in every
-        if wnid not in ilsvrc_names()
+        wnid: name for wnid, name in named.items() if not _is_number(name) and wnid not in ilsvrc_names()
     }
     numbers = {int(label): wnid for label, wnid in classes.items() if _is_number(label)}
     said = ""
@@ -117,8 +114,10 @@ def _by_number(numbers: list[str], names: Mapping[str, str]) -> Numbering:
         )
     if all(given) and len(set(given)) == len(given):
         named = [one_line(name) for name in given]
-        return Numbering(dict(zip(every, named, strict=True)), order=tuple(named), said="named and numbered")
-    words = {number: one_line(name or number) for number, name in zip(every, given, strict=True)}
+        words = {name: name for name in named}
+        classes = dict(zip(every, named, strict=True))
+        return Numbering(classes, order=tuple(named), words=words, said="named and numbered")
+    words = {number: one_line(name) for number, name in zip(every, given, strict=True) if name}
     said = f"whose numbers, 0 to {every[-1]}, are kept, as no wnid is known"
     return Numbering({number: number for number in every}, order=tuple(every), words=words, said=said)
 
