@@ -202,6 +202,11 @@ def refuse_changes(
     known = Recipe.from_dict(before["recipe"]).to_dict()  # with the fields that were added since
     found = list(differences({**before, "recipe": known}, now))
     for key, text in found:
+        if key == "dataset":
+            where = folder / "run.json"
+            raise RunError(
+                f"{folder} was started with another dataset, which {where} names; use another --run"
+            )
         if key not in MAY_CHANGE:
             raise RunError(f"{folder} was started with {text}; repeat that, or use another --run")
     texts = ", ".join(text for _, text in found)

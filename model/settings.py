@@ -32,6 +32,10 @@ PARTS: dict[str | int, type[Struct]] = {
     "lrn": ResponseNorm, "spatial": ResponseNorm, "colour": Colour, "schedule": Phase
 }  # fmt: skip
 
+TYPES = {
+    "float": "a number", "int": "a whole number", "str": "a text", "bool": "true or false",
+    "array": "a list", "object": "a table", "date": "a date", "null": "left out",
+}  # fmt: skip
 
 # What a setting is called elsewhere: here its name, which is not always the most similar one
 ELSEWHERE = {
@@ -176,7 +180,17 @@ def _explain(said: str, plain: dict[str, Any], values: dict[str, Any]) -> tuple[
         words = re.findall(r"[\w-]+", said)
         named = [(words.index(word), place) for place, word in _names(values) if word in words]
         key = min(named, key=itemgetter(0), default=(0, ()))[1]
-    return key, said
+    return key, _in_words(said)
+
+
+def _in_words(said: str) -> str:
+    """Write an error of a type for those who do not know the types' names."""
+    found = re.fullmatch(r"expected `([\w |]+)`(.*?)(?:, got `(\w+)`)? at `(.+)`", said)
+    if not found:
+        return said
+    types, limit, got, where = found.groups()
+    allowed = " or ".join(TYPES.get(each, each) for each in types.split(" | "))
+    return f"{where} must be {allowed}{limit}" + (f", not {TYPES.get(got, got)}" if got else "")
 
 
 def unknown_name(what: str, name: str, allowed: list[str], inside: str = "") -> str:

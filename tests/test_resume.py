@@ -156,7 +156,7 @@ def test_changes_are_refused_by_name(
     dataset: Dataset, originals: Dataset, undisturbed: Path, tmp_path: Path
 ) -> None:
     found = {}
-    for text, words in {**REFUSED, "dataset ": ("--data", originals.root)}.items():
+    for text, words in {**REFUSED, "another dataset": ("--data", originals.root)}.items():
         run = tmp_path / str(len(found))
         shutil.copytree(undisturbed, run)
         found[text] = Command(*train(dataset.root, run, *words), folder=tmp_path)

@@ -24,7 +24,7 @@ def choose_class(classes: Sequence[Category], text: str) -> Category:
     near = get_close_matches(_even(text), known, SHOWN) or [name for name in known if _even(text) in name]
     if near:
         raise RunError(
-            f"the network has no class {text}; did you mean {_listed(known[name] for name in near)}"
+            f"the network has no class {text}; did you mean {_listed(known[name] for name in near)}?"
         )
     raise RunError(f"the network has no class {text}; it has {_listed(classes)} and so on")
 

@@ -166,6 +166,10 @@ def nothing_at(root: Path) -> str:
             f"{root} has class folders but no train/ and val/: to hold out a tenth of each class for "
             "validation, add --val-fraction 0.1"
         )
+    if _holds_images(root):
+        return (
+            f"{root} holds images but no class folders: put the images of each class into a folder of its own"
+        )
     archives = "; ".join(
         f"{edition.tars['train']} (with {edition.tars['val']} and {edition.devkits[0]}.tar.gz)"
         for edition in (ILSVRC2012, ILSVRC2010)

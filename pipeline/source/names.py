@@ -43,8 +43,8 @@ def name_classes(
 ) -> Names:
     """Name each class by the first that knows it: `given`, the devkit, a list beside the folders, ILSVRC's.
 
-    `devkit` and `metadata`: the names in the devkit and in shards, by folder; `places`: the folders in which a
-    list may lie; `form`: what the shards are called, "" for folders.
+    `devkit` and `metadata`: the names in the devkit and in shards, by folder; `places`: the folders in which
+    a list may lie; `form`: what the shards are called, "" for folders.
     """
     sources: dict[str, Mapping[str, str]] = {}
     if given:
