@@ -127,7 +127,7 @@ def test_a_dry_run_measures_and_leaves_nothing(
     assert list(rows) == ["data", "network", "training", "run", "device", "speed", "time", "disk"]
     assert re.search(r"training [\d.e+,]+ images/s, validation [\d.e+,]+ images/s$", rows["speed"])
     assert re.search(r"about .* (s|min), not counting start-up and checkpoints", rows["time"])
-    assert re.search(r"at most [\d.]+ MB, of [\d,.]+ [MG]B free: four states", rows["disk"])
+    assert re.search(r"at most [\d.]+ MB, of [\d,.]+ [MG]B free: four checkpoints", rows["disk"])
     assert not list(tmp_path.iterdir())
 
 

@@ -286,7 +286,7 @@ def test_what_is_not_drawn_leaves_the_older_picture(odd: Odd, tmp_path: Path) ->
     (tmp_path / "p.png").write_text("old")
     given = ("--run", odd.run, "--device", "cpu", "--force", "--picture", tmp_path / "p.png")
     drawn = fine("predict", tmp_path / "no.jpg", *given)
-    assert "no image to draw" in drawn.stderr and (tmp_path / "p.png").read_text() == "old"
+    assert "nothing: there is no such image" in drawn.stderr and (tmp_path / "p.png").read_text() == "old"
 
 
 def test_names_that_commands_choose_are_refused_alike(

@@ -368,10 +368,11 @@ def die(task: int) -> int:
 
 
 def test_workers() -> None:
+    environment = dict(os.environ)
     assert sorted(run_tasks(abs, range(-9, 0), 2)) == [(number, -number) for number in range(-9, 0)]
     with pytest.raises(ValueError, match="task 3") as error:
         list(run_tasks(fail, range(9), 2))
     assert "in fail" in error.value.__notes__[0]
     with pytest.raises(DataError, match=r"worker process died \(exit status 7"):
         list(run_tasks(die, range(9), 2))
-    assert "OPENBLAS_NUM_THREADS" not in os.environ
+    assert {**os.environ, "PYTEST_CURRENT_TEST": ""} == {**environment, "PYTEST_CURRENT_TEST": ""}
