@@ -140,7 +140,13 @@ def _window(crop: int, side: int, top: Any, left: Any) -> dict[str, Any]:
 def _decode(
     jpegs: DataNode, gpu: bool, decoder: Callable[..., DataNode] = fn.decoders.image, **where: Any
 ) -> DataNode:
-    """Decode to RGB, EXIF rotation ignored as the 2012 code ignored it."""
+    """Decode to RGB, EXIF rotation ignored as the 2012 code ignored it.
+
+    The decoder reads no bytes before all headers of the batch have been: where it finds a damaged one itself,
+    DALI 2.4 kills the process, as its threads still decode the rest of a batch that it has given up.
+    """
+    shape = fn.peek_image_shape(jpegs, adjust_orientation=False)
+    jpegs = fn.reshape(jpegs, shape=fn.cast(0 * shape[:1] - 1, dtype=types.INT32))  # -1: all bytes
     device = "mixed" if gpu else "cpu"
     return decoder(jpegs, device=device, output_type=types.RGB, adjust_orientation=False, **where)
 

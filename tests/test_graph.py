@@ -150,3 +150,17 @@ def test_train_graph_on_the_gpu(kind: str) -> None:
     assert np.array_equal(labels, there_labels)
     assert np.abs(ours - there).max() < 12
     assert np.abs(ours - there).mean() < 0.7
+
+
+def test_a_damaged_header_in_a_full_batch_is_an_error_and_no_crash() -> None:
+    """Without a look at all headers first, threads of DALI crash in most of such batches."""
+    (whole,), rows = encoded([(256, 256)]), 128
+    damaged = whole.copy()
+    damaged[20:420] = 0
+    fed = ([*[whole] * 100, damaged, *[whole] * (rows - 101)], np.arange(rows))
+    for _ in range(3):
+        pipe = graph.evaluation_graph(
+            lambda: fed, 224, "256", gpu=False, views=graph.CENTRE_VIEW, **EXECUTOR | {"batch_size": rows}
+        )
+        with pytest.raises(RuntimeError, match="nvImageCodec failure: '#3'"):
+            pipe.run()
