@@ -31,7 +31,7 @@ FORMAT = 2
 SIZE = "^(original|[89]|[1-9][0-9]{1,2}|10[01][0-9]|102[0-4])$"  # "original", or a side from 8 to 1024
 Size = Annotated[str, Meta(pattern=SIZE)]
 SPLITS = ("train", "val", "test")
-SHARDS = (".tar", ".tar.gz", ".parquet")
+SHARDS = (".tar", ".tar.gz", ".tgz", ".parquet")
 LOOKED_AT = 100  # folders that are searched for images
 WORK = ".work"  # prep's own folder, inside a dataset that is not finished yet
 # One row per sample: its image is bytes [offset, offset + size) of a shard; label -1 where there is none.
@@ -118,7 +118,8 @@ class Dataset:
         """Return the command of prep with these words and the settings that it was made with, for a shell."""
         size = [] if self.size == "256" else ["--size", self.size]
         store = [] if self.store == "jpeg" else ["--store", self.store]
-        return shlex.join(["alexnet-dali", "prep", *words, "--out", str(self.root), *size, *store])
+        seed = ["--seed", str(self.made["seed"])] if self.made.get("seed") else []
+        return shlex.join(["alexnet-dali", "prep", *words, "--out", str(self.root), *size, *store, *seed])
 
     def samples(self, split: str) -> int:
         """Return the number of images of a split."""

@@ -185,6 +185,18 @@ def test_a_small_dataset_is_repaired_by_the_command_that_is_printed(
     assert open_dataset(copy).fingerprint == small.fingerprint
 
 
+def test_the_command_that_is_printed_has_the_seed(folders: Path, tmp_path: Path) -> None:
+    """With another seed prep would refuse to repair."""
+    made = prepare(
+        find_source(folders), tmp_path / "out", size="8", seed=3, workers=1, exif="ignore", max_rejected=0.5
+    )
+    (tmp_path / "out/val/000000.tar").unlink()
+    with pytest.raises(DataError, match="--seed 3") as error:
+        open_dataset(made.root)
+    run(*shlex.split(str(error.value).partition("alexnet-dali ")[2].replace("DIR", str(folders))))
+    assert open_dataset(made.root).fingerprint == made.fingerprint
+
+
 @pytest.mark.parametrize("size", ["7", "1025", "032", "32.0", "32\n", "large"])
 def test_sizes_that_are_none(size: str, folders: Path, tmp_path: Path) -> None:
     said = refusal("prep", "--imagenet-root", folders, "--out", tmp_path / "data", "--size", size)
