@@ -109,7 +109,8 @@ def start(words: Sequence[object], alone: bool = False) -> "subprocess.Popen[byt
     alone: on one core, as threads that wait for each other disturb other trainings.
     """
     texts = [str(word) for word in words]
-    print("$ alexnet-dali", *texts, flush=True)
+    sys.stdout.write(" ".join(["$ alexnet-dali", *texts]) + "\n")  # at once, as other threads print, too
+    sys.stdout.flush()
     threads, libc = {"OMP_NUM_THREADS": "1"} if alone else {}, ctypes.CDLL(None)
     return subprocess.Popen(
         [sys.executable, "-m", "cli", *texts],
