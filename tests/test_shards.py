@@ -71,6 +71,14 @@ def test_shards_in_folders_of_splits(
     assert [left.name for left in source.left] == ["notes.txt"]
 
 
+def test_a_shard_may_be_called_as_another_begins(tmp_path: Path) -> None:
+    shard(tmp_path, ("0", "0", None), ("1", "1", None))
+    shard(tmp_path, ("2", "0", None), ("3", "1", None), split="val")
+    only = tmp_path / "a-train-000.tar"
+    shutil.copy(only, only.with_name(f"{only.name}.tar"))
+    assert "a-train-000.tar*.tar (2 files, " in find_source(tmp_path).kind
+
+
 def test_numbers_alone_stay_what_they_are(tmp_path: Path) -> None:
     write_webdataset(tmp_path, numbers_only=True, **SMALL | {"classes": 12, "train": 1, "val": 1})
     source = find_source(tmp_path)

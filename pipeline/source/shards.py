@@ -13,6 +13,7 @@ import posixpath
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from sys import intern
 from typing import IO, Any, NamedTuple
@@ -104,8 +105,9 @@ def _place_of(paths: Sequence[Path]) -> Path:
     first, last = paths[0].name, paths[-1].name
     if first == last:
         return paths[0]
-    length = next(number for number in range(len(first)) if first[number] != last[number : number + 1])
-    return paths[0].with_name(f"{first[:length].rstrip('0123456789')}*{form_of(first)}")
+    same = takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
+    common = "".join(letter for letter, _ in same).rstrip("0123456789")
+    return paths[0].with_name(f"{common}*{form_of(first)}")
 
 
 def _count(paths: Sequence[Path]) -> str:
