@@ -8,9 +8,7 @@ ratio beside the paper's six.
 """
 
 import argparse
-import ctypes
 import math
-import os
 import signal
 import subprocess
 import sys
@@ -21,10 +19,9 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from cli.paper.reproduction import PR_SET_PDEATHSIG
+from cli.paper.reproduction import start_command
 from model.run import read_metrics
 
-ROOT = Path(__file__).parent.parent
 GOAL, PAPER = 25.0, 6.0  # percent, and how many times as many epochs tanh took
 RATES = {"relu4": (0.0005, 0.001, 0.002), "tanh4": (0.002, 0.004, 0.008)}
 Run = tuple[str, float]  # recipe and rate
@@ -79,18 +76,9 @@ def folder(out: Path, run: Run) -> Path:
 def train(given: argparse.Namespace, run: Run) -> None:
     """Train a run, and stop it as soon as the error of an epoch is low enough."""
     path, (recipe, rate) = folder(given.out, run), run
-    words = [
-        "train",
-        "--data",
-        given.out / "data",
-        "--run",
-        path,
-        "--recipe",
-        recipe,
-        "--set",
-        f"rate={rate}",
-    ]
-    words += ["--epochs", given.epochs, "--seed", given.seed, "--device", given.device]
+    words = ["train", "--data", given.out / "data", "--run", path]
+    words += ["--recipe", recipe, "--set", f"rate={rate}", "--epochs", given.epochs]
+    words += ["--seed", given.seed, "--device", given.device]
     if len(known := errors(path)) == given.epochs or reached(known) is not None:
         return
     process = start([*words, "--precision", given.precision], alone=given.jobs > 1)
@@ -111,13 +99,7 @@ def start(words: Sequence[object], alone: bool = False) -> "subprocess.Popen[byt
     texts = [str(word) for word in words]
     sys.stdout.write(" ".join(["$ alexnet-dali", *texts]) + "\n")  # at once, as other threads print, too
     sys.stdout.flush()
-    threads, libc = {"OMP_NUM_THREADS": "1"} if alone else {}, ctypes.CDLL(None)
-    return subprocess.Popen(
-        [sys.executable, "-m", "cli", *texts],
-        env={**os.environ, **threads},
-        preexec_fn=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM),
-        cwd=ROOT,
-    )
+    return start_command(texts, **({"OMP_NUM_THREADS": "1"} if alone else {}))
 
 
 def errors(path: Path) -> list[float]:

@@ -20,9 +20,9 @@ from cli.paper.tables import SpeedRow, TableRow
 from cli.signals import OUT_OF_TIME, SIGNALS, StopRequest, handled
 from model.run import read_metrics
 from pipeline.dataset import Dataset, open_dataset
+from pipeline.workers import PR_SET_PDEATHSIG
 
 STOPPED = (OUT_OF_TIME, *(128 + number for number in SIGNALS))
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def open_datasets(paths: Mapping[str, Path | None]) -> dict[str, Dataset]:
@@ -65,16 +65,21 @@ class Commands:
         """Show and run a command; return its status. It saves and stops if this process is killed."""
         say("")
         say(f"$ alexnet-dali {shlex.join(words)}")
-        libc, home = ctypes.CDLL(None), str(Path(__file__).parents[2])
-        paths = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
-        self.child = subprocess.Popen(
-            [sys.executable, "-m", "cli", *words],
-            env={**os.environ, "PYTHONPATH": paths},  # this cli, whatever the current folder is
-            preexec_fn=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM),
-        )
+        self.child = start_command(words)
         if self.stop():  # a signal came before there was a child
             self.child.terminate()
         return self.child.wait()
+
+
+def start_command(words: Sequence[str], **environment: str) -> "subprocess.Popen[bytes]":
+    """Start a command of alexnet-dali, which saves and stops if this process ends."""
+    libc, home = ctypes.CDLL(None), str(Path(__file__).parents[2])
+    paths = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
+    return subprocess.Popen(
+        [sys.executable, "-m", "cli", *words],
+        env={**os.environ, "PYTHONPATH": paths, **environment},  # this cli, whatever the current folder is
+        preexec_fn=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM),
+    )
 
 
 def tell(row: TableRow | SpeedRow, shelf: Plan, failed: Collection[str]) -> dict[str, Any]:
