@@ -36,6 +36,11 @@ class Known(Struct):
     files: dict[str, Sha256]
 
 
+def cut_centre(image: np.ndarray, crop: int) -> Tensor:
+    """Return (3, crop, crop) float32 of (side, side, 3). In 2012 that of the mean image is subtracted."""
+    return torch.from_numpy(np.float32(centre(image, crop))).permute(2, 0, 1)
+
+
 class TrainedNetwork(AlexNet):
     """Compute the logits of images, (N, classes), as in evaluation: dropout multiplies by its factor.
 
@@ -51,8 +56,7 @@ class TrainedNetwork(AlexNet):
         classes: Sequence[Class],
         device: torch.device | str,
     ) -> None:
-        kept = np.float32(centre(mean, recipe.crop))
-        super().__init__(recipe, [device], seed=0, mean=torch.from_numpy(kept).permute(2, 0, 1))
+        super().__init__(recipe, [device], seed=0, mean=cut_centre(mean, recipe.crop))
         self.load(state)
         self.side = len(mean)
         self.classes = [category.words.partition(",")[0] for category in classes]
@@ -76,8 +80,7 @@ class TrainedNetwork(AlexNet):
                 whole = decode(Path(image).read_bytes(), upright=True).image
             except BadImage as error:
                 raise RunError(f"{image} cannot be decoded: {error}") from None
-        pixels = np.float32(centre(np.asarray(square(whole, self.side)), self.recipe.crop))
-        return torch.from_numpy(pixels).permute(2, 0, 1)
+        return cut_centre(np.asarray(square(whole, self.side)), self.recipe.crop)
 
     def features(self, images: Tensor, layer: str = "fc7") -> Tensor:
         """Return a layer's activations, (N, units) or (N, maps, height, width), without gradients.

@@ -69,7 +69,7 @@ def read_statistics(dataset: Dataset) -> Statistics:
     return Statistics.load(dataset.root / "statistics.npz")
 
 
-def read_mean(dataset: Dataset, crop: int, device: torch.device) -> torch.Tensor:
+def read_mean(dataset: Dataset, crop: int, device: torch.device | str = "cpu") -> torch.Tensor:
     """Return (3, crop, crop) float32: the centre of the mean image, which is subtracted from every crop."""
     kept = np.float32(centre(read_statistics(dataset).mean, crop))
     return torch.from_numpy(kept).to(device).permute(2, 0, 1)

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from cli.compose.devices import choose_devices, use_device
-from cli.compose.images import read_mean, stream_options, train_batches
+from cli.compose.images import stream_options, train_batches
 from cli.options import Machine
 from cli.pictures.canvas import new_figure
 from model.evaluate import Batch, error_percentages
@@ -28,6 +28,7 @@ from model.network import AlexNet
 from model.optim import Momentum
 from model.recipes import get_recipe
 from model.step import Step
+from pipeline.arguments import read_mean
 from pipeline.dataset import open_dataset
 
 VARIANTS = {"original": ("original", 1), "paper": ("paper", 1), "paper, inputs / 58": ("paper", 58)}
@@ -65,7 +66,7 @@ def measure(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
         )
         images = stream_options(recipe, device, None)
         batches = train_batches(dataset, recipe, options.seed, 0, images)
-        mean = read_mean(dataset.root, recipe)
+        mean = read_mean(dataset, recipe.crop)
         network, began = AlexNet(recipe, [device], options.seed, mean), time.monotonic()
         losses, before, after = start(network, batches.endless(), divisor, options.steps, precision)
         seconds = time.monotonic() - began

@@ -1,9 +1,7 @@
-"""Make a recipe's images: mean, training batches."""
+"""Make a recipe's training batches, and the options of all streams of batches."""
 
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from cli.compose.devices import cores
@@ -11,8 +9,6 @@ from model import schedule
 from model.recipe import Recipe
 from pipeline.batches import TrainBatches
 from pipeline.dataset import Dataset
-from pipeline.image import centre
-from pipeline.statistics import Statistics
 
 
 def stream_options(recipe: Recipe, device: torch.device, workers: int | None) -> dict[str, Any]:
@@ -23,16 +19,6 @@ def stream_options(recipe: Recipe, device: torch.device, workers: int | None) ->
 def name_views(count: int) -> str:
     """Return what so many views of an image are called."""
     return "ten views" if count > 1 else "centre crop"
-
-
-def read_mean(root: Path, recipe: Recipe) -> torch.Tensor:
-    """Read the mean image beside a dataset's description; return what the network subtracts."""
-    return centre_mean(Statistics.load(root / "statistics.npz").mean, recipe)
-
-
-def centre_mean(mean: np.ndarray, recipe: Recipe) -> torch.Tensor:
-    """Return (3, crop, crop): 2012 subtracts the mean's centre from every crop, flipped or not."""
-    return torch.from_numpy(np.float32(centre(mean, recipe.crop))).permute(2, 0, 1)
 
 
 def train_batches(

@@ -10,7 +10,7 @@ import torch
 
 from cli import options
 from cli.compose.devices import choose_devices, use_device
-from cli.compose.images import centre_mean, name_views, stream_options
+from cli.compose.images import name_views, stream_options
 from cli.compose.predictions import Predictions, write
 from cli.compose.runs import find_run
 from cli.display import progress, say
@@ -22,6 +22,7 @@ from model.network import AlexNet
 from model.recipe import Recipe
 from model.replicas import Replicas
 from model.run import read_about
+from model.trained import cut_centre
 from pipeline.batches import EvaluationBatches
 from pipeline.dataset import (
     Category,
@@ -125,7 +126,7 @@ def open_run(run_name: str | None, state: str, machine: options.Machine) -> Trai
     devices = choose_devices(machine)
     facts = saved.get("facts") or find_facts(path.parent, saved["identity"]["dataset"])
     facts = replace(facts, classes=name_older(facts.classes))
-    network = AlexNet(recipe, devices, seed=0, mean=centre_mean(facts.mean, recipe))
+    network = AlexNet(recipe, devices, seed=0, mean=cut_centre(facts.mean, recipe.crop))
     network.load(saved["weights"])
     return Trained(
         path=path,

@@ -19,7 +19,7 @@ import torch
 from cli.compose import trained
 from cli.compose.announce import tell_end, tell_start
 from cli.compose.devices import choose_devices, machine_errors, recorder, use_device
-from cli.compose.images import read_mean, stream_options, train_batches
+from cli.compose.images import stream_options, train_batches
 from cli.compose.runs import recommend
 from cli.compose.watching import watching
 from cli.display import disk_size, say, say_row, warn
@@ -37,6 +37,7 @@ from model.replicas import Replicas, joined
 from model.run import RunDirectory
 from model.step import Step
 from model.train import RunState, Stopped, Trainer, Watch, resume
+from pipeline.arguments import read_mean
 from pipeline.batches import EvaluationBatches
 from pipeline.dataset import Dataset
 
@@ -103,7 +104,7 @@ def make_step(
     replicas: Replicas | None = None,
 ) -> Step:
     """Make the step of a new run; without replicas, of this process alone."""
-    network = AlexNet(recipe, devices, seed, read_mean(dataset.root, recipe))
+    network = AlexNet(recipe, devices, seed, read_mean(dataset, recipe.crop))
     return Step(network, Momentum(network, recipe), precision, replicas, record)
 
 

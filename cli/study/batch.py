@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from msgspec.structs import replace
 
-from cli.compose.images import read_mean, stream_options, train_batches
+from cli.compose.images import stream_options, train_batches
 from cli.compose.trained import first_word
 from model import schedule
+from pipeline.arguments import read_mean
 from pipeline.order import draws, epoch_order
 from pipeline.source.names import name_older
 
@@ -18,7 +19,7 @@ def training_images(
 ) -> tuple[dict[str, Any], list[str]]:
     """Return the images of each stage by row, and their classes. The last stage is the network's input."""
     shared = stream_options(recipe, torch.device("cpu"), None)
-    mean = read_mean(dataset.root, recipe).numpy()
+    mean = read_mean(dataset, recipe.crop).numpy()
     noisy, plain = (
         train_batches(dataset, changed, seed, step, shared)
         for changed in (recipe, replace(recipe, noise=0.0))
