@@ -100,13 +100,13 @@ def _contradiction(label: str, image: Known, several: Mapping[str, Known], label
 
 def _by_number(numbers: list[str], names: Mapping[str, str]) -> Numbering:
     every = [str(number) for number in range(max(len(numbers), len(names)))]
-    given = [names.get(number, "") for number in every]
-    if set(numbers) <= set(every) and all(map(WNID.fullmatch, given)):
+    given, used = [names.get(number, "") for number in every], set(numbers)
+    if used <= set(every) and all(map(WNID.fullmatch, given)):
         return Numbering(dict(zip(every, given, strict=True)), said="whose classes are named by their wnids")
-    if set(numbers) <= set(every) and _are_ilsvrc(given):
+    if used <= set(every) and _are_ilsvrc(given):
         said = "whose names are ILSVRC's in the order of the wnids"
         return Numbering(dict(zip(every, sorted(ilsvrc_names()), strict=True)), said=said)
-    if missing := [number for number in every if number not in set(numbers)]:
+    if missing := [number for number in every if number not in used]:
         last = max(int(numbers[-1]), len(names) - 1)
         raise DataError(
             f"the labels are numbers, 0 to {last}, but {last + 1 - len(numbers):,} of those label no image, "
