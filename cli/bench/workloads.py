@@ -17,7 +17,7 @@ from PIL import Image
 
 from cli.bench.meter import Work
 from cli.compose.devices import choose_devices, cores, recorder, use_device
-from cli.compose.images import stream_options, train_batches
+from cli.compose.images import evaluation_options, stream_options, train_batches
 from cli.compose.training import make_step
 from cli.options import Machine
 from model.evaluate import evaluate
@@ -161,9 +161,8 @@ class Workloads:
 
     def evaluation(self, ten_crop: bool) -> Work:
         """Evaluate validation images, again and again."""
-        kept = {"ten_crop": ten_crop, "dtype": torch.uint8, **self.images}
-        size = max(1, self.recipe.batch_size // (10 if ten_crop else 1))
-        for batch in EndlessEvaluation(self.dataset, "val", batch_size=size, **kept):
+        kept = evaluation_options(self.recipe, ten_crop) | self.images
+        for batch in EndlessEvaluation(self.dataset, "val", **kept):
             evaluate(self.network, [batch], precision=self.precision)
             self.wait()
             yield len(batch[1])

@@ -10,10 +10,18 @@ from model.recipe import Recipe
 from pipeline.batches import TrainBatches
 from pipeline.dataset import Dataset
 
+VIEWS = 10  # of an image, where it has more than its centre
+
 
 def stream_options(recipe: Recipe, device: torch.device, workers: int | None) -> dict[str, Any]:
     """Return the options that all streams of batches have in common; threads: see `executor`."""
     return {"crop": recipe.crop, "device": device, "threads": cores(workers) + 1}
+
+
+def evaluation_options(recipe: Recipe, ten_crop: bool) -> dict[str, Any]:
+    """Return the options of evaluation: uint8 images, as many crops in a batch as in training."""
+    size = max(1, recipe.batch_size // (VIEWS if ten_crop else 1))
+    return {"ten_crop": ten_crop, "batch_size": size, "dtype": torch.uint8}
 
 
 def name_views(count: int) -> str:

@@ -10,7 +10,7 @@ import torch
 
 from cli import options
 from cli.compose.devices import choose_devices, use_device
-from cli.compose.images import name_views, stream_options
+from cli.compose.images import VIEWS, evaluation_options, name_views, stream_options
 from cli.compose.predictions import Predictions, write
 from cli.compose.runs import find_run
 from cli.display import progress, say
@@ -39,7 +39,6 @@ from pipeline.schema import Unfit, convert
 from pipeline.source.names import name_older
 from pipeline.statistics import Statistics
 
-VIEWS = 10  # of an image, where it has more than its centre
 FILES = 16  # decoded at a time; of 24 megapixels each, 1.2 GB of pixels
 
 
@@ -88,9 +87,8 @@ class Trained:
         return FileBatches(paths, side=self.facts.side, upright=upright, **options)
 
     def _images(self, ten_crop: bool) -> dict[str, Any]:
-        size = max(1, self.recipe.batch_size // (VIEWS if ten_crop else 1))
-        kept = {"ten_crop": ten_crop, "batch_size": size, "dtype": torch.uint8}
-        return stream_options(self.recipe, self.devices[0], self.workers) | kept
+        shared = stream_options(self.recipe, self.devices[0], self.workers)
+        return shared | evaluation_options(self.recipe, ten_crop)
 
     def name(self, output: int) -> str:
         """Return the first word for a class."""

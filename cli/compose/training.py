@@ -19,7 +19,7 @@ import torch
 from cli.compose import trained
 from cli.compose.announce import tell_end, tell_start
 from cli.compose.devices import choose_devices, machine_errors, recorder, use_device
-from cli.compose.images import stream_options, train_batches
+from cli.compose.images import evaluation_options, stream_options, train_batches
 from cli.compose.runs import recommend
 from cli.compose.watching import watching
 from cli.display import disk_size, say, say_row, warn
@@ -189,8 +189,7 @@ def make_validation(
     """Return a function that evaluates the centre view of every validation image."""
 
     def validate(each: Callable[[int], None]) -> Evaluation:
-        size = step.recipe.batch_size
-        views = EvaluationBatches(dataset, "val", batch_size=size, dtype=torch.uint8, **images)
+        views = EvaluationBatches(dataset, "val", **evaluation_options(step.recipe, ten_crop=False), **images)
         return evaluate(step.network, views, precision=step.precision, each=each)
 
     return validate
