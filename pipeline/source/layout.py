@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from itertools import chain, islice
 from pathlib import Path
 
-from pipeline.dataset import SPLITS
+from pipeline.dataset import SHARDS, SPLITS
 from pipeline.errors import DataError
 from pipeline.formats import SUFFIXES
 from pipeline.source.devkit import META, SOLUTION
@@ -18,12 +18,7 @@ from pipeline.source.sample import PACKED, Found, LeftOut, is_litter, one_line
 from pipeline.source.walk import holds_only_ours, is_ours, scan
 
 # What each form of shards is called, by suffix; the first is read in place.
-FORMS = {
-    ".tar": "WebDataset shards",
-    ".tar.gz": "WebDataset shards",
-    ".tgz": "WebDataset shards",
-    ".parquet": "parquet files",
-}
+FORMS = dict.fromkeys(SHARDS, "WebDataset shards") | {".parquet": "parquet files"}
 HUB = "the Hugging Face hub's archives"
 HUB_ARCHIVES = re.compile(r"(train|val|test)_images(_\d+)?\.tar\.gz")
 HUB_NAME = re.compile(r"(n\d{8}_\d+|ILSVRC2012_(?:val|test)_\d+)_(n\d{8})")  # the hub added the class
