@@ -1,10 +1,10 @@
 """Train our recipes and torchvision's AlexNet on the same photographs: python -m tools.imagenette DIR
 
 DIR holds train/ and val/ with a folder for each class, as Imagenette does. Ours runs as a user would run
-it: prep, train, eval. torchvision's AlexNet runs by the recipe of torchvision's own references, with
-DataLoader, on the same images, batches and epochs (`pip install '.[compare]'` brings it). Each training
-writes OUT/NAME-SEED.json when it has finished; the same command resumes the others. At the
-end it prints a table.
+it: prep, train, eval. A recipe may have changed settings: original,keep=1. torchvision's AlexNet runs by the
+recipe of torchvision's own references, with DataLoader, on the same images, batches and epochs
+(`pip install '.[compare]'` brings it). Each training writes OUT/NET-SEED.json when it has finished; the same
+command resumes the others. At the end it prints a table.
 """
 
 import argparse
@@ -12,14 +12,18 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import mean, median
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+
+from model.placement import autocast
+from model.run import read_metrics
 
 ROOT = Path(__file__).parent.parent
 OURS = ("original", "paper")
@@ -31,12 +35,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("root", type=Path, metavar="DIR", help="folder with train/ and val/ class folders")
     parser.add_argument("--out", type=Path, default=Path("runs/imagenette"), help="folder for all results")
-    parser.add_argument("--nets", nargs="+", default=[*OURS, THEIRS], help="our recipes, and torchvision")
+    parser.add_argument(
+        "--nets", nargs="+", default=[*OURS, THEIRS], help="our recipes, with changes if any, and torchvision"
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="random seeds (default: 0)")
     parser.add_argument("--epochs", type=int, default=30, help="epochs of every training (default: 30)")
     parser.add_argument("--batch-size", type=int, default=128, help="images a step (default: 128)")
     parser.add_argument("--device", default="cpu", help="torch device (default: cpu)")
     parser.add_argument("--width", type=float, default=1, help="width of our nets (default: 1)")
+    parser.add_argument("--precision", default="float32", help="as of train (default: float32)")
     given = parser.parse_args()
     data = given.out / "data"
     given.out.mkdir(parents=True, exist_ok=True)
@@ -53,23 +60,23 @@ def main() -> int:
     return 0
 
 
-def train_ours(recipe: str, seed: int, data: Path, given: argparse.Namespace) -> dict[str, Any]:
+def train_ours(net: str, seed: int, data: Path, given: argparse.Namespace) -> dict[str, Any]:
     """Train one of our recipes, and evaluate its last state by the centre crop and by ten views."""
-    folder = given.out / f"{recipe}-{seed}"
+    folder, (recipe, *changes) = given.out / f"{net}-{seed}", net.split(",")
     options = ["--recipe", recipe, "--seed", seed, "--epochs", given.epochs, "--batch-size", given.batch_size]
-    same = ["--data", data, "--run", folder, "--device", given.device]
+    options += [word for change in changes for word in ("--set", change)]
+    same = ["--data", data, "--run", folder, "--device", given.device, "--precision", given.precision]
     errors = {}
     if not run("train", *same, *options, "--width", given.width):
         raise SystemExit(f"{folder}: the training failed; the same command resumes it")
     for views, more in (("centre", []), ("ten", ["--ten-crop"])):
-        path = given.out / "eval.json"
+        path = folder / "eval.json"
         if not run("eval", *same, *more, "--json", path, "--force"):
             raise SystemExit(f"{folder}: the evaluation failed")
         result = json.loads(path.read_text())
         errors[views] = [result["top1_err"], result["top5_err"]]
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    speeds = [row["img_s"] for row in rows if row["kind"] == "train"]
-    return {"errors": errors, "img_s": sorted(speeds)[len(speeds) // 2]}
+    speeds = [row["img_s"] for row in read_metrics(folder / "metrics.jsonl") if row["kind"] == "train"]
+    return {"errors": errors, "img_s": median(speeds)}
 
 
 def train_theirs(net: str, seed: int, data: Path, given: argparse.Namespace) -> dict[str, Any]:
@@ -89,7 +96,7 @@ def train_theirs(net: str, seed: int, data: Path, given: argparse.Namespace) -> 
     begun, speeds = take_up(state, model, rule, steps)
     for epoch in range(begun, given.epochs):
         started = time.perf_counter()
-        loss = train_epoch(model, rule, loader, device)
+        loss = train_epoch(model, rule, loader, device, given.precision)
         speeds.append(len(images) / (time.perf_counter() - started))
         steps.step()
         print(f"{net} seed {seed}, epoch {epoch + 1}/{given.epochs}: loss {loss:.4f}", flush=True)
@@ -99,7 +106,7 @@ def train_theirs(net: str, seed: int, data: Path, given: argparse.Namespace) -> 
     held = datasets.ImageFolder(given.root / "val", resized)
     return {
         "errors": count_errors(model, DataLoader(held, 16, num_workers=2), device),
-        "img_s": sorted(speeds)[len(speeds) // 2],
+        "img_s": median(speeds),
     }
 
 
@@ -114,14 +121,20 @@ def take_up(state: Path, *parts: Any) -> tuple[int, list[float]]:
 
 
 def train_epoch(
-    model: nn.Module, rule: torch.optim.SGD, loader: "DataLoader[Any]", device: torch.device
+    model: nn.Module,
+    rule: torch.optim.SGD,
+    loader: "DataLoader[Any]",
+    device: torch.device,
+    precision: str,
 ) -> float:
     """Train on every image once; return the mean loss."""
     model.train()
     total = images = 0.0
     for pixels, labels in loader:
         rule.zero_grad()
-        loss = F.cross_entropy(model(pixels.to(device)), labels.to(device))
+        with autocast(device, precision):
+            outputs = model(pixels.to(device))
+        loss = F.cross_entropy(outputs.float(), labels.to(device))
         loss.backward()  # type: ignore[no-untyped-call]
         rule.step()
         total, images = total + loss.item() * len(labels), images + len(labels)
@@ -153,27 +166,36 @@ def count_errors(model: nn.Module, loader: "DataLoader[Any]", device: torch.devi
 
 
 def table(out: Path, nets: Sequence[str], seeds: Sequence[int]) -> str:
-    """Format the results that are there in GitHub's notation: the mean over seeds."""
+    """Format the results that are there in GitHub's notation: means over seeds, and ten views' differences
+    from the first net, in percentage points.
+    """
     rows = [
-        "| net | seeds | centre crop, top-1 / top-5 | ten views, top-1 / top-5 | images/s |",
-        "|---|---|---|---|---|",
+        "| net | seeds | centre crop, top-1 / top-5 | ten views, top-1 / top-5 | difference | images/s |",
+        "|---|---|---|---|---|---|",
     ]
+    first = None
     for net in nets:
         paths = [path for seed in seeds if (path := out / f"{net}-{seed}.json").exists()]
         results = [json.loads(path.read_text()) for path in paths]
-        if results:
-            errors = [" / ".join(means(results, views)) for views in ("centre", "ten")]
-            speed = sum(result["img_s"] for result in results) / len(results)
-            rows.append(f"| {net} | {len(results)} | {errors[0]} | {errors[1]} | {speed:,.0f} |")
+        if not results:
+            continue
+        centre, ten = ([result["errors"][views] for result in results] for views in ("centre", "ten"))
+        means = [mean(column) for column in zip(*ten, strict=True)]
+        first = first or means
+        apart = " / ".join(f"{mine - theirs:+.2f}" for mine, theirs in zip(means, first, strict=True))
+        speed = mean(result["img_s"] for result in results)
+        cells = (net, len(results), as_text(centre), as_text(ten), apart, f"{speed:,.0f}")
+        rows.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(rows)
 
 
-def means(results: Sequence[dict[str, Any]], views: str) -> Iterator[str]:
-    """Yield top-1 and top-5 error as text, each the mean over seeds and the range."""
-    for place in (0, 1):
-        values = [result["errors"][views][place] for result in results]
+def as_text(errors: Sequence[Sequence[float]]) -> str:
+    """Format (seeds, 2) top-1 and top-5 errors in percent: the means, and the range if there are several."""
+    texts = []
+    for values in zip(*errors, strict=True):
         spread = f" ({min(values):.2f} to {max(values):.2f})" if len(values) > 1 else ""
-        yield f"{sum(values) / len(values):.2f} %{spread}"
+        texts.append(f"{mean(values):.2f} %{spread}")
+    return " / ".join(texts)
 
 
 def run(*words: object) -> bool:
