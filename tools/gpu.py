@@ -144,7 +144,8 @@ class Desk:
 
 
 def run_tests(desk: Desk) -> None:
-    desk.run("-m", "pytest", "-q", "-m", "gpu")
+    # a file of tests that lacks a package is an error, but the others run
+    desk.run("-m", "pytest", "-q", "-m", "gpu", "--continue-on-collection-errors")
 
 
 def measure_loader(desk: Desk) -> None:
