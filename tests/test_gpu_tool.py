@@ -70,6 +70,27 @@ def test_a_command_is_stopped_when_the_time_is_over(
     assert run(monkeypatch, folders, tmp_path / "out", "tests") == 1
 
 
+def test_what_fails_is_shown_and_the_rest_is_measured(
+    monkeypatch: pytest.MonkeyPatch,
+    raw: Dataset,
+    folders: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "raw").symlink_to(raw.root)
+    monkeypatch.setitem(gpu.PARTS, "loader", lambda desk: desk.dataset("257"))
+
+    def step(desk: gpu.Desk) -> None:
+        for name in ("leap", "step"):
+            desk.measure(name, (name,), "raw")
+
+    monkeypatch.setitem(gpu.PARTS, "step", step)
+    assert run(monkeypatch, folders, tmp_path, "loader", "step") == 1
+    assert [row["setting"] for row in figures(tmp_path)] == ["step"]
+    said = capfd.readouterr().err
+    assert "KeyError: '257'" in said and "KeyError: 'leap'" in said
+
+
 def test_the_table_has_the_newest_of_each_figure(tmp_path: Path) -> None:
     step = {"part": "step", "setting": "--precision tf32", "name": "step"}
     training = {"part": "training", "name": "train"}
