@@ -48,7 +48,7 @@ def test_every_part_keeps_its_figures(
     assert all(row["img_s"] > 0 for row in rows if row["name"] != "errors")
     assert all(0 <= row["top5"] <= row["top1"] <= 100 for row in rows if row["name"] == "errors")
     assert "hw_decoder_load" not in graph.SQUARES
-    assert capfd.readouterr().out.splitlines()[-len(rows) :][0].startswith("| loader | 256 | decode, bound |")
+    assert capfd.readouterr().out.splitlines()[-len(rows)].startswith("| loader | 256 | decode, bound |")
 
 
 def test_a_part_without_time_says_what_it_left_out(

@@ -85,17 +85,24 @@ class Desk:
         self.given, self.part, self.failed = given, part, False
         self.gpu, self.deadline = given.device != "cpu", time.monotonic() + LIMIT
 
-    def measure(self, setting: str, parts: Iterable[str], kind: str = "256", **machine: Any) -> None:
-        """Measure some parts of bench. machine: fields of `Machine` but the device, and `cuda_graph`."""
+    def measure(
+        self,
+        setting: str,
+        parts: Iterable[str],
+        kind: str = "256",
+        cuda_graph: bool = False,
+        **machine: Any,
+    ) -> None:
+        """Measure some parts of bench. machine: fields of `Machine` in place of --device."""
         if self.late(setting):
             return
         with self.going_on():
-            data, recorded = self.dataset(kind), machine.pop("cuda_graph", False)
+            data = self.dataset(kind)
             recipe = get_recipe(
                 classes=len(data.classes), batch_size=self.given.batch_size, width=self.given.width
             )
             chosen = Machine(**{"device": self.given.device, **machine})
-            loads = Workloads(data, recipe, chosen, recorded)
+            loads = Workloads(data, recipe, chosen, cuda_graph)
             meters = {name: partial(images_per_second, loads.works[name]) for name in parts}
             for name, rates in measure(meters, self.given.seconds).items():
                 waiting = {"waiting": loads.waited / loads.trained} if name == "train" else {}
@@ -147,8 +154,9 @@ class Desk:
                 break
             watch()
             time.sleep(0.05)
-        self.failed |= (fine := process.wait() == 0) is False
-        return fine
+        done = process.wait() == 0
+        self.failed |= not done
+        return done
 
     def late(self, what: str) -> bool:
         """Return whether the part's time is over, and say what is left out then."""

@@ -9,7 +9,6 @@ command resumes the others. At the end it prints a table.
 
 import argparse
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -22,10 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from cli.paper.reproduction import start_command
 from model.placement import autocast
 from model.run import read_metrics
 
-ROOT = Path(__file__).parent.parent
 OURS = ("original", "paper")
 THEIRS = "torchvision"
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of torchvision's references
@@ -202,7 +201,7 @@ def run(*words: object) -> bool:
     """Run a command of alexnet-dali; return whether it did its work."""
     texts = [str(word) for word in words]
     print("$ alexnet-dali", *texts, flush=True)
-    return subprocess.run([sys.executable, "-m", "cli", *texts], cwd=ROOT).returncode == 0
+    return start_command(texts).wait() == 0
 
 
 if __name__ == "__main__":
