@@ -7,7 +7,6 @@ from pathlib import Path
 from pipeline.dataset import Dataset
 
 ROOT = Path(__file__).parent.parent
-MOST = 2
 COUNT = """
 import resource, sys
 import numpy as np, torch
@@ -34,23 +33,17 @@ def again():
 
 
 def fresh(begin: str, *words: object) -> int:
-    """How many of eight repeats, once four have found their memory, took some megabytes of fresh pages.
-
-    The least of up to three tries, as a system that is short of memory takes pages away by itself.
-    """
+    """How many of eight repeats, once four have found their memory, took some megabytes of fresh pages."""
     command = [sys.executable, "-c", COUNT.format(begin=begin), *map(str, words)]
-    counts = []
-    while len(counts) < 3 and min(counts, default=8) > MOST:
-        done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
-        counts.append(sum(int(faults) > 1000 for faults in done.stdout.split()[4:]))
-    return min(counts)
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
+    return sum(int(faults) > 1000 for faults in done.stdout.split()[4:])
 
 
 def test_tensors() -> None:
-    """All eight would, with malloc as it comes."""
-    assert fresh(TENSORS) <= MOST
+    """All eight would each time, with malloc as it comes; a system short of memory takes pages away, too."""
+    assert any(fresh(TENSORS) <= 2 for _ in range(3))
 
 
 def test_batches(dataset: Dataset) -> None:
     """Five of eight would, of 28 images each, with DALI as it comes."""
-    assert fresh(LOADER, dataset.root) <= MOST
+    assert fresh(LOADER, dataset.root) <= 2
