@@ -14,8 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-LINK = "is a symbolic link, which is not followed here; remove it"
-THERE = "exists already: give --force to overwrite it, or name another file"
+LINK = "symbolic link, which is not followed here; remove it"
+THERE = "file exists; give --force to overwrite it, or name another file"
 
 
 @contextmanager

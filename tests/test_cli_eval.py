@@ -183,10 +183,12 @@ def test_a_run_that_is_not_there_or_not_trained(
         (tmp_path / f"runs/net{number:02d}").mkdir(parents=True)
         (tmp_path / f"runs/net{number:02d}/run.json").touch()
     shutil.copy(trained / "last.pt", "runs/net03/previous.pt")
+    Path("here").mkdir()
     names = ", ".join(f"net{number:02d}" for number in range(10))
     for words, text in (
         (["eval", "--run", "nett"], f"there is no run runs/nett; runs has {names} and 2 others"),
         (["report", "nett"], "there is no run runs/nett"),
+        (["eval", "--run", "here"], "no run runs/here; give ./here for the folder here; runs has net00"),
         (
             ["predict", "--split", "val", "--run", "net02"],
             "runs/net02 has no last.pt: training has saved nothing yet; it does so after",

@@ -252,7 +252,7 @@ def test_each_format_has_a_name_of_its_own(
     assert sorted(os.listdir()) == sorted(names.values())
     before = (tmp_path / names["caffe"]).read_bytes()
     result = run("export", "--run", trained, "--checkpoint", "best", "--format", "caffe")
-    assert result.exit_code == 1 and f"{names['caffe']}: exists already" in result.output
+    assert result.exit_code == 1 and f"{names['caffe']}: file exists" in result.output
     assert (tmp_path / names["caffe"]).read_bytes() == before
     fine("export", "--run", trained, "--format", "caffe", "--force")
 

@@ -76,7 +76,7 @@ def test_a_run_with_links_in_place_of_its_files(
 def test_a_run_whose_lock_is_a_link(mine: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "lock").symlink_to(mine)
-    with pytest.raises(RunError, match=r"run/lock: is a symbolic link, which is not followed here; remove"):
+    with pytest.raises(RunError, match=r"run/lock: symbolic link, which is not followed here; remove"):
         work(tmp_path / "run")
 
 
@@ -104,7 +104,7 @@ def test_a_dataset_with_links_in_place_of_its_folders(source: Source, tmp_path: 
     if name == ".work":
         (out / name).rmdir()
     (out / name).symlink_to(mine / "000000.tar" if name == ".work/lock" else mine)
-    with pytest.raises(DataError, match=rf"out/{name}: is a symbolic link"):
+    with pytest.raises(DataError, match=rf"out/{name}: symbolic link"):
         make(source, out)
     assert [path.read_bytes() for path in mine.iterdir()] == [PRECIOUS]
 

@@ -224,7 +224,7 @@ def test_an_output_is_whole_or_the_older_one_stays(name: str, odd: Odd, tmp_path
         path.write_text("old")
     refused = run(*words)
     assert refused.exit_code == 1 and refused.stderr in {
-        f"Error: {path}: exists already: give --force to overwrite it, or name another file\n"
+        f"Error: {path}: file exists; give --force to overwrite it, or name another file\n"
         for path in outputs
     }
     words.append("--force")
@@ -302,7 +302,7 @@ def test_names_that_commands_choose_are_refused_alike(
         (tmp_path / name).write_text("old")
     for name, command in words.items():
         refused = run(*command)
-        assert refused.exit_code == 1 and refused.stderr.startswith(f"Error: {name}: exists already")
+        assert refused.exit_code == 1 and refused.stderr.startswith(f"Error: {name}: file exists")
     assert {path.read_text() for path in tmp_path.iterdir()} == {"old"}
     fine("report", odd.run, "--device", "cpu")
     fine("report", odd.run, "--device", "cpu")  # its own, which it keeps up to date

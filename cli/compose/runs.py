@@ -18,7 +18,8 @@ def find_run(name: str | None) -> Path:
     if name:
         folder = options.run_path(name)
         if not folder.is_dir():
-            raise RunError(f"there is no run {folder}; {known_runs(folder.parent)}")
+            here = f"give ./{name} for the folder here; " if Path(name).is_dir() else ""
+            raise RunError(f"there is no run {folder}; {here}{known_runs(folder.parent)}")
         return folder
     newest = newest_run()
     if not newest:
