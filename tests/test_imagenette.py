@@ -51,10 +51,10 @@ def test_the_table_has_means_ranges_and_differences(tmp_path: Path) -> None:
     }
     for name, result in errors.items():
         (tmp_path / f"{name}.json").write_text(json.dumps({"errors": result, "img_s": 50}))
-    assert imagenette.table(tmp_path, ["original", "no-lrn", "paper"], [0, 1]).splitlines()[2:] == [
+    assert imagenette.table(tmp_path, ["original", "no-lrn", "paper"], [0, 1], 6000).splitlines()[2:] == [
         "| original | 2 | 25.50 % (25.00 to 26.00) / 3.50 % (3.00 to 4.00) "
-        "| 23.00 % (22.00 to 24.00) / 2.50 % (2.00 to 3.00) | +0.00 / +0.00 | 50 |",
-        "| no-lrn | 1 | 27.00 % / 5.00 % | 24.50 % / 2.25 % | +1.50 / -0.25 | 50 |",
+        "| 23.00 % (22.00 to 24.00) / 2.50 % (2.00 to 3.00) | +0.00 / +0.00 | 50 | 2 |",
+        "| no-lrn | 1 | 27.00 % / 5.00 % | 24.50 % / 2.25 % | +0.50 / -0.75 | 50 | 2 |",
     ]
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from torch.utils.data import DataLoader
 from cli.paper.reproduction import start_command
 from model.placement import autocast
 from model.run import read_metrics
+from pipeline.dataset import open_dataset
 
 OURS = ("original", "paper")
 THEIRS = "torchvision"
@@ -55,7 +57,8 @@ def main() -> int:
                 train = train_theirs if net == THEIRS else train_ours
                 figures = train(net, seed, data, given)
                 result.write_text(json.dumps(figures, indent=1) + "\n")
-    print(table(given.out, given.nets, given.seeds))
+    images = given.epochs * open_dataset(data).samples("train")
+    print(table(given.out, given.nets, given.seeds, images))
     return 0
 
 
@@ -164,28 +167,30 @@ def count_errors(model: nn.Module, loader: "DataLoader[Any]", device: torch.devi
     return {"centre": errors[0], "ten": errors[1]}
 
 
-def table(out: Path, nets: Sequence[str], seeds: Sequence[int]) -> str:
-    """Format the results that are there in GitHub's notation: means over seeds, and ten views' differences
-    from the first net, in percentage points.
+def table(out: Path, nets: Sequence[str], seeds: Sequence[int], images: int) -> str:
+    """Format the results that are there in GitHub's notation: means over seeds, ten views' differences from
+    the first net in percentage points over the seeds of both, and the minutes for so many training images.
     """
-    rows = [
-        "| net | seeds | centre crop, top-1 / top-5 | ten views, top-1 / top-5 | difference | images/s |",
-        "|---|---|---|---|---|---|",
+    views = ("centre crop, top-1 / top-5", "ten views, top-1 / top-5")
+    rows: list[tuple[str, ...]] = [
+        ("net", "seeds", *views, "difference", "images/s", "minutes"),
+        ("---",) * 7,
     ]
-    first = None
+    first: dict[int, list[float]] = {}
     for net in nets:
-        paths = [path for seed in seeds if (path := out / f"{net}-{seed}.json").exists()]
-        results = [json.loads(path.read_text()) for path in paths]
+        paths = {seed: path for seed in seeds if (path := out / f"{net}-{seed}.json").exists()}
+        results = {seed: json.loads(path.read_text()) for seed, path in paths.items()}
         if not results:
             continue
-        centre, ten = ([result["errors"][views] for result in results] for views in ("centre", "ten"))
-        means = [mean(column) for column in zip(*ten, strict=True)]
-        first = first or means
-        apart = " / ".join(f"{mine - theirs:+.2f}" for mine, theirs in zip(means, first, strict=True))
-        speed = mean(result["img_s"] for result in results)
-        cells = (net, len(results), as_text(centre), as_text(ten), apart, f"{speed:,.0f}")
-        rows.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(rows)
+        ten = {seed: result["errors"]["ten"] for seed, result in results.items()}
+        first = first or ten
+        apart = np.mean([np.subtract(ten[seed], first[seed]) for seed in ten.keys() & first.keys()], axis=0)
+        speed = mean(result["img_s"] for result in results.values())
+        errors = [result["errors"]["centre"] for result in results.values()], list(ten.values())
+        times = f"{speed:,.0f}", f"{images / speed / 60:.0f}"
+        difference = " / ".join(f"{value:+.2f}" for value in apart)
+        rows.append((net, str(len(results)), *map(as_text, errors), difference, *times))
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def as_text(errors: Sequence[Sequence[float]]) -> str:
