@@ -205,5 +205,7 @@ def test_sizes_that_are_none(size: str, folders: Path, tmp_path: Path) -> None:
 
 def test_another_size_is_another_dataset(small: Dataset, folders: Path) -> None:
     words = ("prep", "--imagenet-root", folders, "--out", small.root, "--store", "raw", "--size")
-    assert "is already prepared" in run(*words, 32)
+    said = run(*words, 32)
+    assert "is already prepared" in said
+    assert f"{folders} was not read again: if its images have changed, choose another --out." in said
     assert "was prepared with --size 32, not 33" in refusal(*words, 33)

@@ -133,6 +133,8 @@ def command(
             remove_left(out)
             checked = "has the right checksum" if verify else "is there"
             say(f"{out} is already prepared, and every file {checked}.")
+            if imagenet_root:
+                say(f"{imagenet_root} was not read again: if its images have changed, choose another --out.")
             _show(finished, None)
             return
         for name, fault in faults.items():
