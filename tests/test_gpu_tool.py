@@ -14,7 +14,8 @@ from tools import gpu
 
 def run(monkeypatch: pytest.MonkeyPatch, root: Path, out: Path, *parts: str) -> int:
     small = ("--seconds", 0.01, "--batch-size", 8, "--width", 0.05, "--epochs", 1, "--device", "cpu")
-    words = ["gpu", "--imagenet-root", root, "--out", out, *small, "--part", *parts]
+    monkeypatch.chdir(out.parent)  # --out is relative to it
+    words = ["gpu", "--imagenet-root", root, "--out", out.name, *small, "--part", *parts]
     monkeypatch.setattr(sys, "argv", list(map(str, words)))
     return gpu.main()
 

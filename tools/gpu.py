@@ -65,6 +65,8 @@ def main() -> int:
     add("--width", type=float, default=1, help="width of the network (default: 1)")
     add("--epochs", type=int, default=10, help="epochs of the training (default: 10)")
     given = parser.parse_args()
+    given.out = given.out.resolve()  # commands run in the folder of the repository
+    given.imagenet_root = given.imagenet_root and given.imagenet_root.resolve()
     if given.device != "cpu" and not torch.cuda.is_available():
         parser.error("no GPU was found; --device cpu rehearses without one")
     given.out.mkdir(parents=True, exist_ok=True)
