@@ -8,7 +8,7 @@ demo: .venv/installed
 	$(BIN)/alexnet-dali demo
 
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -275,7 +275,7 @@ def _missing(root: Path) -> str:
     """Say how to prepare a dataset that is missing; in another folder, if `root` holds images."""
     if not _holds_images(root):
         others = sorted({path.parts[-3] for path in root.parent.glob("*/*/names.txt")})
-        known = f"{root.parent} has {', '.join(others)}; or " if others else ""
+        known = f"{root.parent} has {', '.join(others)}: choose one, or " if others else ""
         return f"no prepared dataset in {root}; {known}make it: {_prep(root)}"
     images = root.resolve()
     out = Path("data", images.name)

@@ -114,7 +114,9 @@ def test_bad_description(spoil: str, root: Path) -> None:
 def test_no_dataset(root: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no prepared dataset in .*nowhere; .*make it: alexnet-dali prep"):
         open_dataset(tmp_path / "nowhere")
-    with pytest.raises(DataError, match=f"in .*{root.name}s; {root.parent} has {root.name}; or make it"):
+    with pytest.raises(
+        DataError, match=f"in .*{root.name}s; {root.parent} has {root.name}: choose one, or make it"
+    ):
         open_dataset(root.with_name(root.name + "s"))
     (tmp_path / "half/.work").mkdir(parents=True)
     with pytest.raises(DataError, match="partly prepared; finish it"):

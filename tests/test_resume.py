@@ -103,9 +103,7 @@ def test_stopped_in_training_and_validation(dataset: Dataset, undisturbed: Path,
     assert_same(run, undisturbed)
 
 
-@pytest.mark.parametrize(
-    ("act", "status"), [(nohup, 0), (fill_log, 0), (break_pipe, 128 + signal.SIGPIPE)], ids=str
-)
+@pytest.mark.parametrize(("act", "status"), [(nohup, 0), (fill_log, 0), (break_pipe, 128 + signal.SIGPIPE)])
 def test_nobody_reads(
     dataset: Dataset, undisturbed: Path, tmp_path: Path, act: Callable[[], None], status: int
 ) -> None:
