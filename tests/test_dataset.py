@@ -112,8 +112,8 @@ def test_bad_description(spoil: str, root: Path) -> None:
 
 
 def test_no_dataset(root: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no prepared dataset in .*nowhere; .*make it: alexnet-dali prep"):
-        open_dataset(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"no prepared dataset in .*nowhere; make it: alexnet-dali prep"):
+        open_dataset(tmp_path / "empty/nowhere")
     with pytest.raises(
         DataError, match=f"in .*{root.name}s; {root.parent} has {root.name}: choose one, or make it"
     ):
